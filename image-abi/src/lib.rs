@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The launch block: one page in which `igvm-tools` tells the image what was placed where.
+//!
+//! The block is part of the image and, on confidential platforms, of its measurement: whoever could change it could
+//! change the code that reads it. The memory map and the processor count are *not* in it, because the host fills them in
+//! at launch; the block only says where.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+use static_assertions::const_assert;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Where the image and everything that Parados owns begins in guest-physical memory.
+pub const IMAGE_BASE: u64 = 128 << 20;
+
+/// What Parados may take from [`IMAGE_BASE`] on, whatever the VM's size. Payloads stay out of it.
+pub const REGION_LIMIT: u64 = 32 << 20;
+
+/// [`LaunchBlock::magic`].
+pub const MAGIC: [u8; 8] = *b"PARADOS\x01";
+
+/// How many ranges a payload can occupy.
+pub const PAYLOAD_RANGES: usize = 8;
+
+/// Bytes of guest-physical memory, `start` and `bytes` both zero if absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Range {
+    /// The first byte.
+    pub start: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// [`LaunchBlock::payload_kind`]: how the guest is entered.
+pub mod payload {
+    /// No payload: the image only starts and stops.
+    pub const NONE: u32 = 0;
+    /// Linux bzImage, 64-bit boot protocol.
+    pub const LINUX: u32 = 1;
+    /// An ELF with a PVH entry note.
+    pub const PVH: u32 = 2;
+    /// An ELF with a Multiboot 1 header.
+    pub const MULTIBOOT: u32 = 3;
+}
+
+/// [`LaunchBlock::flags`].
+pub mod flag {
+    /// The guest's machine has the devices that kvm-unit-tests expects.
+    pub const TEST_DEVICES: u32 = 1 << 0;
+    /// COM2 exists, and the guest reports the status of one command through it.
+    pub const COMMAND: u32 = 1 << 1;
+    /// Print exit statistics when the VM ends.
+    pub const STATISTICS: u32 = 1 << 2;
+    /// The image may write log lines to the host.
+    pub const DEBUG_LOG: u32 = 1 << 3;
+}
+
+/// The launch block, alone in its 4 KiB page. All addresses are guest-physical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LaunchBlock {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// Everything of Parados that the image placed: `start` is [`IMAGE_BASE`], the heap begins at its end.
+    pub image: Range,
+    /// The image's code, executable and read-only.
+    pub text: Range,
+    /// The image's constants, read-only.
+    pub rodata: Range,
+    /// The page-table pages made at build time; the first is the root.
+    pub page_tables: Range,
+    /// The boot processor's stack, without its guard page below.
+    pub stack: Range,
+    /// The parameter area that the loader fills with IGVM memory map entries.
+    pub memory_map: Range,
+    /// The parameter area that the loader fills with the processor count, a `u32`.
+    pub processor_count: Range,
+    /// A copy of the bzImage's first bytes, up to the end of its setup header ([`payload::LINUX`] alone).
+    pub setup_header: Range,
+    /// The command line, without a terminating zero.
+    pub command_line: Range,
+    /// The initial RAM disk, or the first module.
+    pub initrd: Range,
+    /// Where the guest starts: the payload's entry point in its own protocol's mode.
+    pub entry: u64,
+    /// One of [`payload`].
+    pub payload_kind: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// All that the payload occupies from its start on, with the room that it needs to unpack itself.
+    pub payload: [Range; PAYLOAD_RANGES],
+}
+
+impl LaunchBlock {
+    /// Whether a bit of [`flag`] is set.
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl Range {
+    /// One past the last byte; saturates.
+    pub const fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+}
+
+const_assert!(size_of::<LaunchBlock>() <= 4096);

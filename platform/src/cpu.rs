@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One virtual processor of the guest, as the backend runs it.
+
+use crate::{Control, DescriptorTable, Event, Exit, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters};
+
+/// What the guest can take at its next entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InjectionState {
+    /// An event is already queued for the next entry.
+    pub queued: bool,
+    /// RFLAGS.IF is set and no interrupt shadow holds.
+    pub interrupts: bool,
+    /// No NMI is being handled and no shadow holds.
+    pub nmi: bool,
+}
+
+/// The whole state of a vCPU as plain data: start-up, reset, snapshot and debugger use it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the architecture's own names")]
+pub struct VcpuState {
+    /// In encoding order; see [`Gpr`].
+    pub gprs: [u64; 16],
+    pub rip: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    pub pat: u64,
+    pub dr6: u64,
+    pub dr7: u64,
+    /// In the order of [`SegmentRegister`].
+    pub segments: [Segment; 8],
+    pub gdtr: DescriptorTable,
+    pub idtr: DescriptorTable,
+}
+
+/// Runs the guest on this processor and reaches its registers. Registers may be fetched lazily and written back at the
+/// next entry.
+///
+/// | method | native | SNP | TDX |
+/// |---|---|---|---|
+/// | `run` | VMRUN | run-VMPL VMGEXIT | TDG.VP.ENTER |
+/// | GPRs | saved by the entry code, RAX and RSP in the VMCB | VMSA | L2_ENTER_GUEST_STATE |
+/// | system registers | VMCB | VMSA | TDG.VP.RD/WR of VMCS fields |
+/// | `inject` | EVENTINJ | VMSA EVENT_INJ | VM-entry interruption information |
+/// | `request_interrupt_window` | V_IRQ with VINTR intercept | V_IRQ | interrupt-window exiting |
+pub trait GuestCpu {
+    /// Enters the guest and returns when it exits. The exit is decoded; nothing has been emulated.
+    fn run(&mut self) -> Exit;
+
+    /// The value of a general-purpose register.
+    fn gpr(&self, register: Gpr) -> u64;
+    /// Sets a general-purpose register, all 64 bits.
+    fn set_gpr(&mut self, register: Gpr, value: u64);
+    /// The instruction pointer.
+    fn rip(&self) -> u64;
+    /// RFLAGS.
+    fn rflags(&self) -> u64;
+    /// Sets RFLAGS.
+    fn set_rflags(&mut self, value: u64);
+    /// Moves to `next_rip` because the instruction there was completed in software: the interrupt shadow ends, and a
+    /// pending single-step trap is raised.
+    fn complete_instruction(&mut self, next_rip: u64);
+    /// Sets the instruction pointer without completing an instruction (start-up, jumps, a partial REP).
+    fn set_rip(&mut self, rip: u64);
+
+    /// A control register.
+    fn control(&self, register: Control) -> u64;
+    /// Sets a control register. The caller has checked the value.
+    fn set_control(&mut self, register: Control, value: u64);
+    /// A segment register with its hidden part.
+    fn segment(&self, register: SegmentRegister) -> Segment;
+    /// Sets a segment register with its hidden part.
+    fn set_segment(&mut self, register: SegmentRegister, value: Segment);
+    /// CR0, CR3, CR4, EFER, RFLAGS and CPL at once.
+    fn system(&self) -> SystemRegisters;
+    /// An MSR that the processor holds for the guest. EFER reads as the guest wrote it.
+    fn switched_msr(&mut self, msr: SwitchedMsr) -> u64;
+    /// Sets an MSR that the processor holds for the guest. The caller has checked the value.
+    fn set_switched_msr(&mut self, msr: SwitchedMsr, value: u64);
+
+    /// What the guest can take now.
+    fn injection_state(&self) -> InjectionState;
+    /// Queues `event` for the next entry. At most one; the caller has looked at [`Self::injection_state`].
+    fn inject(&mut self, event: Event);
+    /// Asks for an [`crate::ExitReason::InterruptWindow`] exit as soon as the guest can take an interrupt.
+    fn request_interrupt_window(&mut self, wanted: bool);
+    /// Asks for an [`crate::ExitReason::NmiWindow`] exit as soon as the guest can take an NMI.
+    fn request_nmi_window(&mut self, wanted: bool);
+
+    /// The whole state as plain data.
+    fn save(&mut self) -> VcpuState;
+    /// Replaces the whole state; events, shadows and windows are cleared.
+    fn restore(&mut self, state: &VcpuState);
+}
