@@ -73,8 +73,6 @@ pub enum Termination {
     TripleFault,
     /// A guest write to the test device's exit port.
     TestExit(u32),
-    /// The default guest's `--exec` command ended with this status.
-    CommandExit(u8),
     /// Parados gave up, with a detail whose meaning depends on the reason.
     Fatal(Reason, u64),
 }

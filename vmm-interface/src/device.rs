@@ -37,8 +37,6 @@ pub enum Lifecycle {
     Reset,
     /// The test device's exit port was written with this value.
     TestExit(u32),
-    /// The helper in the default guest reported the status of its `--exec` command and ends the VM.
-    CommandExit(u8),
 }
 
 /// The machine as a device sees it during one call.
