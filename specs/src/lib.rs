@@ -7,10 +7,12 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod apic;
 pub mod cpuid;
 pub mod linux_boot;
 pub mod msr;
 pub mod multiboot;
+pub mod pci;
 pub mod pvh;
 pub mod svm;
