@@ -70,6 +70,14 @@ pub trait GuestCpu {
     fn control(&self, register: Control) -> u64;
     /// Sets a control register. The caller has checked the value.
     fn set_control(&mut self, register: Control, value: u64);
+    /// A debug register, 0–7; 4 and 5 are 6 and 7.
+    fn debug(&self, number: u8) -> u64;
+    /// Sets a debug register. The caller has checked the value.
+    fn set_debug(&mut self, number: u8, value: u64);
+    /// XCR0: live in hardware on native and TDX, in the VMSA on SNP. 1 where the processor lacks XSAVE.
+    fn xcr0(&self) -> u64;
+    /// Sets XCR0. The caller has checked the value against the components that the processor has.
+    fn set_xcr0(&mut self, value: u64);
     /// A segment register with its hidden part.
     fn segment(&self, register: SegmentRegister) -> Segment;
     /// Sets a segment register with its hidden part.
@@ -85,8 +93,9 @@ pub trait GuestCpu {
     fn injection_state(&self) -> InjectionState;
     /// Queues `event` for the next entry. At most one; the caller has looked at [`Self::injection_state`].
     fn inject(&mut self, event: Event);
-    /// Asks for an [`crate::ExitReason::InterruptWindow`] exit as soon as the guest can take an interrupt.
-    fn request_interrupt_window(&mut self, wanted: bool);
+    /// Asks for an [`crate::ExitReason::InterruptWindow`] exit as soon as the guest can take an interrupt of this
+    /// priority class (its vector's upper four bits): RFLAGS.IF set, no shadow, class above the task priority.
+    fn request_interrupt_window(&mut self, class: Option<u8>);
     /// Asks for an [`crate::ExitReason::NmiWindow`] exit as soon as the guest can take an NMI.
     fn request_nmi_window(&mut self, wanted: bool);
 

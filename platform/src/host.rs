@@ -44,11 +44,3 @@ pub trait Waker {
     /// Kicks processor `index`. Never blocks; a kick to oneself is allowed.
     fn kick(&self, index: u32);
 }
-
-/// The machine's processors.
-///
-/// Native: INIT and SIPI through the xAPIC. SNP: AP creation through the GHCB. TDX: the mailbox in the image.
-pub trait Processors {
-    /// How many the VM has, the boot processor included.
-    fn count(&self) -> u32;
-}

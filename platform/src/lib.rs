@@ -18,7 +18,9 @@ mod cpu;
 mod event;
 mod exit;
 mod host;
+mod machine;
 mod memory;
+mod ram;
 mod register;
 mod termination;
 mod time;
@@ -30,8 +32,10 @@ pub use exit::{
     Access, ControlAccess, DebugAccess, Direction, Exit, ExitReason, IoAccess, IoWidth, MemoryFault, MsrAccess,
     SensitiveInstruction,
 };
-pub use host::{Console, HostAccess, HostEvent, HostEvents, Processors, Waker};
+pub use host::{Console, HostAccess, HostEvent, HostEvents, Waker};
+pub use machine::Platform;
 pub use memory::{GuestMemory, GuestPages, MemoryError, PageRange, PageSize, PageState, Visibility};
+pub use ram::{RAM_RANGES, RamMap, RamMapError};
 pub use register::{
     Control, DescriptorTable, Gpr, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,
 };
