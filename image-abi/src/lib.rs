@@ -17,6 +17,23 @@ pub const IMAGE_BASE: u64 = 128 << 20;
 /// What Parados may take from [`IMAGE_BASE`] on, whatever the VM's size. Payloads stay out of it.
 pub const REGION_LIMIT: u64 = 32 << 20;
 
+/// Guest memory in which Parados builds what the guest's entry protocol wants (boot parameters, start information,
+/// descriptor and page tables) before the guest's first instruction. Payloads stay out of it.
+///
+/// It ends below 9F000h, where an extended BIOS data area could begin, and leaves the low addresses to payloads that are
+/// linked there.
+pub const BOOT_STRUCTURES: Range = Range { start: 0x9_0000, bytes: 0xf000 };
+
+/// The last page of [`BOOT_STRUCTURES`]: where other processors start, on platforms that start them in real mode. Wiped
+/// before the guest runs.
+pub const START_PAGE: u64 = BOOT_STRUCTURES.end() - 4096;
+
+/// Payloads lie below this: above it, a PC may have devices instead of memory.
+pub const PAYLOAD_LIMIT: u64 = 2 << 30;
+
+/// The longest command line, so that it fits into [`BOOT_STRUCTURES`] beside everything else.
+pub const COMMAND_LINE_LIMIT: u64 = 16 << 10;
+
 /// [`LaunchBlock::magic`].
 pub const MAGIC: [u8; 8] = *b"PARADOS\x01";
 
@@ -55,9 +72,12 @@ pub mod flag {
     pub const STATISTICS: u32 = 1 << 2;
     /// The image may write log lines to the host.
     pub const DEBUG_LOG: u32 = 1 << 3;
+    /// All bits that mean something.
+    pub const ALL: u32 = TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG;
 }
 
-/// The launch block, alone in its 4 KiB page. All addresses are guest-physical.
+/// The launch block, at the start of a read-only page of its own (the descriptor table that the boot processor starts with
+/// lies further up in it). The boot processor finds its address in RDI. All addresses are guest-physical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct LaunchBlock {
@@ -65,21 +85,22 @@ pub struct LaunchBlock {
     pub magic: [u8; 8],
     /// Everything of Parados that the image placed: `start` is [`IMAGE_BASE`], the heap begins at its end.
     pub image: Range,
-    /// The image's code, executable and read-only.
+    /// The image's code, executable and read-only. Whole pages, like all ranges down to `processor_count`.
     pub text: Range,
     /// The image's constants, read-only.
     pub rodata: Range,
     /// The page-table pages made at build time; the first is the root.
     pub page_tables: Range,
-    /// The boot processor's stack, without its guard page below.
+    /// The boot processor's stack, without the absent page below it.
     pub stack: Range,
     /// The parameter area that the loader fills with IGVM memory map entries.
     pub memory_map: Range,
     /// The parameter area that the loader fills with the processor count, a `u32`.
     pub processor_count: Range,
-    /// A copy of the bzImage's first bytes, up to the end of its setup header ([`payload::LINUX`] alone).
+    /// A copy of the bzImage's first bytes, up to the end of its setup header ([`payload::LINUX`] alone): the header
+    /// itself begins 1F1h into it.
     pub setup_header: Range,
-    /// The command line, without a terminating zero.
+    /// The command line, without the terminating zero that follows it in memory.
     pub command_line: Range,
     /// The initial RAM disk, or the first module.
     pub initrd: Range,
@@ -89,7 +110,8 @@ pub struct LaunchBlock {
     pub payload_kind: u32,
     /// Bits of [`flag`].
     pub flags: u32,
-    /// All that the payload occupies from its start on, with the room that it needs to unpack itself.
+    /// All that the payload occupies, with the room that it needs to unpack itself; `initrd` is apart. A Linux kernel
+    /// is one range, which begins at its load address.
     pub payload: [Range; PAYLOAD_RANGES],
 }
 
