@@ -6,9 +6,13 @@
 
 extern crate alloc;
 
+#[cfg(test)]
+mod fake;
+
 pub mod acpi;
 pub mod apic;
 pub mod chipset;
+pub mod memory_map;
 pub mod pc;
 pub mod pic;
 pub mod pit;

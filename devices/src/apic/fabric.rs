@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The bus between the APICs: who a message is for, who takes it, who must be kicked (SDM vol. 3A, 11.6.2 and 11.12.9).
+//!
+//! Read-only after start-up apart from the ports' atomics, so every vCPU calls it without a lock.
+
+use crate::apic::lapic::Mode;
+use crate::apic::port::{ApicPort, Identity};
+use alloc::vec::Vec;
+use core::ops::Range;
+use platform::Waker;
+use vmm_interface::{DeliveryMode, Destination, InterruptMessage};
+
+/// Why the fabric could not be built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FabricError {
+    /// No memory for the ports.
+    OutOfMemory,
+    /// The IDs are not in ascending order, each once.
+    Order,
+}
+
+/// All ports of the machine, by vCPU index.
+#[derive(Debug)]
+pub struct Fabric {
+    /// By ascending APIC ID.
+    ports: Vec<ApicPort>,
+    /// Every ID is its port's index, so that an ID leads to its port without a search.
+    dense: bool,
+}
+
+impl Fabric {
+    /// A port for each APIC ID, in the order of vCPU indices. IDs ascend.
+    ///
+    /// ID FFh is everybody in xAPIC mode and to an IOAPIC; a machine with that many processors must leave it out.
+    pub fn new(ids: impl ExactSizeIterator<Item = u32>) -> Result<Self, FabricError> {
+        let mut ports: Vec<ApicPort> = Vec::new();
+        ports.try_reserve_exact(ids.len()).map_err(|_| FabricError::OutOfMemory)?;
+        for id in ids {
+            if ports.last().is_some_and(|last| last.id() >= id) {
+                return Err(FabricError::Order);
+            }
+            // The reservation covers an iterator that tells the truth; one that does not costs a check.
+            ports.try_reserve(1).map_err(|_| FabricError::OutOfMemory)?;
+            ports.push(ApicPort::new(id));
+        }
+        let dense = (0..).zip(&ports).all(|(index, port)| port.id() == index);
+        Ok(Self { ports, dense })
+    }
+
+    /// How many processors there are.
+    pub fn processors(&self) -> u32 {
+        self.ports.len() as u32
+    }
+
+    /// The port of a vCPU.
+    pub fn port(&self, index: u32) -> Option<&ApicPort> {
+        self.ports.get(index as usize)
+    }
+
+    /// Makes vCPU `index` look around, without an interrupt: its next [`super::Lapic::absorb`] reports `poked`.
+    pub fn poke(&self, index: u32, waker: &impl Waker) {
+        if self.port(index).is_some_and(ApicPort::poke) {
+            waker.kick(index);
+        }
+    }
+
+    /// Delivers a message and kicks those who take it. Returns how many do.
+    ///
+    /// `sender` is the index of the vCPU whose APIC sends; `None` for the IOAPIC and other devices, whose destinations
+    /// have eight bits. The sender is never kicked: its run loop looks at its own port before it enters the guest.
+    pub fn deliver(&self, sender: Option<u32>, message: &InterruptMessage, waker: &impl Waker) -> u32 {
+        if message.mode == DeliveryMode::Init && !message.assert {
+            // An INIT level de-assert only aligned arbitration IDs, on a bus of the last century (11.6.1).
+            return 0;
+        }
+        if message.mode == DeliveryMode::LowestPriority {
+            let Some((index, port)) = self.arbitrate(sender, message) else { return 0 };
+            post(port, index, sender, message, waker);
+            return 1;
+        }
+        let mut taken = 0;
+        for (index, port, _) in self.targets(sender, message) {
+            post(port, index, sender, message, waker);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// The processors that a message addresses and that accept it.
+    fn targets<'a>(
+        &'a self,
+        sender: Option<u32>,
+        message: &'a InterruptMessage,
+    ) -> impl Iterator<Item = (u32, &'a ApicPort, Identity)> {
+        let wide = sender.and_then(|index| self.port(index)).is_some_and(|port| port.identity().mode == Mode::X2Apic);
+        let range = self.range(sender, message.destination, wide);
+        let first = range.start as u32;
+        (first..).zip(self.ports.get(range).unwrap_or_default()).filter_map(move |(index, port)| {
+            let identity = port.identity();
+            let addressed = match message.destination {
+                Destination::Physical(id) => identity.physical_match(port.id(), id, wide),
+                Destination::Logical(id) => identity.logical_match(port.id(), id, wide),
+                Destination::Myself => sender == Some(index),
+                Destination::All => true,
+                Destination::Others => sender != Some(index),
+            };
+            (addressed && identity.accepts(message.mode)).then_some((index, port, identity))
+        })
+    }
+
+    /// Indices outside of which nobody can match, so that a message to one of 255 processors does not touch the cache
+    /// lines of all. The whole machine if in doubt.
+    fn range(&self, sender: Option<u32>, destination: Destination, wide: bool) -> Range<usize> {
+        let all = 0..self.ports.len();
+        let some = match destination {
+            Destination::Myself => sender.map_or(0..0, |index| index as usize..index as usize + 1),
+            Destination::Physical(id) if self.dense && id != u32::MAX && (wide || id != 0xff) => {
+                // An xAPIC ID is the low byte of the ID, so several processors of a very large machine share one.
+                if all.end > 0x100 && !wide { all.clone() } else { id as usize..id as usize + 1 }
+            }
+            // x2APIC cluster n is IDs 16n to 16n + 15. An APIC that is still in xAPIC mode is not reached this way; the
+            // architecture does not support a mixture.
+            Destination::Logical(id) if self.dense && wide && id != u32::MAX => {
+                let cluster = (id >> 16) as usize;
+                cluster * 16..cluster * 16 + 16
+            }
+            _ => all.clone(),
+        };
+        some.start.min(all.end)..some.end.min(all.end)
+    }
+
+    /// Who takes a lowest-priority message: of those with the lowest task priority, the one that the vector picks.
+    ///
+    /// Chipsets since the Pentium 4 go by the task priorities that the processors tell them (11.6.2.4); how they break a
+    /// tie is their own affair. Picking by vector keeps each interrupt in one processor's cache and still spreads
+    /// different interrupts.
+    fn arbitrate<'a>(&'a self, sender: Option<u32>, message: &'a InterruptMessage) -> Option<(u32, &'a ApicPort)> {
+        let lowest = self.targets(sender, message).map(|(_, _, identity)| identity.priority >> 4).min()?;
+        let tied = |(_, _, identity): &(u32, &ApicPort, Identity)| identity.priority >> 4 == lowest;
+        let count = self.targets(sender, message).filter(tied).count();
+        let pick = usize::from(message.vector).checked_rem(count).unwrap_or(0);
+        // Priorities may change between the passes; whoever is addressed will do then.
+        let mut tied = self.targets(sender, message).filter(tied);
+        let winner = tied.nth(pick).or_else(|| self.targets(sender, message).next());
+        winner.map(|(index, port, _)| (index, port))
+    }
+}
+
+/// Posts to one processor, and kicks it if it needs that.
+fn post(port: &ApicPort, index: u32, sender: Option<u32>, message: &InterruptMessage, waker: &impl Waker) {
+    let news = match message.mode {
+        DeliveryMode::Fixed | DeliveryMode::LowestPriority => port.post(message.vector, message.trigger),
+        DeliveryMode::Smi => port.post_smi(),
+        DeliveryMode::Nmi => port.post_nmi(),
+        DeliveryMode::Init => port.post_init(),
+        DeliveryMode::Startup => port.post_startup(message.vector),
+        DeliveryMode::ExtInt => port.post_extint(),
+    };
+    if news && sender != Some(index) {
+        waker.kick(index);
+    }
+}

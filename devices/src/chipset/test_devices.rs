@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The devices that kvm-unit-tests expects, present with `--test-devices` alone.
+//!
+//! They do what QEMU's `pc-testdev` and `isa-debug-exit` do (hw/misc/pc-testdev.c, hw/misc/debugexit.c), as far as a
+//! guest can tell: an exit port, four bytes that read back, a byte-wise view of them, wires that can be driven by hand,
+//! and 64 KiB that behave as memory but are a device, so that every access has to be emulated.
+
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use vmm_interface::{Device, DispatchError, Lifecycle, Line, Machine, Register};
+
+use super::lanes;
+
+/// Range of [`ExitPort`].
+pub const EXIT_PORTS: RangeInclusive<u64> = 0xF4..=0xF7;
+/// Range of [`TestPorts`].
+pub const TEST_PORTS: RangeInclusive<u64> = 0xE0..=0xEB;
+/// Range of [`InterruptLines`].
+pub const LINE_PORTS: RangeInclusive<u64> = 0x2000..=0x2017;
+/// Range of [`IoMemory`].
+pub const IO_MEMORY: RangeInclusive<u64> = 0xFF00_0000..=0xFF00_FFFF;
+
+const IO_MEMORY_BYTES: usize = 0x1_0000;
+
+/// A write ends the VM with the value that was written.
+#[derive(Debug, Default)]
+pub struct ExitPort;
+
+impl ExitPort {
+    /// The port.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Device for ExitPort {
+    fn read(&mut self, _: Register, _: &mut impl Machine) -> u64 {
+        // As QEMU's: zeros, which tells the port from an absent one.
+        0
+    }
+
+    fn write(&mut self, _: Register, value: u64, machine: &mut impl Machine) {
+        machine.request(Lifecycle::TestExit(value as u32));
+    }
+}
+
+/// E0h–E3h read back; E8h–EBh are the same four bytes. E4h–E7h told QEMU to drop a host page, which means nothing here:
+/// writes are ignored, reads are all-ones.
+#[derive(Debug, Default)]
+pub struct TestPorts {
+    data: [u8; 4],
+}
+
+impl TestPorts {
+    /// The ports, all zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn index(offset: u64) -> Option<usize> {
+        matches!(offset, 0..=3 | 8..=11).then_some((offset & 3) as usize)
+    }
+}
+
+impl Device for TestPorts {
+    fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
+        lanes::read(at, |offset| Self::index(offset).and_then(|index| self.data.get(index)).copied().unwrap_or(0xFF))
+    }
+
+    fn write(&mut self, at: Register, value: u64, _: &mut impl Machine) {
+        lanes::write(at, value, |offset, byte| {
+            if let Some(slot) = Self::index(offset).and_then(|index| self.data.get_mut(index)) {
+                *slot = byte;
+            }
+        });
+    }
+}
+
+/// Port 2000h + n drives interrupt wire n: up for any value but zero.
+#[derive(Debug, Default)]
+pub struct InterruptLines;
+
+impl InterruptLines {
+    /// The ports.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Device for InterruptLines {
+    fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
+        at.ones()
+    }
+
+    fn write(&mut self, at: Register, value: u64, machine: &mut impl Machine) {
+        if at.width == 1 && at.offset < 24 {
+            machine.set_line(Line(at.offset as u8), value != 0);
+        }
+    }
+}
+
+/// 64 KiB of device memory.
+#[derive(Debug)]
+pub struct IoMemory {
+    bytes: Vec<u8>,
+}
+
+impl IoMemory {
+    /// All zero. Called while the machine is built, hence the error.
+    pub fn new() -> Result<Self, DispatchError> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(IO_MEMORY_BYTES).map_err(|_| DispatchError::OutOfMemory)?;
+        bytes.resize(IO_MEMORY_BYTES, 0);
+        Ok(Self { bytes })
+    }
+}
+
+impl Device for IoMemory {
+    fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
+        lanes::read(at, |offset| {
+            usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset)).copied().unwrap_or(0xFF)
+        })
+    }
+
+    fn write(&mut self, at: Register, value: u64, _: &mut impl Machine) {
+        lanes::write(at, value, |offset, byte| {
+            if let Some(slot) = usize::try_from(offset).ok().and_then(|offset| self.bytes.get_mut(offset)) {
+                *slot = byte;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{read, survives_anything, write};
+    use super::*;
+    use crate::fake::FakeMachine;
+
+    #[test]
+    fn any_access_is_answered() {
+        survives_anything(&mut ExitPort::new(), 4);
+        survives_anything(&mut TestPorts::new(), 12);
+        survives_anything(&mut InterruptLines::new(), 24);
+        survives_anything(&mut IoMemory::new().unwrap(), 0x1_0000);
+    }
+
+    #[test]
+    fn exit_port_ends_the_vm_with_the_value() {
+        assert_eq!(write(&mut ExitPort::new(), 0, 1, 0x10), Some(Lifecycle::TestExit(0x10)));
+        assert_eq!(write(&mut ExitPort::new(), 0, 4, 0x1234_5678), Some(Lifecycle::TestExit(0x1234_5678)));
+        assert_eq!(read(&mut ExitPort::new(), 0, 1), 0);
+    }
+
+    #[test]
+    fn bytes_of_the_test_ports_read_back() {
+        let mut ports = TestPorts::new();
+        write(&mut ports, 0, 4, 0x8765_4321);
+        assert_eq!(read(&mut ports, 0, 4), 0x8765_4321);
+        assert_eq!(read(&mut ports, 1, 2), 0x6543);
+        write(&mut ports, 3, 1, 0xAB);
+        assert_eq!(read(&mut ports, 8, 4), 0xAB65_4321);
+        write(&mut ports, 4, 4, 0);
+        assert_eq!(read(&mut ports, 0, 4), 0xAB65_4321, "the page port is not the data");
+        assert_eq!(read(&mut ports, 4, 4), 0xFFFF_FFFF);
+    }
+
+    #[test]
+    fn each_line_port_drives_its_own_wire() {
+        let mut machine = FakeMachine::default();
+        for line in 0..24 {
+            let at = Register { offset: line, width: 1 };
+            InterruptLines::new().write(at, 0x80, &mut machine);
+            assert!(machine.levels[line as usize]);
+            assert_eq!(machine.levels.iter().filter(|up| **up).count(), 1);
+            InterruptLines::new().write(at, 0, &mut machine);
+            assert!(!machine.levels[line as usize]);
+        }
+    }
+
+    #[test]
+    fn io_memory_keeps_every_width() {
+        let mut memory = IoMemory::new().unwrap();
+        write(&mut memory, 0xFFF8, 8, 0x0123_4567_89AB_CDEF);
+        assert_eq!(read(&mut memory, 0xFFF8, 8), 0x0123_4567_89AB_CDEF);
+        assert_eq!(read(&mut memory, 0xFFFB, 2), 0x6789);
+        write(&mut memory, 0xFFFF, 1, 0);
+        assert_eq!(read(&mut memory, 0xFFFC, 4), 0x0023_4567);
+    }
+}
