@@ -3,6 +3,8 @@
 
 use platform::{Clock, Gpa, GuestMemory};
 
+use crate::emulate::Emulation;
+
 /// Names a device access that will be answered later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Token(pub u32);
@@ -41,7 +43,7 @@ pub struct DeviceRequest {
 pub enum DeviceReply {
     /// Done. For a read, the value; bits beyond the width are zero. Absent devices read as all-ones.
     Done(u64),
-    /// The answer comes later.
+    /// The answer comes later. What remains of the instruction is given to [`Env::park`].
     Defer(Token),
 }
 
@@ -58,6 +60,9 @@ pub trait Env {
     fn clock(&self) -> &Self::Clock;
     /// Performs a device access, the local APIC's page included.
     fn access(&mut self, request: DeviceRequest) -> DeviceReply;
+    /// Keeps what remains of an instruction whose device gave [`DeviceReply::Defer`], until [`crate::resume`] takes it
+    /// with the answer. At most one for each vCPU; called right before the outcome [`crate::Outcome::Defer`]. INIT drops it.
+    fn park(&mut self, emulation: Emulation);
     /// Whether an aligned MMIO access at `gpa` reaches emulated hardware or nothing, rather than guest memory. A page that
     /// is memory answers false: the faulting instruction is then retried or emulated on memory.
     fn is_mmio(&self, gpa: Gpa) -> bool;
@@ -72,8 +77,10 @@ pub trait Env {
 /// Things worth counting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Oddity {
-    /// An MSR that is not in the table.
+    /// An MSR that is not in the table; the guest got #GP.
     UnknownMsr(u32),
+    /// A write to an MSR whose effect is not emulated; it had none.
+    IgnoredMsrWrite(u32),
     /// A port that no device and no list of absent devices names.
     UnknownPort(u16),
     /// An MMIO address that no device and no list of absent devices names.

@@ -4,16 +4,60 @@
 //! Handlers decode, check, act on the [`Env`] and return plain data; only the run loop applies an outcome to the guest's
 //! control flow. They know no platform, touch no hardware and own no global.
 //!
+//! A device may answer later: the outcome is then [`Outcome::Defer`], what remains of the instruction is parked as plain
+//! data ([`Env::park`]), and [`resume`] goes on with it once the answer is there.
+//!
 //! Hostile party: the guest chooses every exit, register and byte that is looked at here. What it does wrong gets what
 //! real hardware would give it; nothing here panics, and nothing loops without bound.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-extern crate alloc;
-
+mod control;
+pub mod cpuid;
+mod debug;
+pub mod emulate;
 mod env;
+mod instruction;
+mod msr;
+mod operand;
 mod outcome;
+mod port;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod vcpu;
+mod xsetbv;
 
+pub use emulate::{Emulation, resume};
 pub use env::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target, Token};
 pub use outcome::Outcome;
+pub use vcpu::{VcpuContext, Vendor};
+
+use platform::{Exception, Exit, ExitReason, GuestCpu, Reason};
+
+/// Handles a guest exit. Registers are written; the caller applies the outcome.
+pub fn handle(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    let next_rip = exit.next_rip;
+    match exit.reason {
+        ExitReason::Cpuid => cpuid::handle(next_rip, vcpu, cpu),
+        ExitReason::Msr(access) => msr::handle(access, next_rip, vcpu, cpu, env),
+        ExitReason::Io(access) if access.string => emulate::string_io(&access, cpu, env),
+        ExitReason::Io(access) => port::handle(&access, next_rip, cpu, env),
+        ExitReason::Memory(fault) => emulate::memory_fault(&fault, cpu, env),
+        ExitReason::Hlt => instruction::hlt(next_rip, cpu),
+        ExitReason::Control(access) => control::handle(&access, next_rip, vcpu, cpu, env),
+        ExitReason::Debug(access) => debug::handle(&access, next_rip, cpu, env),
+        ExitReason::Xsetbv => xsetbv::handle(next_rip, vcpu, cpu),
+        // Parados offers no hypercalls, so the instruction does not exist.
+        ExitReason::Vmmcall => Outcome::Inject(Exception::UNDEFINED),
+        ExitReason::Sensitive(it) => instruction::sensitive(it, next_rip, vcpu, cpu, env),
+        ExitReason::Exception(exception) => Outcome::Inject(exception),
+        ExitReason::HostInterrupt | ExitReason::InterruptWindow | ExitReason::NmiWindow => Outcome::Resume,
+        ExitReason::Shutdown => Outcome::TripleFault,
+        // INIT for a vCPU is emulated and never reaches the processor below.
+        ExitReason::Init => Outcome::Terminate(Reason::UnknownExit, 0),
+        ExitReason::Broken(reason, detail) => Outcome::Terminate(reason, detail),
+    }
+}

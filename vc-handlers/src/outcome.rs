@@ -17,7 +17,7 @@ pub enum Outcome {
     Inject(Exception),
     /// HLT or MWAIT was completed: go on at this RIP once an event for the guest arrives.
     Wait(u64),
-    /// A device outside this process has to answer first; the emulation is kept in the vCPU.
+    /// A device outside this process has to answer first; the rest of the instruction was given to [`crate::Env::park`].
     Defer(Token),
     /// The guest ended the VM, and goes on at no RIP.
     End(Lifecycle),

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From bytes to an [`Operation`]: the list of instructions that are emulated.
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
+use platform::{Gpa, GuestCpu, GuestMemory};
+
+use super::alu::{Binary, Unary};
+use super::bit::Bit;
+use super::context::{CodeSize, Context};
+use super::fetch::{Code, MAX_LENGTH};
+use super::shift::{Shift, Side};
+use super::stop::{Result, Stop};
+use super::string::Element;
+
+/// What an instruction does, apart from where its operands are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Operation {
+    /// MOV, MOVNTI, MOVZX: the first operand becomes the second, zero-extended.
+    Move,
+    /// MOVSX, MOVSXD.
+    MoveSigned,
+    /// MOVBE.
+    MoveSwapped,
+    /// CMOVcc.
+    MoveIf,
+    /// SETcc.
+    Set,
+    Binary(Binary),
+    Unary(Unary),
+    Exchange,
+    ExchangeAdd,
+    CompareExchange,
+    /// CMPXCHG8B and CMPXCHG16B.
+    CompareExchangeWide,
+    Shift(Shift),
+    DoubleShift(Side),
+    Bit(Bit),
+    /// MUL, and IMUL with one operand.
+    Multiply {
+        signed: bool,
+    },
+    /// IMUL with two or three operands.
+    MultiplyInto,
+    Divide {
+        signed: bool,
+    },
+    String(Element),
+    Push,
+    Pop,
+    Call,
+    Jump,
+    /// Cache-line maintenance and prefetches: the address is checked, nothing moves.
+    Touch,
+}
+
+impl Operation {
+    /// Whether memory operand `index` is read, and whether it is written.
+    pub(super) const fn accesses(self, index: u32) -> (bool, bool) {
+        match (self, index) {
+            (Self::Touch, _) => (false, false),
+            (Self::Move | Self::MoveSwapped | Self::Set | Self::Pop, 0) => (false, true),
+            (Self::Binary(binary), 0) => (true, binary.writes()),
+            (Self::Bit(Bit::Test), 0)
+            | (Self::Multiply { .. } | Self::Divide { .. } | Self::Push | Self::Call | Self::Jump, 0) => (true, false),
+            (
+                Self::Unary(_)
+                | Self::Exchange
+                | Self::ExchangeAdd
+                | Self::CompareExchange
+                | Self::CompareExchangeWide
+                | Self::Shift(_)
+                | Self::DoubleShift(_)
+                | Self::Bit(_),
+                0,
+            ) => (true, true),
+            // XCHG with its memory operand named second.
+            (Self::Exchange, _) => (true, true),
+            _ => (true, false),
+        }
+    }
+}
+
+/// An instruction at RIP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoded {
+    pub(super) instruction: Instruction,
+    /// `None` for one that is valid but not emulated.
+    pub(super) operation: Option<Operation>,
+    /// Where the first byte lies.
+    pub(super) gpa: Gpa,
+    /// RIP after it.
+    pub(super) next_rip: u64,
+}
+
+/// Fetches and decodes the instruction at RIP.
+pub(super) fn decode(cpu: &impl GuestCpu, context: &Context, memory: &impl GuestMemory) -> Result<Decoded> {
+    let code = Code::first(cpu, context, memory)?;
+    decode_from(code, cpu, context, memory)
+}
+
+/// Decodes what was fetched, and fetches more where the instruction crosses into the next page.
+pub(super) fn decode_from(
+    mut code: Code,
+    cpu: &impl GuestCpu,
+    context: &Context,
+    memory: &impl GuestMemory,
+) -> Result<Decoded> {
+    let rip = context.truncate_rip(cpu.rip());
+    // Each turn has more bytes than the last, up to 15.
+    loop {
+        match decode_bytes(code.bytes(), context.size, rip) {
+            Ok(instruction) => {
+                let next_rip = context.truncate_rip(rip.wrapping_add(instruction.len() as u64));
+                return Ok(Decoded { instruction, operation: operation(&instruction), gpa: code.gpa, next_rip });
+            }
+            Err(DecoderError::NoMoreBytes) if code.extend(cpu, context, memory)? => {}
+            // Longer than 15 bytes.
+            Err(DecoderError::NoMoreBytes) => return Err(Stop::GENERAL_PROTECTION),
+            Err(_) => return Err(Stop::UNDEFINED),
+        }
+    }
+}
+
+/// Decodes `bytes` as the instruction at `rip`.
+pub(super) fn decode_bytes(bytes: &[u8], size: CodeSize, rip: u64) -> core::result::Result<Instruction, DecoderError> {
+    let bits = match size {
+        CodeSize::Bits16 => 16,
+        CodeSize::Bits32 => 32,
+        CodeSize::Bits64 => 64,
+    };
+    let Ok(mut decoder) = Decoder::try_with_ip(bits, bytes, rip, DecoderOptions::NONE) else {
+        return Err(DecoderError::InvalidInstruction);
+    };
+    let instruction = decoder.decode();
+    match decoder.last_error() {
+        // Out of bytes because no instruction may be longer.
+        DecoderError::InvalidInstruction if decoder.position() >= MAX_LENGTH => Err(DecoderError::NoMoreBytes),
+        DecoderError::None if instruction.is_invalid() => Err(DecoderError::InvalidInstruction),
+        DecoderError::None => Ok(instruction),
+        error => Err(error),
+    }
+}
+
+/// The index of the operand in memory that ModRM or a `moffs` gives.
+pub(super) fn explicit_memory(instruction: &Instruction) -> Option<u32> {
+    (0..instruction.op_count()).find(|index| instruction.op_kind(*index) == OpKind::Memory)
+}
+
+/// Looks an instruction up in the list.
+fn operation(instruction: &Instruction) -> Option<Operation> {
+    if instruction.is_string_instruction() {
+        return Element::of(instruction.mnemonic()).map(Operation::String);
+    }
+    // MOV to and from control, debug and segment registers, and vector forms that share a mnemonic.
+    let general = (0..instruction.op_count()).all(|index| {
+        let is_source = index > 0;
+        let register = instruction.op_register(index);
+        instruction.op_kind(index) != OpKind::Register
+            || register.is_gpr()
+            || register.is_segment_register() && is_source
+    });
+    if !general {
+        return None;
+    }
+    Some(match instruction.mnemonic() {
+        Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => Operation::Move,
+        Mnemonic::Movsx | Mnemonic::Movsxd => Operation::MoveSigned,
+        Mnemonic::Movbe => Operation::MoveSwapped,
+        Mnemonic::Add => Operation::Binary(Binary::Add),
+        Mnemonic::Or => Operation::Binary(Binary::Or),
+        Mnemonic::Adc => Operation::Binary(Binary::Adc),
+        Mnemonic::Sbb => Operation::Binary(Binary::Sbb),
+        Mnemonic::And => Operation::Binary(Binary::And),
+        Mnemonic::Sub => Operation::Binary(Binary::Sub),
+        Mnemonic::Xor => Operation::Binary(Binary::Xor),
+        Mnemonic::Cmp => Operation::Binary(Binary::Cmp),
+        Mnemonic::Test => Operation::Binary(Binary::Test),
+        Mnemonic::Inc => Operation::Unary(Unary::Inc),
+        Mnemonic::Dec => Operation::Unary(Unary::Dec),
+        Mnemonic::Not => Operation::Unary(Unary::Not),
+        Mnemonic::Neg => Operation::Unary(Unary::Neg),
+        Mnemonic::Xchg => Operation::Exchange,
+        Mnemonic::Xadd => Operation::ExchangeAdd,
+        Mnemonic::Cmpxchg => Operation::CompareExchange,
+        Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => Operation::CompareExchangeWide,
+        Mnemonic::Rol => Operation::Shift(Shift::Rol),
+        Mnemonic::Ror => Operation::Shift(Shift::Ror),
+        Mnemonic::Rcl => Operation::Shift(Shift::Rcl),
+        Mnemonic::Rcr => Operation::Shift(Shift::Rcr),
+        Mnemonic::Shl | Mnemonic::Sal => Operation::Shift(Shift::Shl),
+        Mnemonic::Shr => Operation::Shift(Shift::Shr),
+        Mnemonic::Sar => Operation::Shift(Shift::Sar),
+        Mnemonic::Shld => Operation::DoubleShift(Side::Left),
+        Mnemonic::Shrd => Operation::DoubleShift(Side::Right),
+        Mnemonic::Bt => Operation::Bit(Bit::Test),
+        Mnemonic::Bts => Operation::Bit(Bit::Set),
+        Mnemonic::Btr => Operation::Bit(Bit::Reset),
+        Mnemonic::Btc => Operation::Bit(Bit::Complement),
+        Mnemonic::Mul => Operation::Multiply { signed: false },
+        Mnemonic::Imul if instruction.op_count() == 1 => Operation::Multiply { signed: true },
+        Mnemonic::Imul => Operation::MultiplyInto,
+        Mnemonic::Div => Operation::Divide { signed: false },
+        Mnemonic::Idiv => Operation::Divide { signed: true },
+        Mnemonic::Push => Operation::Push,
+        Mnemonic::Pop => Operation::Pop,
+        Mnemonic::Call if is_near(instruction) => Operation::Call,
+        Mnemonic::Jmp if is_near(instruction) => Operation::Jump,
+        Mnemonic::Clflush
+        | Mnemonic::Clflushopt
+        | Mnemonic::Clwb
+        | Mnemonic::Prefetch
+        | Mnemonic::Prefetchw
+        | Mnemonic::Prefetchwt1
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2 => Operation::Touch,
+        mnemonic => return conditional(instruction, mnemonic),
+    })
+}
+
+/// CMOVcc and SETcc: 16 mnemonics each.
+fn conditional(instruction: &Instruction, mnemonic: Mnemonic) -> Option<Operation> {
+    match mnemonic {
+        Mnemonic::Cmova
+        | Mnemonic::Cmovae
+        | Mnemonic::Cmovb
+        | Mnemonic::Cmovbe
+        | Mnemonic::Cmove
+        | Mnemonic::Cmovg
+        | Mnemonic::Cmovge
+        | Mnemonic::Cmovl
+        | Mnemonic::Cmovle
+        | Mnemonic::Cmovne
+        | Mnemonic::Cmovno
+        | Mnemonic::Cmovnp
+        | Mnemonic::Cmovns
+        | Mnemonic::Cmovo
+        | Mnemonic::Cmovp
+        | Mnemonic::Cmovs => Some(Operation::MoveIf),
+        Mnemonic::Seta
+        | Mnemonic::Setae
+        | Mnemonic::Setb
+        | Mnemonic::Setbe
+        | Mnemonic::Sete
+        | Mnemonic::Setg
+        | Mnemonic::Setge
+        | Mnemonic::Setl
+        | Mnemonic::Setle
+        | Mnemonic::Setne
+        | Mnemonic::Setno
+        | Mnemonic::Setnp
+        | Mnemonic::Setns
+        | Mnemonic::Seto
+        | Mnemonic::Setp
+        | Mnemonic::Sets => (instruction.op_count() == 1).then_some(Operation::Set),
+        _ => None,
+    }
+}
+
+/// CALL and JMP through memory or a register, to the same code segment.
+fn is_near(instruction: &Instruction) -> bool {
+    let size = instruction.memory_size().size();
+    let far = matches!(
+        instruction.memory_size(),
+        iced_x86::MemorySize::SegPtr16 | iced_x86::MemorySize::SegPtr32 | iced_x86::MemorySize::SegPtr64
+    );
+    explicit_memory(instruction).is_some() && !far && matches!(size, 2 | 4 | 8)
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The instruction emulator: guest accesses to device memory, and string port I/O.
+//!
+//! The hardware says that an access hit no memory; the instruction that made it is fetched through the guest's own page
+//! tables, decoded, and done here, with the faults that hardware would raise. References: APM vol. 1–3, SDM vol. 3A where
+//! the APM is silent.
+//!
+//! | emulated, where an operand is in memory | notes |
+//! |---|---|
+//! | MOV (all forms but to segment, control and debug registers), MOVZX, MOVSX, MOVSXD, MOVNTI, MOVBE | `moffs` too |
+//! | MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS | with all repeat prefixes, in bounded batches |
+//! | ADD, ADC, SUB, SBB, AND, OR, XOR, CMP, TEST, INC, DEC, NOT, NEG | |
+//! | MUL, IMUL (one, two and three operands), DIV, IDIV | |
+//! | ROL, ROR, RCL, RCR, SHL, SHR, SAR, SHLD, SHRD | |
+//! | BT, BTS, BTR, BTC | bit strings too |
+//! | XCHG, XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B | atomic on memory, a read and a write on a device |
+//! | SETcc, CMOVcc | |
+//! | PUSH, POP, near CALL and JMP | the stack may be a device as well |
+//! | CLFLUSH, CLFLUSHOPT, CLWB, PREFETCH… | nothing moves |
+//!
+//! Any other instruction on device memory gives the guest #UD and is counted ([`Oddity::NotEmulated`]): x87, SSE and AVX,
+//! XSAVE, far branches, loads of segment and descriptor-table registers. Accesses that the processor makes by itself
+//! (descriptor tables, TSS, interrupt frames) cannot be emulated on devices; see `memory_fault`.
+//!
+//! Hostile party: the guest, with every byte, register and page table, on several processors at once. Nothing here
+//! panics, each loop has a bound, and nothing is allocated after [`initialise`].
+
+mod alu;
+mod bit;
+mod bits;
+mod context;
+mod decode;
+mod effects;
+mod fetch;
+mod flags;
+mod machine;
+mod muldiv;
+mod operand;
+mod place;
+mod plain_mov;
+mod ports;
+mod segment;
+mod shift;
+mod stack;
+mod stop;
+mod string;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use iced_x86::{Mnemonic, OpKind};
+use platform::{Access, Direction, Exception, Gpa, GuestCpu, IoAccess, MemoryFault};
+
+use self::context::{CodeSize, Context};
+use self::decode::{Decoded, Operation};
+use self::fetch::Code;
+use self::machine::{Machine, Step};
+use self::operand::{Address, Span};
+use self::stop::{Result, Stop};
+use self::string::Element;
+use self::walk::Intent;
+use crate::{DeviceReply, Env, Oddity, Outcome, port};
+
+/// An instruction that waits for a device. Plain data: it holds no reference, and the vCPU may be saved meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation(State);
+
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "copied only when a device defers; a box would allocate")]
+enum State {
+    Plain(plain_mov::Pending),
+    General(Machine),
+    Port(port::Pending),
+}
+
+impl From<port::Pending> for Emulation {
+    fn from(pending: port::Pending) -> Self {
+        Self(State::Port(pending))
+    }
+}
+
+/// Builds the decoder's tables. The first decode would do it, and allocate; so this is called at boot.
+pub fn initialise() {
+    // Which bytes it decodes does not matter.
+    let _ = decode::decode_bytes(&[0x90], CodeSize::Bits64, 0);
+}
+
+/// Emulates the instruction at RIP, whose access to memory the hardware could not complete.
+///
+/// The instruction may not fit the fault, because the guest has rewritten it or its page tables since, or because the
+/// processor itself made the access (a descriptor, a TSS, an interrupt frame). If then one of its operands is on a
+/// device, it is emulated all the same. If none is, the guest runs it again: the processor can complete it, or faults
+/// anew. A guest that has put its descriptor tables or its interrupt stack on a device thus faults forever, one exit at
+/// a time, and stops nobody but itself.
+pub fn memory_fault(fault: &MemoryFault, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    let context = Context::of(cpu);
+    let code = match Code::first(cpu, &context, env.memory()) {
+        Ok(code) => code,
+        Err(stop) => return end(stop, &context),
+    };
+    if let Some((request, pending)) = plain_mov::attempt(fault, &code, cpu, &context, env) {
+        return match env.access(request) {
+            DeviceReply::Done(value) => Outcome::Complete(pending.finish(value, cpu)),
+            DeviceReply::Defer(token) => {
+                env.park(Emulation(State::Plain(pending)));
+                Outcome::Defer(token)
+            }
+        };
+    }
+    let decoded = match decode::decode_from(code, cpu, &context, env.memory()) {
+        Ok(decoded) => decoded,
+        Err(stop) => return end(stop, &context),
+    };
+    match prepare(fault, decoded, cpu, &context, env) {
+        Ok(Some(machine)) => drive(machine, None, cpu, &context, env),
+        Ok(None) => {
+            env.oddity(Oddity::Mismatch);
+            Outcome::Resume
+        }
+        Err(stop) => refuse(stop, &decoded, &context, env),
+    }
+}
+
+/// Emulates INS or OUTS, one batch of elements. RCX, RSI, RDI and RIP are left so that the instruction goes on.
+///
+/// Everything comes from the instruction's own bytes; `access` is what the hardware reported, which must fit.
+pub fn string_io(access: &IoAccess, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    let context = Context::of(cpu);
+    let decoded = match decode::decode(cpu, &context, env.memory()) {
+        Ok(decoded) => decoded,
+        Err(stop) => return end(stop, &context),
+    };
+    let element = match access.direction {
+        Direction::Read => Element::Ins,
+        Direction::Write => Element::Outs,
+    };
+    let fits = decoded.operation == Some(Operation::String(element))
+        && decoded.instruction.memory_size().size() == access.width.bytes()
+        && string::repeats(&decoded.instruction) == access.repeat
+        && cpu.gpr(platform::Gpr::Rdx) as u16 == access.port;
+    if !fits {
+        // The guest has rewritten the instruction since; whatever stands there now is for the processor to execute.
+        env.oddity(Oddity::Mismatch);
+        return Outcome::Resume;
+    }
+    match Machine::begin(decoded, Operation::String(element), cpu, &context, env) {
+        Ok(machine) => drive(machine, None, cpu, &context, env),
+        Err(stop) => refuse(stop, &decoded, &context, env),
+    }
+}
+
+/// Goes on with an instruction whose device has answered. For a write, `value` does not matter.
+pub fn resume(emulation: Emulation, value: u64, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    match emulation.0 {
+        State::Plain(pending) => Outcome::Complete(pending.finish(value, cpu)),
+        State::Port(pending) => pending.finish(value, cpu),
+        State::General(machine) => {
+            let context = Context::of(cpu);
+            drive(machine, Some(value), cpu, &context, env)
+        }
+    }
+}
+
+/// RIP after the instruction at RIP, for a backend whose hardware does not tell it. The exception, if the instruction
+/// cannot be fetched or is invalid, or the outcome that takes its place.
+pub fn next_rip(cpu: &impl GuestCpu, env: &impl Env) -> core::result::Result<u64, Outcome> {
+    let context = Context::of(cpu);
+    match decode::decode(cpu, &context, env.memory()) {
+        Ok(decoded) => Ok(decoded.next_rip),
+        Err(stop) => Err(end(stop, &context)),
+    }
+}
+
+/// Where the instruction at RIP lies, found with the rights of a fetch; the exception if it cannot be fetched.
+pub fn locate(cpu: &impl GuestCpu, env: &impl Env) -> core::result::Result<Gpa, Outcome> {
+    let context = Context::of(cpu);
+    Code::first(cpu, &context, env.memory()).map(|code| code.gpa).map_err(|stop| end(stop, &context))
+}
+
+/// The instruction at RIP and where it lies, for a handler whose exit does not tell the operands.
+pub(crate) fn instruction(
+    cpu: &impl GuestCpu,
+    env: &impl Env,
+) -> core::result::Result<(iced_x86::Instruction, Gpa), Outcome> {
+    let context = Context::of(cpu);
+    match decode::decode(cpu, &context, env.memory()) {
+        Ok(decoded) => Ok((decoded.instruction, decoded.gpa)),
+        Err(stop) => Err(end(stop, &context)),
+    }
+}
+
+/// The instruction, ready to run; `None` if the guest shall execute it again.
+fn prepare(
+    fault: &MemoryFault,
+    decoded: Decoded,
+    cpu: &impl GuestCpu,
+    context: &Context,
+    env: &mut impl Env,
+) -> Result<Option<Machine>> {
+    let Some(operation) = decoded.operation else {
+        return if touches_device(fault, &decoded, cpu, context, env)? { Err(Stop::Unsupported) } else { Ok(None) };
+    };
+    let machine = Machine::begin(decoded, operation, cpu, context, env)?;
+    if !machine.agrees(fault) {
+        if !machine.touches_mmio() && fault.access != Access::Fetch {
+            return Ok(None);
+        }
+        env.oddity(Oddity::Mismatch);
+    }
+    if let Some(Element::Ins | Element::Outs) = machine.element() {
+        let width = decoded.instruction.memory_size().size() as u8;
+        ports::check(cpu, context, env.memory(), cpu.gpr(platform::Gpr::Rdx) as u16, width)?;
+    }
+    Ok(Some(machine))
+}
+
+/// Whether an instruction that is not emulated would fault for good: its operand, or the stack that it uses, is on a
+/// device or on the page of the fault.
+fn touches_device(
+    fault: &MemoryFault,
+    decoded: &Decoded,
+    cpu: &impl GuestCpu,
+    context: &Context,
+    env: &impl Env,
+) -> Result<bool> {
+    let instruction = &decoded.instruction;
+    if fault.access == Access::Fetch {
+        return Ok(true);
+    }
+    let hits = |address: Address, length: u8| -> Result<bool> {
+        let span = Span::place(cpu, context, env, address, length, Intent::Read)?;
+        Ok(span.touches_mmio() || fault.gpa.is_some_and(|gpa| span.touches(gpa)))
+    };
+    let reaches_memory = !matches!(instruction.mnemonic(), Mnemonic::Lea | Mnemonic::Nop | Mnemonic::Reservednop);
+    for index in (0..instruction.op_count()).filter(|_| reaches_memory) {
+        if let Some(address) = operand::address(cpu, instruction, index, 0) {
+            let length = instruction.memory_size().size().clamp(1, 255) as u8;
+            return hits(address, length);
+        }
+        if instruction.op_kind(index) == OpKind::Memory {
+            // A gather: its addresses are many, and it is not emulated whichever of them faulted.
+            return Ok(true);
+        }
+    }
+    if instruction.is_stack_instruction() {
+        let top = stack::popped(cpu, context);
+        let below = stack::pushed(cpu, context, instruction);
+        return Ok(hits(top, 1)? || hits(below, 1)?);
+    }
+    Ok(false)
+}
+
+/// Runs an instruction until it is over or a device defers its answer.
+fn drive(
+    mut machine: Machine,
+    mut reply: Option<u64>,
+    cpu: &mut impl GuestCpu,
+    context: &Context,
+    env: &mut impl Env,
+) -> Outcome {
+    // Bounded as the machine's steps are.
+    loop {
+        let request = match machine.step(reply.take(), cpu, context, env) {
+            Ok(Step::Request(request)) => request,
+            Ok(Step::Finished(outcome)) => return outcome,
+            Err(stop) => return refuse(stop, &machine.decoded, context, env),
+        };
+        match env.access(request) {
+            DeviceReply::Done(value) => reply = Some(value),
+            DeviceReply::Defer(token) => {
+                env.park(Emulation(State::General(machine)));
+                return Outcome::Defer(token);
+            }
+        }
+    }
+}
+
+/// Ends an emulation early, and counts what is not emulated.
+fn refuse(stop: Stop, decoded: &Decoded, context: &Context, env: &mut impl Env) -> Outcome {
+    if stop == Stop::Unsupported {
+        env.oddity(Oddity::NotEmulated(decoded.gpa));
+    }
+    end(stop, context)
+}
+
+fn end(stop: Stop, context: &Context) -> Outcome {
+    match stop {
+        // Real mode has no error codes.
+        Stop::Fault(exception) if context.is_real() => Outcome::Inject(Exception { error_code: None, ..exception }),
+        Stop::Fault(exception) => Outcome::Inject(exception),
+        Stop::Retry => Outcome::Resume,
+        Stop::Unsupported => Outcome::Inject(Exception::UNDEFINED),
+        Stop::Terminate(reason, detail) => Outcome::Terminate(reason, detail),
+    }
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Faults, refusals, and what happens when bytes and exit do not fit.
+
+use platform::{MemoryFault, SegmentAttributes};
+
+use super::*;
+use crate::Oddity;
+
+#[test]
+fn an_unknown_instruction_on_a_device_is_undefined_and_counted() {
+    // fld dword [rbx]; movaps xmm0, [rbx]; lgdt [rbx]; mov ds, [rbx]
+    for code in [&[0xd9, 0x03][..], &[0x0f, 0x28, 0x03], &[0x0f, 0x01, 0x13], &[0x8e, 0x1b]] {
+        let mut guest = Guest::long(code).gpr(Gpr::Rbx, DEVICE);
+        assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED), "{code:x?}");
+        assert_eq!(guest.env.oddities, [Oddity::NotEmulated(Gpa(CODE))]);
+    }
+}
+
+#[test]
+fn an_instruction_that_touches_no_device_is_executed_again() {
+    // int3, call, fld of RAM, mov of RAM, nop [rbx]
+    for code in [&[0xcc][..], &[0xe8, 0, 0, 0, 0], &[0xd9, 0x01], &[0x8b, 0x01], &[0x0f, 0x1f, 0x03], &[0x8d, 0x03]] {
+        let mut guest = Guest::long(code).gpr(Gpr::Rbx, DEVICE).gpr(Gpr::Rcx, DATA + 8);
+        assert_eq!(guest.read(DEVICE), Outcome::Resume, "{code:x?}");
+        assert_eq!(guest.env.oddities, [Oddity::Mismatch]);
+        assert_eq!(guest.env.requests, []);
+    }
+}
+
+#[test]
+fn code_on_a_device_reads_as_absent_hardware() {
+    let mut guest = Guest::long(&[]);
+    guest.cpu.state.rip = DEVICE;
+    assert_eq!(guest.fault(Access::Fetch, DEVICE), Outcome::Inject(Exception::UNDEFINED));
+    assert_eq!(guest.env.requests, []);
+}
+
+#[test]
+fn an_instruction_across_pages_faults_on_the_second_only_if_it_needs_it() {
+    let entry = TABLES + 0x6000 + 8 * 3;
+    for (start, code, outcome) in
+        [(0x2ffe, &[0x8a, 0x03][..], Outcome::Complete(0x3000)), (0x2fff, &[0x8a], page_fault(0x10, 0x3000))]
+    {
+        let mut guest = Guest::long(&[]).gpr(Gpr::Rbx, DEVICE);
+        guest.env.memory.put(start, code);
+        guest.env.memory.put(entry, &[0; 8]);
+        guest.cpu.state.rip = start;
+        assert_eq!(guest.read(DEVICE), outcome);
+    }
+    let mut guest = Guest::long(&[]).gpr(Gpr::Rbx, DEVICE);
+    guest.env.memory.put(0x2fff, &[0x8a, 0x03]);
+    guest.cpu.state.rip = 0x2fff;
+    assert_eq!(guest.read(DEVICE), Outcome::Complete(0x3001));
+}
+
+#[test]
+fn an_instruction_longer_than_fifteen_bytes_is_a_protection_fault() {
+    let mut code = [0x66; 20];
+    code[18] = 0x8b;
+    let mut guest = Guest::long(&code);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::GENERAL_PROTECTION));
+}
+
+#[test]
+fn a_lock_prefix_where_none_may_be_is_undefined() {
+    let mut guest = Guest::long(&[0xf0, 0x8b, 0x03]).gpr(Gpr::Rbx, DEVICE);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED));
+}
+
+#[test]
+fn non_canonical_addresses_fault_by_their_segment() {
+    for (code, exception) in
+        [(&[0x8a, 0x03][..], Exception::GENERAL_PROTECTION), (&[0x8a, 0x45, 0x00], Exception::STACK)]
+    {
+        let mut guest = Guest::long(code).gpr(Gpr::Rbx, 1 << 47).gpr(Gpr::Rbp, 1 << 47);
+        assert_eq!(guest.read(DEVICE), Outcome::Inject(exception));
+    }
+    // Two bytes across the border.
+    let mut guest = Guest::long(&[0x66, 0x8b, 0x03]).gpr(Gpr::Rbx, (1 << 47) - 1);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::GENERAL_PROTECTION));
+}
+
+#[test]
+fn limits_and_types_hold_outside_64_bit_mode() {
+    let attempt = |change: &dyn Fn(&mut platform::Segment), write: bool| {
+        let code = if write { [0x88, 0x03] } else { [0x8a, 0x03] };
+        let mut guest = Guest::protected(&code).gpr(Gpr::Rbx, DEVICE);
+        change(&mut guest.cpu.state.segments[SegmentRegister::Ds as usize]);
+        if write { guest.write(DEVICE) } else { guest.read(DEVICE) }
+    };
+    let fault = Outcome::Inject(Exception::GENERAL_PROTECTION);
+    assert_eq!(attempt(&|_| (), false), done(2));
+    assert_eq!(attempt(&|s| s.limit = DEVICE as u32, false), done(2));
+    assert_eq!(attempt(&|s| s.limit = DEVICE as u32 - 1, false), fault);
+    assert_eq!(attempt(&|s| s.attributes.remove(SegmentAttributes::PRESENT), false), fault);
+    assert_eq!(attempt(&|s| s.attributes.remove(SegmentAttributes::READ_WRITE), false), done(2));
+    assert_eq!(attempt(&|s| s.attributes.remove(SegmentAttributes::READ_WRITE), true), fault);
+    let down = |limit| {
+        move |s: &mut platform::Segment| {
+            s.attributes.insert(SegmentAttributes::EXPAND_DOWN);
+            s.limit = limit;
+        }
+    };
+    assert_eq!(attempt(&down(DEVICE as u32 - 1), true), done(2));
+    assert_eq!(attempt(&down(DEVICE as u32), true), fault);
+}
+
+#[test]
+fn real_mode_faults_carry_no_error_code() {
+    // mov eax, [bx] across the limit
+    let mut guest = Guest::real(&[0x66, 0x8b, 0x07]).gpr(Gpr::Rbx, 0xfffd);
+    let expected = Exception { error_code: None, ..Exception::GENERAL_PROTECTION };
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(expected));
+}
+
+#[test]
+fn misalignment_faults_only_where_the_guest_asked() {
+    let attempt = |cpl, cr0: u64, flags| {
+        let mut guest = Guest::long(&[0x66, 0x8b, 0x03]).gpr(Gpr::Rbx, DEVICE + 1).flags(flags);
+        guest.cpu.set_cpl(cpl);
+        guest.cpu.state.cr0 = guest.cpu.state.cr0 & !(1 << 18) | cr0;
+        guest.read(DEVICE + 1)
+    };
+    let (am, ac) = (1 << 18, 1 << 18);
+    assert_eq!(attempt(3, am, ac), Outcome::Inject(Exception::ALIGNMENT));
+    for (cpl, am, ac) in [(0, am, ac), (3, 0, ac), (3, am, 0)] {
+        assert_eq!(attempt(cpl, am, ac), done(3));
+    }
+}
+
+#[test]
+fn a_fault_without_a_physical_address_finds_its_operand() {
+    let mut guest = Guest::long(&[0x8b, 0x03]).gpr(Gpr::Rbx, DEVICE).reply(5);
+    let gva = Some(platform::Gva(DEVICE));
+    let fault = MemoryFault { gpa: None, gva, access: Access::Read, table_walk: false };
+    assert_eq!(memory_fault(&fault, &mut guest.cpu, &mut guest.env), done(2));
+    assert_eq!(guest.rax(), 5);
+    assert_eq!(guest.env.oddities, []);
+}
+
+#[test]
+fn the_rip_after_an_instruction_is_told() {
+    for (code, length) in [(&[0x0f, 0xa2][..], 2), (&[0x66, 0x90], 2), (&[0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8], 10)] {
+        let guest = Guest::long(code);
+        assert_eq!(crate::emulate::next_rip(&guest.cpu, &guest.env), Ok(CODE + length));
+    }
+}

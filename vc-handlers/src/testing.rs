@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A processor and a machine made of plain data, on which the tests of this crate run the handlers.
+
+pub(crate) mod models;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+
+use platform::{
+    Clock, Control, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, InjectionState, Instant, MemoryError,
+    Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, VcpuState, Visibility,
+};
+
+use crate::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation};
+
+/// A vCPU that runs nothing: [`GuestCpu::run`] hands out the scripted exits.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeCpu {
+    /// All that a snapshot holds.
+    pub(crate) state: VcpuState,
+    /// The task priority, bits 7:4 of the LAPIC's.
+    pub(crate) cr8: u64,
+    pub(crate) xcr0: u64,
+    pub(crate) pkru: u32,
+    /// DR0–DR3; DR6 and DR7 are in `state`.
+    pub(crate) breakpoints: [u64; 4],
+    /// Those switched MSRs that have no place in `state`.
+    pub(crate) msrs: BTreeMap<u8, u64>,
+    /// How often an instruction was completed.
+    pub(crate) completed: u32,
+    pub(crate) injection: InjectionState,
+    /// Events queued by the code under test.
+    pub(crate) injected: Vec<Event>,
+    pub(crate) interrupt_window: Option<u8>,
+    pub(crate) nmi_window: bool,
+    /// What `run` returns, first one first; then a broken exit.
+    pub(crate) exits: VecDeque<Exit>,
+}
+
+impl Default for FakeCpu {
+    fn default() -> Self {
+        Self::long_mode()
+    }
+}
+
+impl FakeCpu {
+    /// 64-bit kernel code with flat segments, paging on; CR3 is zero until a test builds page tables.
+    pub(crate) fn long_mode() -> Self {
+        let mut cpu = Self::empty();
+        cpu.state.cr0 = 0x8005_0033;
+        cpu.state.cr4 = 0x0000_06a0;
+        cpu.state.efer = 0x0d01;
+        cpu.flat(SegmentAttributes::LONG);
+        cpu
+    }
+
+    /// 32-bit kernel code with flat segments and no paging.
+    pub(crate) fn protected_mode() -> Self {
+        let mut cpu = Self::empty();
+        cpu.state.cr0 = 0x11;
+        cpu.flat(SegmentAttributes::DEFAULT_BIG);
+        cpu
+    }
+
+    /// Real mode, as after a start-up IPI to page zero.
+    pub(crate) fn real_mode() -> Self {
+        let mut cpu = Self::empty();
+        cpu.state.cr0 = 0x10;
+        for (number, segment) in cpu.state.segments.iter_mut().enumerate() {
+            let code = if number == SegmentRegister::Cs as usize {
+                SegmentAttributes::CODE
+            } else {
+                SegmentAttributes::empty()
+            };
+            let data = SegmentAttributes::PRESENT
+                | SegmentAttributes::USER
+                | SegmentAttributes::READ_WRITE
+                | SegmentAttributes::ACCESSED;
+            *segment = Segment { selector: 0, attributes: data | code, limit: 0xffff, base: 0 };
+        }
+        cpu
+    }
+
+    fn empty() -> Self {
+        let state = VcpuState {
+            rip: 0x1000,
+            rflags: 0x2,
+            pat: 0x0007_0406_0007_0406,
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            ..VcpuState::default()
+        };
+        Self {
+            state,
+            cr8: 0,
+            xcr0: 1,
+            pkru: 0,
+            breakpoints: [0; 4],
+            msrs: BTreeMap::new(),
+            completed: 0,
+            injection: InjectionState { queued: false, interrupts: true, nmi: true },
+            injected: Vec::new(),
+            interrupt_window: None,
+            nmi_window: false,
+            exits: VecDeque::new(),
+        }
+    }
+
+    fn flat(&mut self, code: SegmentAttributes) {
+        let data = SegmentAttributes::PRESENT
+            | SegmentAttributes::USER
+            | SegmentAttributes::READ_WRITE
+            | SegmentAttributes::ACCESSED
+            | SegmentAttributes::GRANULARITY;
+        for number in
+            [SegmentRegister::Es, SegmentRegister::Ss, SegmentRegister::Ds, SegmentRegister::Fs, SegmentRegister::Gs]
+        {
+            let attributes = data | SegmentAttributes::DEFAULT_BIG;
+            self.set_segment(number, Segment { selector: 0x10, attributes, limit: u32::MAX, base: 0 });
+        }
+        let attributes = data | SegmentAttributes::CODE | code;
+        self.set_segment(SegmentRegister::Cs, Segment { selector: 0x8, attributes, limit: u32::MAX, base: 0 });
+    }
+
+    /// Puts the processor at privilege level `cpl`, which is the DPL of SS.
+    pub(crate) fn set_cpl(&mut self, cpl: u8) {
+        let both = SegmentAttributes::DPL_LOW | SegmentAttributes::DPL_HIGH;
+        let dpl = SegmentAttributes::from_bits_retain(u16::from(cpl & 3) << 5);
+        for number in [SegmentRegister::Cs, SegmentRegister::Ss] {
+            let segment = &mut self.state.segments[number as usize];
+            segment.attributes = (segment.attributes - both) | dpl;
+        }
+    }
+
+    /// Sets RCX and RDX:RAX, the operands of WRMSR and XSETBV.
+    pub(crate) fn set_pair(&mut self, index: u32, value: u64) {
+        self.set_gpr(Gpr::Rcx, u64::from(index));
+        self.set_gpr(Gpr::Rax, value & 0xffff_ffff);
+        self.set_gpr(Gpr::Rdx, value >> 32);
+    }
+
+    /// RDX:RAX, the result of RDMSR and RDTSC. The upper halves must be clear.
+    pub(crate) fn pair(&self) -> u64 {
+        let (low, high) = (self.gpr(Gpr::Rax), self.gpr(Gpr::Rdx));
+        assert!(low <= 0xffff_ffff && high <= 0xffff_ffff, "upper halves of RAX and RDX must be zero");
+        high << 32 | low
+    }
+}
+
+impl GuestCpu for FakeCpu {
+    fn run(&mut self) -> Exit {
+        let over = Exit { reason: ExitReason::Broken(Reason::UnknownExit, 0), next_rip: 0 };
+        self.exits.pop_front().unwrap_or(over)
+    }
+
+    fn gpr(&self, register: Gpr) -> u64 {
+        self.state.gprs[register as usize]
+    }
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        self.state.gprs[register as usize] = value;
+    }
+    fn rip(&self) -> u64 {
+        self.state.rip
+    }
+    fn rflags(&self) -> u64 {
+        self.state.rflags
+    }
+    fn set_rflags(&mut self, value: u64) {
+        self.state.rflags = value;
+    }
+    fn complete_instruction(&mut self, next_rip: u64) {
+        self.completed += 1;
+        self.state.rip = next_rip;
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.state.rip = rip;
+    }
+
+    fn control(&self, register: Control) -> u64 {
+        match register {
+            Control::Cr0 => self.state.cr0,
+            Control::Cr2 => self.state.cr2,
+            Control::Cr3 => self.state.cr3,
+            Control::Cr4 => self.state.cr4,
+            Control::Cr8 => self.cr8,
+        }
+    }
+    fn set_control(&mut self, register: Control, value: u64) {
+        match register {
+            Control::Cr0 => self.state.cr0 = value,
+            Control::Cr2 => self.state.cr2 = value,
+            Control::Cr3 => self.state.cr3 = value,
+            Control::Cr4 => self.state.cr4 = value,
+            Control::Cr8 => self.cr8 = value,
+        }
+    }
+    fn debug(&self, number: u8) -> u64 {
+        match number {
+            0..=3 => self.breakpoints[usize::from(number)],
+            4 | 6 => self.state.dr6,
+            _ => self.state.dr7,
+        }
+    }
+    fn set_debug(&mut self, number: u8, value: u64) {
+        match number {
+            0..=3 => self.breakpoints[usize::from(number)] = value,
+            4 | 6 => self.state.dr6 = value,
+            _ => self.state.dr7 = value,
+        }
+    }
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+    fn set_xcr0(&mut self, value: u64) {
+        self.xcr0 = value;
+    }
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        self.state.segments[register as usize]
+    }
+    fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
+        self.state.segments[register as usize] = value;
+    }
+    fn system(&self) -> SystemRegisters {
+        let stack = self.segment(SegmentRegister::Ss).attributes.bits();
+        SystemRegisters {
+            cr0: self.state.cr0,
+            cr3: self.state.cr3,
+            cr4: self.state.cr4,
+            efer: self.state.efer,
+            rflags: self.state.rflags,
+            cpl: (stack >> 5 & 3) as u8,
+            pkru: self.pkru,
+        }
+    }
+    fn switched_msr(&mut self, msr: SwitchedMsr) -> u64 {
+        match msr {
+            SwitchedMsr::Efer => self.state.efer,
+            SwitchedMsr::Pat => self.state.pat,
+            SwitchedMsr::FsBase => self.segment(SegmentRegister::Fs).base,
+            SwitchedMsr::GsBase => self.segment(SegmentRegister::Gs).base,
+            other => self.msrs.get(&(other as u8)).copied().unwrap_or(0),
+        }
+    }
+    fn set_switched_msr(&mut self, msr: SwitchedMsr, value: u64) {
+        match msr {
+            SwitchedMsr::Efer => self.state.efer = value,
+            SwitchedMsr::Pat => self.state.pat = value,
+            SwitchedMsr::FsBase => self.state.segments[SegmentRegister::Fs as usize].base = value,
+            SwitchedMsr::GsBase => self.state.segments[SegmentRegister::Gs as usize].base = value,
+            other => {
+                self.msrs.insert(other as u8, value);
+            }
+        }
+    }
+
+    fn injection_state(&self) -> InjectionState {
+        self.injection
+    }
+    fn inject(&mut self, event: Event) {
+        self.injected.push(event);
+    }
+    fn request_interrupt_window(&mut self, class: Option<u8>) {
+        self.interrupt_window = class;
+    }
+    fn request_nmi_window(&mut self, wanted: bool) {
+        self.nmi_window = wanted;
+    }
+
+    fn save(&mut self) -> VcpuState {
+        self.state
+    }
+    fn restore(&mut self, state: &VcpuState) {
+        self.state = *state;
+    }
+}
+
+/// RAM at one place, one view.
+#[derive(Debug)]
+pub(crate) struct FakeMemory {
+    pub(crate) base: u64,
+    pub(crate) bytes: RefCell<Vec<u8>>,
+    /// How often the code under test reached memory.
+    pub(crate) accesses: Cell<u32>,
+}
+
+impl FakeMemory {
+    pub(crate) fn new(base: u64, size: usize) -> Self {
+        Self { base, bytes: RefCell::new(vec![0; size]), accesses: Cell::new(0) }
+    }
+
+    /// The offset of a range that lies in RAM as a whole.
+    fn offset(&self, gpa: Gpa, length: usize) -> Option<usize> {
+        let offset = usize::try_from(gpa.0.checked_sub(self.base)?).ok()?;
+        (offset.checked_add(length)? <= self.bytes.borrow().len()).then_some(offset)
+    }
+
+    /// Writes, for a test's own set-up.
+    pub(crate) fn put(&self, gpa: u64, data: &[u8]) {
+        let offset = self.offset(Gpa(gpa), data.len()).unwrap();
+        self.bytes.borrow_mut()[offset..offset + data.len()].copy_from_slice(data);
+    }
+
+    /// Reads, for a test's own checks.
+    pub(crate) fn get(&self, gpa: u64, length: usize) -> Vec<u8> {
+        let offset = self.offset(Gpa(gpa), length).unwrap();
+        self.bytes.borrow()[offset..offset + length].to_vec()
+    }
+}
+
+impl GuestMemory for FakeMemory {
+    fn copy_in(&self, gpa: Gpa, _view: Visibility, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.accesses.set(self.accesses.get() + 1);
+        let offset = self.offset(gpa, buffer.len()).ok_or(MemoryError::NotMemory)?;
+        buffer.copy_from_slice(&self.bytes.borrow()[offset..offset + buffer.len()]);
+        Ok(())
+    }
+
+    fn copy_out(&self, gpa: Gpa, _view: Visibility, data: &[u8]) -> Result<(), MemoryError> {
+        self.accesses.set(self.accesses.get() + 1);
+        let offset = self.offset(gpa, data.len()).ok_or(MemoryError::NotMemory)?;
+        self.bytes.borrow_mut()[offset..offset + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn compare_exchange(
+        &self,
+        gpa: Gpa,
+        view: Visibility,
+        width: usize,
+        current: u128,
+        new: u128,
+    ) -> Result<u128, MemoryError> {
+        if !matches!(width, 1 | 2 | 4 | 8 | 16) || !gpa.0.is_multiple_of(width as u64) {
+            return Err(MemoryError::NotMemory);
+        }
+        let mut found = [0; 16];
+        self.copy_in(gpa, view, &mut found[..width])?;
+        let found = u128::from_le_bytes(found);
+        if found == current {
+            self.copy_out(gpa, view, &new.to_le_bytes()[..width])?;
+        }
+        Ok(found)
+    }
+}
+
+/// A clock that stands still until a test sets it.
+#[derive(Debug)]
+pub(crate) struct FakeClock {
+    pub(crate) tsc: Cell<u64>,
+    pub(crate) hz: u64,
+}
+
+impl Clock for FakeClock {
+    fn now(&self) -> Instant {
+        Instant(vmm_interface::time::nanos(self.tsc.get(), self.hz))
+    }
+    fn guest_tsc(&self) -> u64 {
+        self.tsc.get()
+    }
+    fn tsc_hz(&self) -> u64 {
+        self.hz
+    }
+    fn instant_of_tsc(&self, tsc: u64) -> Instant {
+        Instant(vmm_interface::time::nanos(tsc, self.hz))
+    }
+}
+
+/// The machine: RAM, scripted devices, and a record of what the handlers did.
+#[derive(Debug)]
+pub(crate) struct FakeEnv {
+    pub(crate) memory: FakeMemory,
+    pub(crate) clock: FakeClock,
+    /// Every device access, in order.
+    pub(crate) requests: Vec<DeviceRequest>,
+    /// Answers, first one first. When none is left, reads give all-ones and writes are done.
+    pub(crate) replies: VecDeque<DeviceReply>,
+    /// LAPIC MSRs that exist; any other faults.
+    pub(crate) apic: BTreeMap<u32, u64>,
+    pub(crate) oddities: Vec<Oddity>,
+    /// The instruction that waits for a device.
+    pub(crate) parked: Option<Emulation>,
+}
+
+impl Default for FakeEnv {
+    /// 1 MiB of RAM at zero.
+    fn default() -> Self {
+        Self::with_ram(0, 1 << 20)
+    }
+}
+
+impl FakeEnv {
+    pub(crate) fn with_ram(base: u64, size: usize) -> Self {
+        Self {
+            memory: FakeMemory::new(base, size),
+            clock: FakeClock { tsc: Cell::new(0x12_3456_789a), hz: 2_000_000_000 },
+            requests: Vec::new(),
+            replies: VecDeque::new(),
+            apic: BTreeMap::new(),
+            oddities: Vec::new(),
+            parked: None,
+        }
+    }
+
+    /// The next device access answers with this value.
+    pub(crate) fn reply(&mut self, value: u64) {
+        self.replies.push_back(DeviceReply::Done(value));
+    }
+}
+
+impl Env for FakeEnv {
+    type Memory = FakeMemory;
+    type Clock = FakeClock;
+
+    fn memory(&self) -> &FakeMemory {
+        &self.memory
+    }
+    fn clock(&self) -> &FakeClock {
+        &self.clock
+    }
+    fn access(&mut self, request: DeviceRequest) -> DeviceReply {
+        self.requests.push(request);
+        let absent = match (request.operation, request.width) {
+            (Operation::Write(_), _) => 0,
+            (Operation::Read, width @ 1..=7) => (1 << (8 * width)) - 1,
+            (Operation::Read, _) => u64::MAX,
+        };
+        self.replies.pop_front().unwrap_or(DeviceReply::Done(absent))
+    }
+    fn park(&mut self, emulation: Emulation) {
+        assert!(self.parked.is_none(), "one instruction at a time");
+        self.parked = Some(emulation);
+    }
+    fn is_mmio(&self, gpa: Gpa) -> bool {
+        self.memory.offset(gpa, 1).is_none()
+    }
+    fn apic_msr_read(&mut self, index: u32) -> Option<u64> {
+        self.apic.get(&index).copied()
+    }
+    fn apic_msr_write(&mut self, index: u32, value: u64) -> Option<()> {
+        *self.apic.get_mut(&index)? = value;
+        Some(())
+    }
+    fn oddity(&mut self, oddity: Oddity) {
+        self.oddities.push(oddity);
+    }
+}
