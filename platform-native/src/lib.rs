@@ -1,3 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The native platform: Parados as an AMD-SVM host in stock QEMU.
+//! The native platform: Parados as an AMD-SVM host in stock QEMU (`-accel tcg`).
+//!
+//! It exists so that everything above the HAL can be run and tested anywhere. It protects the guest from nobody: QEMU sees
+//! all memory. But it intercepts all that a confidential platform would, so that the guest owns no real hardware here
+//! either, and Parados is kept apart from the guest as strictly as on the others.
+//!
+//! The quirks of QEMU's SVM that shape this code are listed in `docs/fidelity.md`.
+//!
+//! Hostile party: the guest. QEMU, the host, is trusted only not to crash us.
+
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod apic;
+mod clock;
+mod console;
+mod cpu;
+mod descriptor;
+mod exit;
+mod interrupts;
+mod log;
+mod machine;
+mod memory;
+mod own_tables;
+mod port;
+mod smp;
+mod start;
+
+pub use clock::TscClock;
+pub use cpu::NativeCpu;
+pub use log::{emergency, record};
+pub use machine::{Native, NativeHost, NativePages, end};
+pub use memory::NativeMemory;
+pub use start::{StartError, early, prepare};

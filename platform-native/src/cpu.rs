@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One virtual processor: a VMCB, the registers beside it, and what QEMU's SVM forgets.
+//!
+//! QEMU 7.2 saves the interrupt shadow on an exit but drops it on the next VMRUN, and never blocks NMIs by itself
+//! (`docs/fidelity.md`). Both are kept here: while a shadow must hold, or an IRET is to end NMI blocking, the guest runs
+//! one instruction under the trap flag before anything is injected.
+
+use core::arch::asm;
+use core::ptr::NonNull;
+
+use platform::{
+    Control, DescriptorTable, Event, Exit, ExitReason, Gpr, GuestCpu, InjectionState, Instant, Segment,
+    SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, VcpuState,
+};
+use specs::svm::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
+use svm::GuestRegisters;
+use x86_64::registers::model_specific::Msr;
+
+use crate::exit::decode;
+use crate::machine::Native;
+
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_IF: u64 = 1 << 9;
+const EFER_SVME: u64 = 1 << 12;
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// int_state: the instruction at RIP is in an interrupt shadow.
+const SHADOW: u64 = 1;
+/// The intercept of #DB.
+const INTERCEPT_DEBUG: u32 = 1 << 1;
+/// #DB.
+const DEBUG_VECTOR: u64 = 1;
+
+/// What every guest exits for: all that a confidential platform would intercept, and each SVM instruction.
+const ALWAYS_1: Misc1 = Misc1::INTR
+    .union(Misc1::NMI)
+    .union(Misc1::SMI)
+    .union(Misc1::INIT)
+    .union(Misc1::VINTR)
+    .union(Misc1::RDPMC)
+    .union(Misc1::CPUID)
+    .union(Misc1::RSM)
+    .union(Misc1::INVD)
+    .union(Misc1::HLT)
+    .union(Misc1::INVLPGA)
+    .union(Misc1::IOIO)
+    .union(Misc1::MSR)
+    .union(Misc1::FERR_FREEZE)
+    .union(Misc1::SHUTDOWN);
+const ALWAYS_2: Misc2 = Misc2::VMRUN
+    .union(Misc2::VMMCALL)
+    .union(Misc2::VMLOAD)
+    .union(Misc2::VMSAVE)
+    .union(Misc2::STGI)
+    .union(Misc2::CLGI)
+    .union(Misc2::SKINIT)
+    .union(Misc2::WBINVD)
+    .union(Misc2::MONITOR)
+    .union(Misc2::MWAIT)
+    .union(Misc2::MWAIT_ARMED)
+    .union(Misc2::XSETBV)
+    .union(Misc2::RDPRU);
+
+/// The guest's only address-space identifier: there is one guest.
+const ASID: u32 = 1;
+/// TLB_CONTROL: flush everything at the next entry (APM vol. 2, 15.16.1).
+const FLUSH_ALL: u32 = 1;
+
+/// A single step that this module asked for, and what the guest's trap flag was before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Step {
+    trap_flag: bool,
+}
+
+/// One virtual processor.
+pub struct NativeCpu {
+    registers: GuestRegisters,
+    vmcb: NonNull<Vmcb>,
+    /// The VMCB's system-physical address; memory is identity-mapped.
+    physical: u64,
+    /// An exit left the instruction at this RIP in an interrupt shadow that VMRUN will drop.
+    shadow: Option<u64>,
+    /// An interrupt window of this class is wanted.
+    window: Option<u8>,
+    nmi_window: bool,
+    /// An NMI is being handled; IRET ends that.
+    nmi_blocked: bool,
+    step: Option<Step>,
+    /// The translation generation that this processor last flushed for.
+    generation: u64,
+    pub(crate) armed: Option<Instant>,
+    /// A vector that ended a sleep and has not been reported yet.
+    pub(crate) taken: Option<u8>,
+    pub(crate) native: &'static Native,
+    pub(crate) index: u32,
+}
+
+impl NativeCpu {
+    /// A processor for the VMCB, which is owned from here on. Its state is all zero until [`GuestCpu::restore`].
+    pub(crate) fn new(native: &'static Native, index: u32, vmcb: &'static mut Vmcb) -> Self {
+        let control = &mut vmcb.control;
+        control.intercept_misc1 = ALWAYS_1.bits();
+        control.intercept_misc2 = ALWAYS_2.bits();
+        control.iopm_base = native.io_permissions();
+        control.msrpm_base = native.msr_permissions();
+        control.tsc_offset = native.tsc_offset();
+        control.asid = ASID;
+        control.tlb_control = FLUSH_ALL;
+        control.virtual_interrupt = VirtualInterrupt::V_INTR_MASKING.bits();
+        control.nested_paging = 1;
+        control.nested_cr3 = native.nested_root();
+        let physical = core::ptr::from_mut(vmcb).expose_provenance() as u64;
+        Self {
+            registers: GuestRegisters::default(),
+            vmcb: NonNull::from(vmcb),
+            physical,
+            shadow: None,
+            window: None,
+            nmi_window: false,
+            nmi_blocked: false,
+            step: None,
+            generation: 0,
+            armed: None,
+            taken: None,
+            native,
+            index,
+        }
+    }
+
+    fn control(&self) -> &VmcbControl {
+        // SAFETY: the VMCB is ours alone; hardware touches it only inside `svm::enter`, which borrows `self` mutably.
+        unsafe { &self.vmcb.as_ref().control }
+    }
+
+    fn control_mut(&mut self) -> &mut VmcbControl {
+        // SAFETY: as in `control`.
+        unsafe { &mut self.vmcb.as_mut().control }
+    }
+
+    fn saved(&self) -> &VmcbSave {
+        // SAFETY: as in `control`.
+        unsafe { &self.vmcb.as_ref().save }
+    }
+
+    fn saved_mut(&mut self) -> &mut VmcbSave {
+        // SAFETY: as in `control`.
+        unsafe { &mut self.vmcb.as_mut().save }
+    }
+
+    /// Copies FS, GS, TR, LDTR and the system-call MSRs, which live in the processor, into the VMCB.
+    fn fetch_live_state(&mut self) {
+        // SAFETY: SVM is on (this processor runs guests) and the VMCB is ours.
+        unsafe { svm::save_guest_state(self.physical) };
+    }
+
+    /// The reverse of [`Self::fetch_live_state`].
+    fn load_live_state(&mut self) {
+        // SAFETY: SVM is on, the VMCB is ours, and Parados uses none of that state.
+        unsafe { svm::load_guest_state(self.physical) };
+    }
+
+    fn shadowed(&self) -> bool {
+        self.shadow.is_some_and(|rip| rip == self.saved().rip)
+    }
+
+    /// Whether something waits that one step must come before.
+    fn needs_step(&self) -> bool {
+        self.shadowed() && (self.window.is_some() || self.nmi_window)
+    }
+
+    fn begin_step(&mut self) {
+        if self.step.is_some() {
+            return;
+        }
+        let flags = self.saved().rflags;
+        self.step = Some(Step { trap_flag: flags & RFLAGS_TF != 0 });
+        self.saved_mut().rflags = flags | RFLAGS_TF;
+        self.control_mut().intercept_exceptions |= INTERCEPT_DEBUG;
+    }
+
+    /// Ends a step at whatever exit came. Returns whether the exit is the step's own trap, which the guest must not see.
+    fn end_step(&mut self, step: Step, code: u64) -> bool {
+        self.step = None;
+        self.control_mut().intercept_exceptions &= !INTERCEPT_DEBUG;
+        if !step.trap_flag {
+            self.saved_mut().rflags &= !RFLAGS_TF;
+        }
+        let own = code == exit::EXCEPTION_0 + DEBUG_VECTOR
+            && !step.trap_flag
+            && self.saved().dr6 & DR6_SINGLE_STEP != 0
+            && self.saved().dr6 & 0xf == 0;
+        if own {
+            self.saved_mut().dr6 &= !DR6_SINGLE_STEP;
+        }
+        own
+    }
+
+    /// Everything before VMRUN that is not needed on every entry.
+    #[cold]
+    fn prepare_entry(&mut self) {
+        let generation = self.native.generation();
+        if self.generation != generation {
+            self.generation = generation;
+            self.control_mut().tlb_control = FLUSH_ALL;
+        }
+        self.native.acknowledge_generation(self.index, generation);
+        if self.needs_step() {
+            self.set_virtual_interrupt(None);
+            self.begin_step();
+        }
+    }
+
+    fn set_virtual_interrupt(&mut self, class: Option<u8>) {
+        let control = self.control_mut();
+        let keep = control.virtual_interrupt & 0xff | VirtualInterrupt::V_INTR_MASKING.bits();
+        control.virtual_interrupt =
+            keep | class.map_or(0, |class| VirtualInterrupt::V_IRQ.bits() | u64::from(class & 0xf) << 16);
+    }
+
+    fn after_exit(&mut self) -> Exit {
+        let control = self.control_mut();
+        control.tlb_control = 0;
+        let (code, info1, info2) = (control.exit_code, control.exit_info1, control.exit_info2);
+        let (int_info, state) = (control.exit_int_info, control.interrupt_state);
+        control.event_injection = 0;
+        if int_info & event::VALID != 0 {
+            self.requeue(int_info);
+        }
+        let rip = self.saved().rip;
+        if state & SHADOW != 0 {
+            self.shadow = Some(rip);
+        }
+        if let Some(step) = self.step
+            && self.end_step(step, code)
+        {
+            self.shadow = None;
+            return Exit { reason: self.window_reason(), next_rip: 0 };
+        }
+        if code == exit::IRET {
+            return self.iret();
+        }
+        decode(code, info1, info2)
+    }
+
+    /// An exit during the delivery of an event: deliver it again. A software interrupt is executed again instead.
+    #[cold]
+    fn requeue(&mut self, int_info: u64) {
+        if int_info & event::TYPE_MASK != event::TYPE_SOFTWARE {
+            self.control_mut().event_injection = int_info;
+        }
+    }
+
+    /// The guest is about to return from an NMI: one instruction later NMIs are open again.
+    #[cold]
+    fn iret(&mut self) -> Exit {
+        self.nmi_blocked = false;
+        self.control_mut().intercept_misc1 &= !Misc1::IRET.bits();
+        self.begin_step();
+        // Nothing to handle: the run loop enters again, and the step's trap opens the window.
+        Exit { reason: ExitReason::InterruptWindow, next_rip: 0 }
+    }
+
+    fn window_reason(&self) -> ExitReason {
+        if self.nmi_window { ExitReason::NmiWindow } else { ExitReason::InterruptWindow }
+    }
+
+    fn segment_slot(&mut self, register: SegmentRegister) -> &mut VmcbSegment {
+        let save = self.saved_mut();
+        match register {
+            SegmentRegister::Es => &mut save.es,
+            SegmentRegister::Cs => &mut save.cs,
+            SegmentRegister::Ss => &mut save.ss,
+            SegmentRegister::Ds => &mut save.ds,
+            SegmentRegister::Fs => &mut save.fs,
+            SegmentRegister::Gs => &mut save.gs,
+            SegmentRegister::Ldtr => &mut save.ldtr,
+            SegmentRegister::Tr => &mut save.tr,
+        }
+    }
+}
+
+/// The number of an MSR that the guest reaches without an exit, so that its value is live in the processor.
+const fn live_msr(msr: SwitchedMsr) -> Option<u32> {
+    Some(match msr {
+        SwitchedMsr::Star => 0xc000_0081,
+        SwitchedMsr::Lstar => 0xc000_0082,
+        SwitchedMsr::Cstar => 0xc000_0083,
+        SwitchedMsr::Sfmask => 0xc000_0084,
+        SwitchedMsr::FsBase => 0xc000_0100,
+        SwitchedMsr::GsBase => 0xc000_0101,
+        SwitchedMsr::KernelGsBase => 0xc000_0102,
+        SwitchedMsr::TscAux => 0xc000_0103,
+        SwitchedMsr::SysenterCs => 0x174,
+        SwitchedMsr::SysenterEsp => 0x175,
+        SwitchedMsr::SysenterEip => 0x176,
+        SwitchedMsr::Efer | SwitchedMsr::Pat | SwitchedMsr::DebugCtl => return None,
+    })
+}
+
+/// The MSRs of [`live_msr`], for the permission map.
+pub(crate) const LIVE_MSRS: [u32; 11] = [
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+    0xc000_0103,
+    0x174,
+    0x175,
+    0x176,
+];
+
+/// Whether the segment is in the processor while Parados runs, rather than in the VMCB.
+const fn is_live(register: SegmentRegister) -> bool {
+    matches!(register, SegmentRegister::Fs | SegmentRegister::Gs | SegmentRegister::Ldtr | SegmentRegister::Tr)
+}
+
+fn from_vmcb(segment: VmcbSegment) -> Segment {
+    Segment {
+        selector: segment.selector,
+        attributes: SegmentAttributes::from_bits_retain(segment.attributes),
+        limit: segment.limit,
+        base: segment.base,
+    }
+}
+
+fn to_vmcb(segment: Segment) -> VmcbSegment {
+    VmcbSegment {
+        selector: segment.selector,
+        attributes: segment.attributes.bits(),
+        limit: segment.limit,
+        base: segment.base,
+    }
+}
+
+impl GuestCpu for NativeCpu {
+    fn run(&mut self) -> Exit {
+        if self.shadow.is_some() || self.generation != self.native.generation() {
+            self.prepare_entry();
+        }
+        // SAFETY:
+        // 1. `start` turned SVM on and gave this processor its host save area.
+        // 2. The VMCB is ours; its intercepts are `ALWAYS_1`, `ALWAYS_2` and full permission maps, and its nested tables
+        //    hold the guest's own memory alone.
+        // 3. GIF is clear and IF set everywhere outside `interrupts::window` and `sleep`.
+        unsafe { svm::enter(self.physical, &mut self.registers) };
+        self.after_exit()
+    }
+
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rax => self.saved().rax,
+            Gpr::Rsp => self.saved().rsp,
+            #[allow(clippy::indexing_slicing, reason = "a register number is below 16")]
+            other => self.registers.0[other as usize],
+        }
+    }
+
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rax => self.saved_mut().rax = value,
+            Gpr::Rsp => self.saved_mut().rsp = value,
+            #[allow(clippy::indexing_slicing, reason = "a register number is below 16")]
+            other => self.registers.0[other as usize] = value,
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.saved().rip
+    }
+
+    fn rflags(&self) -> u64 {
+        self.saved().rflags
+    }
+
+    fn set_rflags(&mut self, value: u64) {
+        self.saved_mut().rflags = value;
+    }
+
+    fn complete_instruction(&mut self, next_rip: u64) {
+        self.shadow = None;
+        let save = self.saved_mut();
+        save.rip = next_rip;
+        if save.rflags & RFLAGS_TF != 0 {
+            // The trap that the hardware would have raised after the instruction.
+            save.dr6 |= DR6_SINGLE_STEP;
+            self.inject(Event::Exception(platform::Exception::DEBUG));
+        }
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.saved_mut().rip = rip;
+    }
+
+    fn control(&self, register: Control) -> u64 {
+        match register {
+            Control::Cr0 => self.saved().cr0,
+            Control::Cr2 => self.saved().cr2,
+            Control::Cr3 => self.saved().cr3,
+            Control::Cr4 => self.saved().cr4,
+            Control::Cr8 => self.control().virtual_interrupt & 0xf,
+        }
+    }
+
+    fn set_control(&mut self, register: Control, value: u64) {
+        match register {
+            Control::Cr0 => self.saved_mut().cr0 = value,
+            Control::Cr2 => self.saved_mut().cr2 = value,
+            Control::Cr3 => self.saved_mut().cr3 = value,
+            Control::Cr4 => self.saved_mut().cr4 = value,
+            Control::Cr8 => {
+                let control = self.control_mut();
+                control.virtual_interrupt = control.virtual_interrupt & !0xff | value & 0xf;
+            }
+        }
+    }
+
+    fn debug(&self, number: u8) -> u64 {
+        let value: u64;
+        match number & 7 {
+            // SAFETY: reading a breakpoint address, which is the guest's while Parados runs, has no effect.
+            0 => unsafe { asm!("mov {}, dr0", out(reg) value) },
+            // SAFETY: as above.
+            1 => unsafe { asm!("mov {}, dr1", out(reg) value) },
+            // SAFETY: as above.
+            2 => unsafe { asm!("mov {}, dr2", out(reg) value) },
+            // SAFETY: as above.
+            3 => unsafe { asm!("mov {}, dr3", out(reg) value) },
+            4 | 6 => value = self.saved().dr6,
+            _ => value = self.saved().dr7,
+        }
+        value
+    }
+
+    fn set_debug(&mut self, number: u8, value: u64) {
+        match number & 7 {
+            // SAFETY: every exit clears DR7, so a breakpoint address has no effect on Parados.
+            0 => unsafe { asm!("mov dr0, {}", in(reg) value) },
+            // SAFETY: as above.
+            1 => unsafe { asm!("mov dr1, {}", in(reg) value) },
+            // SAFETY: as above.
+            2 => unsafe { asm!("mov dr2, {}", in(reg) value) },
+            // SAFETY: as above.
+            3 => unsafe { asm!("mov dr3, {}", in(reg) value) },
+            4 | 6 => self.saved_mut().dr6 = value,
+            _ => self.saved_mut().dr7 = value,
+        }
+    }
+
+    fn xcr0(&self) -> u64 {
+        if !self.native.has_xsave() {
+            return 1;
+        }
+        let (low, high): (u32, u32);
+        // SAFETY: the processor has XSAVE and Parados's CR4.OSXSAVE is set.
+        unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high) };
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        if self.native.has_xsave() {
+            // SAFETY: as in `xcr0`; the caller has checked the value, and Parados itself uses none of that state.
+            unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32) };
+        }
+    }
+
+    fn segment(&self, register: SegmentRegister) -> Segment {
+        if is_live(register) {
+            // SAFETY: SVM is on and the VMCB is ours; nothing borrows it at this point.
+            unsafe { svm::save_guest_state(self.physical) };
+        }
+        let save = self.saved();
+        from_vmcb(match register {
+            SegmentRegister::Es => save.es,
+            SegmentRegister::Cs => save.cs,
+            SegmentRegister::Ss => save.ss,
+            SegmentRegister::Ds => save.ds,
+            SegmentRegister::Fs => save.fs,
+            SegmentRegister::Gs => save.gs,
+            SegmentRegister::Ldtr => save.ldtr,
+            SegmentRegister::Tr => save.tr,
+        })
+    }
+
+    fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
+        let live = is_live(register);
+        if live {
+            self.fetch_live_state();
+        }
+        *self.segment_slot(register) = to_vmcb(value);
+        if live {
+            self.load_live_state();
+        }
+    }
+
+    fn system(&self) -> SystemRegisters {
+        let save = self.saved();
+        SystemRegisters {
+            cr0: save.cr0,
+            cr3: save.cr3,
+            cr4: save.cr4,
+            efer: save.efer & !EFER_SVME,
+            rflags: save.rflags,
+            cpl: save.cpl & 3,
+            pkru: 0,
+        }
+    }
+
+    fn switched_msr(&mut self, msr: SwitchedMsr) -> u64 {
+        match (live_msr(msr), msr) {
+            // SAFETY: these MSRs exist on every processor with SVM and reading them has no effect.
+            (Some(number), _) => unsafe { Msr::new(number).read() },
+            (None, SwitchedMsr::Efer) => self.saved().efer & !EFER_SVME,
+            (None, SwitchedMsr::Pat) => self.saved().g_pat,
+            (None, _) => self.saved().debug_ctl,
+        }
+    }
+
+    fn set_switched_msr(&mut self, msr: SwitchedMsr, value: u64) {
+        match (live_msr(msr), msr) {
+            // SAFETY: the caller has checked the value, and Parados uses none of these MSRs.
+            (Some(number), _) => unsafe { Msr::new(number).write(value) },
+            (None, SwitchedMsr::Efer) => self.saved_mut().efer = value | EFER_SVME,
+            (None, SwitchedMsr::Pat) => self.saved_mut().g_pat = value,
+            (None, _) => self.saved_mut().debug_ctl = value,
+        }
+    }
+
+    fn injection_state(&self) -> InjectionState {
+        let queued = self.control().event_injection & event::VALID != 0;
+        let open = !queued && self.step.is_none() && !self.shadowed();
+        InjectionState {
+            queued,
+            interrupts: open && self.saved().rflags & RFLAGS_IF != 0,
+            nmi: open && !self.nmi_blocked,
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        let field = match event {
+            Event::Interrupt(vector) => event::TYPE_INTERRUPT | u64::from(vector),
+            Event::Nmi => {
+                self.nmi_blocked = true;
+                self.control_mut().intercept_misc1 |= Misc1::IRET.bits();
+                event::TYPE_NMI | 2
+            }
+            Event::Exception(exception) => {
+                if let Some(address) = exception.fault_address {
+                    self.saved_mut().cr2 = address;
+                }
+                let code = exception.error_code.map_or(0, |code| event::ERROR_CODE_VALID | u64::from(code) << 32);
+                event::TYPE_EXCEPTION | u64::from(exception.vector) | code
+            }
+        };
+        self.control_mut().event_injection = event::VALID | field;
+    }
+
+    fn request_interrupt_window(&mut self, class: Option<u8>) {
+        if self.window != class {
+            self.window = class;
+            self.set_virtual_interrupt(class);
+        }
+    }
+
+    fn request_nmi_window(&mut self, wanted: bool) {
+        self.nmi_window = wanted;
+    }
+
+    fn save(&mut self) -> VcpuState {
+        self.fetch_live_state();
+        let gprs = Gpr::ALL.map(|register| self.gpr(register));
+        let save = self.saved();
+        VcpuState {
+            gprs,
+            rip: save.rip,
+            rflags: save.rflags,
+            cr0: save.cr0,
+            cr2: save.cr2,
+            cr3: save.cr3,
+            cr4: save.cr4,
+            efer: save.efer & !EFER_SVME,
+            pat: save.g_pat,
+            dr6: save.dr6,
+            dr7: save.dr7,
+            segments: [save.es, save.cs, save.ss, save.ds, save.fs, save.gs, save.ldtr, save.tr].map(from_vmcb),
+            gdtr: DescriptorTable { base: save.gdtr.base, limit: save.gdtr.limit as u16 },
+            idtr: DescriptorTable { base: save.idtr.base, limit: save.idtr.limit as u16 },
+        }
+    }
+
+    fn restore(&mut self, state: &VcpuState) {
+        (self.shadow, self.step, self.nmi_blocked, self.nmi_window) = (None, None, false, false);
+        self.window = None;
+        self.set_virtual_interrupt(None);
+        let control = self.control_mut();
+        control.event_injection = 0;
+        control.intercept_exceptions = 0;
+        control.intercept_misc1 = ALWAYS_1.bits();
+        let [es, cs, ss, ds, fs, gs, ldtr, tr] = state.segments.map(to_vmcb);
+        let table = |table: DescriptorTable| VmcbSegment {
+            limit: u32::from(table.limit),
+            base: table.base,
+            ..VmcbSegment::default()
+        };
+        let save = self.saved_mut();
+        (save.es, save.cs, save.ss, save.ds) = (es, cs, ss, ds);
+        (save.fs, save.gs, save.ldtr, save.tr) = (fs, gs, ldtr, tr);
+        (save.gdtr, save.idtr) = (table(state.gdtr), table(state.idtr));
+        save.cpl = (ss.attributes >> 5) as u8 & 3;
+        (save.cr0, save.cr2, save.cr3, save.cr4) = (state.cr0, state.cr2, state.cr3, state.cr4);
+        save.efer = state.efer | EFER_SVME;
+        (save.dr6, save.dr7) = (state.dr6, state.dr7);
+        (save.rflags, save.rip) = (state.rflags, state.rip);
+        save.g_pat = state.pat;
+        for (register, value) in Gpr::ALL.into_iter().zip(state.gprs) {
+            self.set_gpr(register, value);
+        }
+        self.load_live_state();
+    }
+}

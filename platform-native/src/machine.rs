@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The native platform as one value, and how a VM ends on it.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use alloc::boxed::Box;
+
+use platform::{
+    Clock, Console, Gpa, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, PageRange, PageSize,
+    Platform, Termination, Timer, Waker,
+};
+use svm::{IoPermissions, MsrPermissions, NestedTables, Rights, TableMemory};
+
+use crate::clock::TscClock;
+use crate::cpu::{LIVE_MSRS, NativeCpu};
+use crate::interrupts::{self, DescriptorTable};
+use crate::memory::NativeMemory;
+use crate::{apic, console, log, port};
+
+/// QEMU's `isa-debug-exit`.
+const EXIT_PORT: u16 = 0xf4;
+
+/// Every port exits.
+static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
+
+/// Every MSR exits but those that the processor keeps for the guest.
+static MSR_PERMISSIONS: MsrPermissions = {
+    let mut map = MsrPermissions::INTERCEPT_ALL;
+    let mut index = 0;
+    while index < LIVE_MSRS.len() {
+        #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+        {
+            map = map.with_direct(LIVE_MSRS[index]);
+        }
+        index += 1;
+    }
+    map
+};
+
+/// What is left to a processor whose VM has ended.
+fn stop() -> ! {
+    loop {
+        x86_64::instructions::hlt();
+    }
+}
+
+/// Ends the VM: a record of how, then QEMU's exit. The first caller wins; others stop.
+pub fn end(how: Termination) -> ! {
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    if ENDED.swap(true, Ordering::AcqRel) {
+        stop();
+    }
+    match how {
+        Termination::PowerOff => record("poweroff", 0),
+        Termination::Reset => record("reset", 0),
+        Termination::TripleFault => record("triple-fault", 0),
+        Termination::TestExit(value) => record("test-exit", value),
+        Termination::Fatal(reason, detail) => log::emergency_record(format_args!(
+            "{{\"kind\":\"terminated\",\"status\":70,\"reason\":\"{}\",\"code\":{},\"detail\":{detail}}}",
+            reason.words(),
+            reason.code()
+        )),
+    }
+    port::write::<u32>(EXIT_PORT, 0);
+    stop()
+}
+
+fn record(kind: &str, status: u32) {
+    log::emergency_record(format_args!("{{\"kind\":\"{kind}\",\"status\":{status}}}"));
+}
+
+/// The host: QEMU's devices, and the other processors.
+pub struct NativeHost;
+
+impl HostAccess for NativeHost {
+    fn transmit(&self, console: Console, byte: u8) {
+        console::transmit(console, byte);
+    }
+
+    fn receive(&self, console: Console) -> Option<u8> {
+        console::receive(console)
+    }
+}
+
+impl Waker for NativeHost {
+    fn kick(&self, index: u32) {
+        apic::send(index, apic::KICK_VECTOR);
+    }
+}
+
+/// The native platform. One for the whole image, never freed.
+pub struct Native {
+    memory: NativeMemory,
+    clock: TscClock,
+    host: NativeHost,
+    processors: u32,
+    nested_root: u64,
+    descriptor_table: &'static DescriptorTable,
+    has_xsave: bool,
+    apic_hz: u64,
+    /// Counts changes of the nested tables that make old translations wrong.
+    generation: AtomicU64,
+    /// The generation that each processor has flushed for.
+    flushed: Box<[AtomicU64]>,
+}
+
+/// What [`Native::new`] puts together.
+pub(crate) struct Parts {
+    pub(crate) memory: NativeMemory,
+    pub(crate) clock: TscClock,
+    pub(crate) processors: u32,
+    pub(crate) nested_root: u64,
+    pub(crate) descriptor_table: &'static DescriptorTable,
+    pub(crate) has_xsave: bool,
+    pub(crate) apic_hz: u64,
+    pub(crate) flushed: Box<[AtomicU64]>,
+}
+
+impl Native {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            memory: parts.memory,
+            clock: parts.clock,
+            host: NativeHost,
+            processors: parts.processors,
+            nested_root: parts.nested_root,
+            descriptor_table: parts.descriptor_table,
+            has_xsave: parts.has_xsave,
+            apic_hz: parts.apic_hz,
+            generation: AtomicU64::new(0),
+            flushed: parts.flushed,
+        }
+    }
+
+    pub(crate) fn io_permissions(&self) -> u64 {
+        (&raw const IO_PERMISSIONS).expose_provenance() as u64
+    }
+
+    pub(crate) fn msr_permissions(&self) -> u64 {
+        (&raw const MSR_PERMISSIONS).expose_provenance() as u64
+    }
+
+    pub(crate) fn tsc_offset(&self) -> u64 {
+        self.clock.guest_offset()
+    }
+
+    pub(crate) fn nested_root(&self) -> u64 {
+        self.nested_root
+    }
+
+    pub(crate) fn descriptor_table(&self) -> &'static DescriptorTable {
+        self.descriptor_table
+    }
+
+    pub(crate) fn has_xsave(&self) -> bool {
+        self.has_xsave
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn acknowledge_generation(&self, index: u32, generation: u64) {
+        if let Some(slot) = self.flushed.get(index as usize) {
+            slot.store(generation, Ordering::Release);
+        }
+    }
+
+    /// The guest's memory, without Parados's own.
+    pub fn ram(&self) -> &platform::RamMap {
+        self.memory.ram()
+    }
+}
+
+impl Platform for Native {
+    type Cpu = NativeCpu;
+    type Memory = NativeMemory;
+    type Pages = NativePages;
+    type Clock = TscClock;
+    type Host = NativeHost;
+
+    fn memory(&self) -> &NativeMemory {
+        &self.memory
+    }
+
+    fn clock(&self) -> &TscClock {
+        &self.clock
+    }
+
+    fn host(&self) -> &NativeHost {
+        &self.host
+    }
+
+    fn processors(&self) -> u32 {
+        self.processors
+    }
+
+    fn end(&self, how: Termination) -> ! {
+        end(how)
+    }
+}
+
+impl Timer for NativeCpu {
+    fn arm(&mut self, deadline: Instant) {
+        if self.armed == Some(deadline) {
+            return;
+        }
+        self.armed = Some(deadline);
+        if deadline == Instant::NEVER {
+            apic::start_timer(0);
+            return;
+        }
+        let nanos = deadline.since(self.native.clock.now());
+        let ticks = u128::from(nanos) * u128::from(self.native.apic_hz) / 1_000_000_000;
+        // A deadline beyond the counter's reach comes in several turns; a past one at once.
+        apic::start_timer(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
+    }
+
+    fn wait(&mut self) {
+        self.native.acknowledge_generation(self.index, self.native.generation());
+        self.taken = interrupts::sleep();
+    }
+}
+
+impl HostEvents for NativeCpu {
+    fn take(&mut self) -> Option<HostEvent> {
+        // A non-maskable interrupt of the host is none of the guest's business.
+        const NMI: u8 = 2;
+        loop {
+            let vector = self.taken.take().or_else(interrupts::window)?;
+            let event = match vector {
+                NMI | apic::SPURIOUS_VECTOR => continue,
+                apic::TIMER_VECTOR => {
+                    self.armed = None;
+                    HostEvent::Kick
+                }
+                apic::KICK_VECTOR => HostEvent::Kick,
+                apic::CONSOLE_VECTOR => HostEvent::ConsoleInput,
+                other => HostEvent::Unexpected(other),
+            };
+            apic::end_of_interrupt();
+            return Some(event);
+        }
+    }
+}
+
+/// Nested page tables, identity-mapped memory out of the heap.
+pub(crate) struct HeapTables;
+
+// SAFETY: `allocate` hands out fresh, zeroed, page-aligned heap memory that is never freed; memory is identity-mapped, so
+// the address is the pointer.
+unsafe impl TableMemory for HeapTables {
+    fn allocate(&mut self) -> Option<u64> {
+        let layout = alloc::alloc::Layout::from_size_align(4096, 4096).ok()?;
+        // SAFETY: the layout's size is not zero.
+        let page = unsafe { alloc::alloc::alloc_zeroed(layout) };
+        (!page.is_null()).then(|| page.expose_provenance() as u64)
+    }
+
+    fn table(&self, physical: u64) -> *mut [u64; 512] {
+        core::ptr::with_exposed_provenance_mut(physical as usize)
+    }
+}
+
+/// The hardware side of page states: presence in the nested tables. Native memory is never encrypted, so a shared page is
+/// a private one with another name.
+pub struct NativePages {
+    pub(crate) tables: NestedTables<HeapTables>,
+    pub(crate) native: Option<&'static Native>,
+}
+
+impl NativePages {
+    fn map(&mut self, range: PageRange) -> Result<(), MemoryError> {
+        let Gpa(start) = range.start();
+        self.tables.map(start, start, range.bytes(), Rights::all()).map_err(|_| MemoryError::Exhausted)
+    }
+}
+
+impl GuestPages for NativePages {
+    fn accept(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
+        self.map(range)
+    }
+
+    fn share(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
+        self.map(range)
+    }
+
+    fn unshare(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
+        self.map(range)
+    }
+
+    fn trap(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
+        self.tables.unmap(range.start().0, range.bytes()).map_err(|_| MemoryError::Exhausted)
+    }
+
+    /// Returns when every processor has left its guest once. No processor may wait for this one meanwhile.
+    fn flush(&mut self) {
+        let Some(native) = self.native else { return };
+        let generation = native.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        let own = apic::id();
+        for index in (0..native.processors).filter(|&index| index != own) {
+            native.host.kick(index);
+        }
+        native.acknowledge_generation(own, generation);
+        for slot in &native.flushed {
+            while slot.load(Ordering::Acquire) < generation {
+                core::hint::spin_loop();
+            }
+        }
+    }
+}
