@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine as the exit handlers of one vCPU see it.
+
+use devices::apic::{Effect, Lapic};
+use devices::pc::Answer;
+use platform::{Gpa, Platform};
+use vc_handlers::emulate::Emulation;
+use vc_handlers::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target};
+use vmm_interface::sync::Ordering;
+
+use crate::machine::Machine;
+
+/// IA32_APIC_BASE and IA32_TSC_DEADLINE (SDM vol. 4, table 2-2).
+const APIC_BASE: u32 = 0x1b;
+const TSC_DEADLINE: u32 = 0x6e0;
+/// The local APIC's page; it cannot be moved.
+const APIC_PAGE: u64 = 0xfee0_0000;
+/// Ports of the terminal's UART, whose reads make room for input that waits.
+const TERMINAL_PORTS: core::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
+
+/// One vCPU's view. Lives for one exit.
+pub(crate) struct VcpuEnv<'a, P: Platform + 'static> {
+    pub(crate) machine: &'a Machine<P>,
+    pub(crate) lapic: &'a mut Lapic,
+    pub(crate) index: u32,
+    /// The local APIC or the interrupt wires were touched: the run loop looks for interrupts before it enters again.
+    pub(crate) recheck: &'a mut bool,
+}
+
+impl<P: Platform> VcpuEnv<'_, P> {
+    fn apply(&mut self, effect: Effect) {
+        *self.recheck = true;
+        match effect {
+            Effect::None => {}
+            Effect::Send(message) => {
+                self.machine.fabric.deliver(Some(self.index), &message, self.machine.platform.host());
+            }
+            Effect::EndOfInterrupt(vector) => {
+                self.machine.with_pc(self.index, |pc, around| pc.end_of_interrupt(vector, around));
+            }
+        }
+    }
+
+    fn port(&mut self, port: u16, width: u8, operation: Operation) -> u64 {
+        let answer = self.machine.with_pc(self.index, |pc, around| match operation {
+            Operation::Read => pc.port_read(port, width, around),
+            Operation::Write(value) => match pc.port_write(port, width, value as u32, around) {
+                Answer::Found(()) => Answer::Found(0),
+                Answer::Absent(()) => Answer::Absent(0),
+                Answer::Unknown(()) => Answer::Unknown(0),
+            },
+        });
+        if let Answer::Unknown(_) = answer {
+            self.oddity(Oddity::UnknownPort(port));
+        }
+        if TERMINAL_PORTS.contains(&port) && self.machine.input_waits.load(Ordering::Acquire) {
+            self.machine.pump_input(self.index);
+        }
+        u64::from(answer.value())
+    }
+
+    fn mmio(&mut self, gpa: Gpa, width: u8, operation: Operation) -> u64 {
+        if gpa.page().0 == APIC_PAGE && self.lapic.mode() == devices::apic::Mode::XApic {
+            let offset = gpa.page_offset() as u16;
+            let clock = self.machine.platform.clock();
+            return match operation {
+                Operation::Read => {
+                    *self.recheck = true;
+                    self.lapic.mmio_read(offset, width, clock)
+                }
+                Operation::Write(value) => {
+                    let effect = self.lapic.mmio_write(offset, width, value, clock);
+                    self.apply(effect);
+                    0
+                }
+            };
+        }
+        let answer = self.machine.with_pc(self.index, |pc, around| match operation {
+            Operation::Read => pc.mmio_read(gpa.0, width, around),
+            Operation::Write(value) => match pc.mmio_write(gpa.0, width, value, around) {
+                Answer::Found(()) => Answer::Found(0),
+                Answer::Absent(()) => Answer::Absent(0),
+                Answer::Unknown(()) => Answer::Unknown(0),
+            },
+        });
+        if let Answer::Unknown(_) = answer {
+            self.oddity(Oddity::UnknownMmio(gpa));
+        }
+        answer.value()
+    }
+}
+
+impl<P: Platform> Env for VcpuEnv<'_, P> {
+    type Memory = P::Memory;
+    type Clock = P::Clock;
+
+    fn memory(&self) -> &P::Memory {
+        self.machine.platform.memory()
+    }
+
+    fn clock(&self) -> &P::Clock {
+        self.machine.platform.clock()
+    }
+
+    fn access(&mut self, request: DeviceRequest) -> DeviceReply {
+        DeviceReply::Done(match request.target {
+            Target::Port(port) => self.port(port, request.width, request.operation),
+            Target::Mmio(gpa) => self.mmio(gpa, request.width, request.operation),
+        })
+    }
+
+    /// Every device of this machine answers at once, so nothing is ever parked; the outcome that would follow ends the VM.
+    fn park(&mut self, _: Emulation) {}
+
+    fn is_mmio(&self, gpa: Gpa) -> bool {
+        use platform::PageState;
+        gpa.page().0 == APIC_PAGE || matches!(self.machine.page_state(gpa), PageState::Trapped | PageState::Own)
+    }
+
+    fn apic_msr_read(&mut self, index: u32) -> Option<u64> {
+        match index {
+            APIC_BASE => Some(self.lapic.base_msr()),
+            TSC_DEADLINE => Some(self.lapic.tsc_deadline()),
+            _ => self.lapic.msr_read(index, self.machine.platform.clock()),
+        }
+    }
+
+    fn apic_msr_write(&mut self, index: u32, value: u64) -> Option<()> {
+        let clock = self.machine.platform.clock();
+        let effect = match index {
+            APIC_BASE => {
+                self.lapic.set_base_msr(value)?;
+                Effect::None
+            }
+            TSC_DEADLINE => {
+                self.lapic.set_tsc_deadline(value, clock);
+                Effect::None
+            }
+            _ => self.lapic.msr_write(index, value, clock)?,
+        };
+        self.apply(effect);
+        Some(())
+    }
+
+    fn oddity(&mut self, oddity: Oddity) {
+        if let Some(statistics) = self.machine.statistics.get(self.index as usize) {
+            statistics.oddity(oddity);
+        }
+        log::debug!("vCPU {}: {oddity:x?}", self.index);
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The virtual machine: what all of its vCPUs share.
+
+use alloc::vec::Vec;
+
+use devices::acpi;
+use devices::apic::{Fabric, FabricError, Lapic};
+use devices::memory_map::{MapError, MemoryMap};
+use devices::pc::{Pc, PcConfig, PcHost};
+use image_abi::{LaunchBlock, Range, flag};
+use platform::{
+    Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Platform, Reason, Termination, VcpuState,
+    Visibility,
+};
+use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
+use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use vmm_interface::{DispatchError, InterruptMessage, Lifecycle};
+
+use crate::pages::{PageStates, Transition};
+use crate::payload::{BootInformation, PayloadError};
+use crate::{Launch, Statistics};
+
+/// Why the machine could not be built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MachineError {
+    /// Not enough heap.
+    OutOfMemory,
+    /// The memory map or the tables do not fit the VM's size.
+    MemoryMap,
+    /// The payload is not one that Parados can start.
+    Payload,
+    /// The processor model lacks what a guest needs.
+    Processor,
+}
+
+impl MachineError {
+    /// The reason that the host is told.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::OutOfMemory => Reason::OutOfMemory,
+            Self::MemoryMap => Reason::BadMemoryMap,
+            Self::Payload => Reason::PayloadTooLarge,
+            Self::Processor => Reason::MissingFeature,
+        }
+    }
+}
+
+impl From<MemoryError> for MachineError {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::Exhausted => Self::OutOfMemory,
+            MemoryError::NotMemory | MemoryError::WrongState | MemoryError::Host => Self::MemoryMap,
+        }
+    }
+}
+
+impl From<DispatchError> for MachineError {
+    fn from(error: DispatchError) -> Self {
+        match error {
+            DispatchError::OutOfMemory => Self::OutOfMemory,
+            DispatchError::Overlap | DispatchError::Empty => Self::MemoryMap,
+        }
+    }
+}
+
+impl From<FabricError> for MachineError {
+    fn from(_: FabricError) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<MapError> for MachineError {
+    fn from(_: MapError) -> Self {
+        Self::MemoryMap
+    }
+}
+
+impl From<PayloadError> for MachineError {
+    fn from(error: PayloadError) -> Self {
+        match error {
+            PayloadError::Kind => Self::Payload,
+            PayloadError::Memory => Self::MemoryMap,
+        }
+    }
+}
+
+impl From<PolicyError> for MachineError {
+    fn from(_: PolicyError) -> Self {
+        Self::Processor
+    }
+}
+
+/// The virtual machine.
+pub struct Machine<P: Platform + 'static> {
+    pub(crate) platform: &'static P,
+    pub(crate) fabric: Fabric,
+    pub(crate) cpuid: CpuidTable,
+    pub(crate) pc: Mutex<Pc>,
+    /// When the PC next wants to be called, in nanoseconds: a copy for the boot processor, which calls it.
+    pub(crate) pc_deadline: AtomicU64,
+    /// The 8259s' output, which is the boot processor's LINT0.
+    pub(crate) lint0: AtomicBool,
+    /// The terminal has input for which the UART had no room.
+    pub(crate) input_waits: AtomicBool,
+    pages: Mutex<PageStates<P::Pages>>,
+    /// One for each vCPU, until it takes its own.
+    lapics: Mutex<Vec<Option<&'static mut Lapic>>>,
+    /// One for each vCPU.
+    pub(crate) statistics: Vec<Statistics>,
+    /// The boot processor's first state.
+    pub(crate) start: VcpuState,
+    flags: u32,
+}
+
+impl<P: Platform> Machine<P> {
+    /// Gives the guest its memory, builds its PC and prepares its payload. `raw` reads the processor model's CPUID.
+    ///
+    /// # Safety
+    /// `launch` comes from [`Launch::read`], and the image's memory is still as the loader left it.
+    pub unsafe fn new(
+        platform: &'static P,
+        pages: P::Pages,
+        launch: &Launch,
+        raw: &impl RawCpuid,
+    ) -> Result<Self, MachineError> {
+        let pages = give_memory(pages, launch)?;
+        let map = MemoryMap::new(launch.low_end, launch.high_bytes, &[launch.region])?;
+        let rsdp = place_acpi_tables(platform.memory(), launch)?;
+        let block = &launch.block;
+        let start = BootInformation {
+            launch,
+            map: &map,
+            rsdp,
+            // SAFETY: the caller vouches for the image's memory.
+            command_line: unsafe { image_bytes(block, &block.command_line) },
+            // SAFETY: as above.
+            setup_header: unsafe { image_bytes(block, &block.setup_header) },
+        }
+        .place(platform.memory())?;
+        let pc = Pc::new(&PcConfig {
+            processors: launch.processors,
+            memory_below_4g: launch.low_end,
+            memory_above_4g: launch.high_bytes,
+            test_devices: block.has(flag::TEST_DEVICES),
+            command_console: block.has(flag::COMMAND),
+            unix_time: 0,
+        })?;
+        let lapics: &'static mut [Lapic] =
+            each(launch.processors, |index| Lapic::new(index, index == BOOT_PROCESSOR))?.leak();
+        let mut lapics = lapics.iter_mut();
+        vc_handlers::emulate::initialise();
+        Ok(Self {
+            platform,
+            fabric: Fabric::new(0..launch.processors)?,
+            cpuid: CpuidTable::new(raw, &policy(platform.clock(), launch))?,
+            pc_deadline: AtomicU64::new(pc.deadline().0),
+            pc: Mutex::new(pc),
+            lint0: AtomicBool::new(false),
+            input_waits: AtomicBool::new(false),
+            pages: Mutex::new(pages),
+            lapics: Mutex::new(each(launch.processors, |_| lapics.next())?),
+            statistics: each(launch.processors, |_| Statistics::default())?,
+            start,
+            flags: block.flags,
+        })
+    }
+
+    /// The local APIC of vCPU `index`; once.
+    pub(crate) fn take_lapic(&self, index: u32) -> Option<&'static mut Lapic> {
+        self.lapics.lock().get_mut(index as usize)?.take()
+    }
+
+    /// Ends the VM for a request of the guest.
+    pub(crate) fn end(&self, change: Lifecycle) -> ! {
+        self.finish(match change {
+            Lifecycle::PowerOff => Termination::PowerOff,
+            Lifecycle::Reset => Termination::Reset,
+            Lifecycle::TestExit(value) => Termination::TestExit(value),
+        })
+    }
+
+    /// Ends the VM.
+    pub(crate) fn finish(&self, how: Termination) -> ! {
+        self.platform.end(how)
+    }
+
+    /// The sum of all vCPUs' counters, if the image shall print them.
+    pub fn statistics(&self) -> Option<Statistics> {
+        (self.flags & flag::STATISTICS != 0).then(|| {
+            let sum = Statistics::default();
+            self.statistics.iter().for_each(|one| sum.add(one));
+            sum
+        })
+    }
+
+    /// The state of a page of guest memory.
+    pub fn page_state(&self, gpa: Gpa) -> platform::PageState {
+        self.pages.lock().state(gpa)
+    }
+
+    /// Calls the PC on behalf of vCPU `index`, with the machine around it.
+    pub(crate) fn with_pc<R>(&self, index: u32, call: impl FnOnce(&mut Pc, &mut Around<'_, P>) -> R) -> R {
+        let mut around = Around { machine: self, ending: None };
+        let (result, deadline) = {
+            let mut pc = self.pc.lock();
+            let result = call(&mut pc, &mut around);
+            (result, pc.deadline())
+        };
+        if let Some(change) = around.ending {
+            self.end(change);
+        }
+        let old = self.pc_deadline.swap(deadline.0, Ordering::AcqRel);
+        if deadline.0 < old && index != BOOT_PROCESSOR {
+            self.fabric.poke(BOOT_PROCESSOR, self.platform.host());
+        }
+        result
+    }
+
+    /// Moves terminal input into the UART while both have some.
+    pub(crate) fn pump_input(&self, index: u32) {
+        // The UART's FIFO is 16 bytes; what does not fit waits for the guest to read.
+        const BATCH: usize = 64;
+        let waits = self.with_pc(index, |pc, around| {
+            for _ in 0..BATCH {
+                if !pc.console_has_room(Console::Terminal) {
+                    return true;
+                }
+                match around.machine.platform.host().receive(Console::Terminal) {
+                    Some(byte) => pc.receive(Console::Terminal, byte, around),
+                    None => return false,
+                };
+            }
+            true
+        });
+        self.input_waits.store(waits, Ordering::Release);
+    }
+}
+
+/// The vCPU that calls the PC when a device's deadline comes, and that the 8259s interrupt.
+pub(crate) const BOOT_PROCESSOR: u32 = 0;
+
+/// One value for each vCPU.
+fn each<T>(processors: u32, value: impl FnMut(u32) -> T) -> Result<Vec<T>, MachineError> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(processors as usize).map_err(|_| MachineError::OutOfMemory)?;
+    all.extend((0..processors).map(value));
+    Ok(all)
+}
+
+fn policy(clock: &impl Clock, launch: &Launch) -> PolicyConfig {
+    PolicyConfig {
+        processors: launch.processors,
+        tsc_hz: clock.tsc_hz(),
+        apic_timer_hz: devices::apic::TIMER_HZ as u32,
+        invariant_tsc: true,
+        components: PolicyConfig::DEFAULT_COMPONENTS,
+    }
+}
+
+fn give_memory<H: platform::GuestPages>(hardware: H, launch: &Launch) -> Result<PageStates<H>, MachineError> {
+    let end = launch.ram.iter().last().map_or(Gpa(0), |range| range.end());
+    let mut pages = PageStates::new(end, hardware)?;
+    pages.claim(launch.region)?;
+    for range in launch.ram.iter() {
+        pages.convert(range, Transition::Accept)?;
+    }
+    Ok(pages)
+}
+
+fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, MachineError> {
+    let description = acpi::Description {
+        processors: launch.processors,
+        command_console: launch.block.has(flag::COMMAND),
+        low_memory_end: launch.low_end,
+    };
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(acpi::BYTES).map_err(|_| MachineError::OutOfMemory)?;
+    buffer.resize(acpi::BYTES, 0);
+    let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| MachineError::MemoryMap)?;
+    memory.copy_out(Gpa(acpi::BASE), Visibility::Private, buffer.get(..tables.used).unwrap_or(&buffer))?;
+    Ok(tables.rsdp)
+}
+
+/// Bytes that the image placed, or none if the range is not within the image.
+///
+/// # Safety
+/// The image's memory is as the loader left it.
+unsafe fn image_bytes<'a>(block: &LaunchBlock, range: &Range) -> &'a [u8] {
+    if range.bytes == 0 || range.start < block.image.start || range.end() > block.image.end() {
+        return &[];
+    }
+    let start = core::ptr::with_exposed_provenance(range.start as usize);
+    // SAFETY: the range lies in the image, checked above, whose memory the caller vouches for.
+    unsafe { core::slice::from_raw_parts(start, range.bytes as usize) }
+}
+
+/// What the PC sees of the machine during one call.
+pub(crate) struct Around<'a, P: Platform + 'static> {
+    machine: &'a Machine<P>,
+    ending: Option<Lifecycle>,
+}
+
+impl<P: Platform> PcHost for Around<'_, P> {
+    fn now(&self) -> Instant {
+        self.machine.platform.clock().now()
+    }
+
+    fn transmit(&mut self, console: Console, byte: u8) {
+        self.machine.platform.host().transmit(console, byte);
+    }
+
+    fn send(&mut self, message: &InterruptMessage) -> bool {
+        self.machine.fabric.deliver(None, message, self.machine.platform.host()) != 0
+    }
+
+    fn pic_output(&mut self, asserted: bool) {
+        self.machine.lint0.store(asserted, Ordering::Release);
+        self.machine.fabric.poke(BOOT_PROCESSOR, self.machine.platform.host());
+    }
+
+    fn request(&mut self, change: Lifecycle) {
+        self.ending.get_or_insert(change);
+    }
+}

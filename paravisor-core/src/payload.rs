@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a payload finds in memory when it starts, in its own boot protocol: boot parameters, command line, memory map,
+//! descriptor table, page tables.
+//!
+//! All of it lies in [`BOOT_STRUCTURES`], which payloads stay out of, and is the guest's own memory afterwards.
+
+use devices::memory_map::{Entry, MemoryMap};
+use image_abi::{BOOT_STRUCTURES, COMMAND_LINE_LIMIT, Range, START_PAGE, payload};
+use platform::{DescriptorTable, Gpa, GuestMemory, MemoryError, VcpuState, Visibility};
+use specs::linux_boot::{self, zero_page};
+use specs::{multiboot, pvh};
+use zerocopy::IntoBytes;
+
+use crate::{Launch, entry};
+
+const PAGE: u64 = 4096;
+/// Zero page, start information or Multiboot information.
+const INFORMATION: u64 = BOOT_STRUCTURES.start;
+/// Descriptor table of the 64-bit protocol; module and memory-map lists of the others.
+const TABLES: u64 = INFORMATION + PAGE;
+const MEMORY_LIST: u64 = TABLES + PAGE / 2;
+/// Root, one table of 1 GiB slots, four tables of 2 MiB pages.
+const PAGE_TABLES: u64 = TABLES + PAGE;
+const COMMAND_LINE: u64 = PAGE_TABLES + 6 * PAGE;
+
+const _: () = assert!(COMMAND_LINE + COMMAND_LINE_LIMIT < START_PAGE);
+
+/// Page-table entry: present, writable.
+const TABLE: u64 = 0b11;
+/// The same as a 2 MiB page.
+const LARGE: u64 = TABLE | 1 << 7;
+
+/// Why a payload could not be prepared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PayloadError {
+    /// The launch block names no payload, or one of an unknown kind.
+    Kind,
+    /// Part of the payload or of its boot structures is not memory.
+    Memory,
+}
+
+impl From<MemoryError> for PayloadError {
+    fn from(_: MemoryError) -> Self {
+        Self::Memory
+    }
+}
+
+/// What all protocols pass on.
+pub(crate) struct BootInformation<'a> {
+    pub(crate) launch: &'a Launch,
+    pub(crate) map: &'a MemoryMap,
+    pub(crate) rsdp: u64,
+    /// The bytes of the command line, and of the bzImage's first part.
+    pub(crate) command_line: &'a [u8],
+    pub(crate) setup_header: &'a [u8],
+}
+
+impl BootInformation<'_> {
+    /// Writes the boot structures and returns the state in which the boot processor starts.
+    pub(crate) fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+        let line = self.command_line.get(..COMMAND_LINE_LIMIT as usize).unwrap_or(self.command_line);
+        write(memory, COMMAND_LINE, line)?;
+        write(memory, COMMAND_LINE + line.len() as u64, &[0])?;
+        match self.launch.block.payload_kind {
+            payload::LINUX => self.linux(memory),
+            payload::PVH => self.pvh(memory),
+            payload::MULTIBOOT => self.multiboot(memory),
+            _ => Err(PayloadError::Kind),
+        }
+    }
+
+    fn initrd(&self) -> Range {
+        self.launch.block.initrd
+    }
+
+    /// boot.rst, "64-bit Boot Protocol".
+    fn linux(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+        write(memory, INFORMATION, &self.zero_page())?;
+        // Null twice, then the kernel's code and data segments at the selectors that it expects.
+        let gdt: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+        write(memory, TABLES, gdt.as_bytes())?;
+        identity_map(memory)?;
+        let gdt = DescriptorTable { base: TABLES, limit: (size_of::<[u64; 4]>() - 1) as u16 };
+        Ok(entry::linux_64(self.launch.block.entry, INFORMATION, PAGE_TABLES, gdt))
+    }
+
+    fn zero_page(&self) -> [u8; zero_page::BYTES] {
+        let mut page = [0; zero_page::BYTES];
+        let header = self.setup_header.get(linux_boot::SETUP_HEADER_OFFSET..).unwrap_or(&[]);
+        put(&mut page, linux_boot::SETUP_HEADER_OFFSET, header);
+        let field = |offset: usize| linux_boot::SETUP_HEADER_OFFSET + offset;
+        let initrd = self.initrd();
+        // The header's fields that a loader writes, by their offsets in the structure that `specs` checks.
+        use core::mem::offset_of;
+        use linux_boot::SetupHeader;
+        put(&mut page, field(offset_of!(SetupHeader, type_of_loader)), &[linux_boot::LOADER_UNDEFINED]);
+        put(&mut page, field(offset_of!(SetupHeader, ramdisk_image)), &(initrd.start as u32).to_le_bytes());
+        put(&mut page, field(offset_of!(SetupHeader, ramdisk_size)), &(initrd.bytes as u32).to_le_bytes());
+        put(&mut page, field(offset_of!(SetupHeader, cmd_line_ptr)), &(COMMAND_LINE as u32).to_le_bytes());
+        put(&mut page, zero_page::EXT_RAMDISK_IMAGE, &((initrd.start >> 32) as u32).to_le_bytes());
+        put(&mut page, zero_page::EXT_RAMDISK_SIZE, &((initrd.bytes >> 32) as u32).to_le_bytes());
+        put(&mut page, zero_page::ACPI_RSDP_ADDR, &self.rsdp.to_le_bytes());
+        put(&mut page, zero_page::SENTINEL, &[0]);
+        let entries = self.map.entries();
+        put(&mut page, zero_page::E820_ENTRIES, &[entries.len() as u8]);
+        for (index, entry) in entries.iter().enumerate() {
+            let entry = linux_boot::E820Entry {
+                start: entry.start.into(),
+                bytes: (entry.end - entry.start).into(),
+                kind: (entry.kind as u32).into(),
+            };
+            let offset = zero_page::E820_TABLE + index * size_of::<linux_boot::E820Entry>();
+            put(&mut page, offset, entry.as_bytes());
+        }
+        page
+    }
+
+    fn pvh(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+        let initrd = self.initrd();
+        let module = pvh::Module { start: initrd.start, bytes: initrd.bytes, ..pvh::Module::default() };
+        write(memory, TABLES, module.as_bytes())?;
+        let mut at = MEMORY_LIST;
+        for entry in self.map.entries() {
+            let line = pvh::MemoryMapEntry {
+                start: entry.start,
+                bytes: entry.end - entry.start,
+                kind: entry.kind as u32,
+                reserved: 0,
+            };
+            write(memory, at, line.as_bytes())?;
+            at += size_of_val(&line) as u64;
+        }
+        let information = pvh::StartInfo {
+            magic: pvh::START_MAGIC,
+            version: pvh::START_VERSION,
+            flags: 0,
+            module_count: u32::from(initrd.bytes != 0),
+            modules: TABLES,
+            command_line: COMMAND_LINE,
+            rsdp: self.rsdp,
+            memory_map: MEMORY_LIST,
+            memory_map_entries: self.map.entries().len() as u32,
+            reserved: 0,
+        };
+        write(memory, INFORMATION, information.as_bytes())?;
+        Ok(entry::protected_mode(self.launch.block.entry, 0, INFORMATION as u32))
+    }
+
+    fn multiboot(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+        use multiboot::info_flag::{COMMAND_LINE as LINE, MEMORY, MEMORY_MAP, MODULES};
+        let initrd = self.initrd();
+        let module = multiboot::Module {
+            start: (initrd.start as u32).into(),
+            end: (initrd.end() as u32).into(),
+            string: (COMMAND_LINE as u32).into(),
+            ..multiboot::Module::default()
+        };
+        write(memory, TABLES, module.as_bytes())?;
+        let mut at = MEMORY_LIST;
+        for entry in self.map.entries() {
+            let line = multiboot::MemoryMapEntry {
+                size: multiboot::MEMORY_MAP_ENTRY_SIZE.into(),
+                start: entry.start.into(),
+                bytes: (entry.end - entry.start).into(),
+                kind: (entry.kind as u32).into(),
+            };
+            write(memory, at, line.as_bytes())?;
+            at += size_of_val(&line) as u64;
+        }
+        let modules = u32::from(initrd.bytes != 0);
+        let information = multiboot::Info {
+            flags: (MEMORY | LINE | MEMORY_MAP | if modules == 0 { 0 } else { MODULES }).into(),
+            mem_lower: kib_from(self.map.entries(), 0).into(),
+            mem_upper: kib_from(self.map.entries(), 1 << 20).into(),
+            cmdline: (COMMAND_LINE as u32).into(),
+            mods_count: modules.into(),
+            mods_addr: (TABLES as u32).into(),
+            mmap_length: ((at - MEMORY_LIST) as u32).into(),
+            mmap_addr: (MEMORY_LIST as u32).into(),
+            ..multiboot::Info::default()
+        };
+        write(memory, INFORMATION, information.as_bytes())?;
+        Ok(entry::protected_mode(self.launch.block.entry, multiboot::LOADER_MAGIC, INFORMATION as u32))
+    }
+}
+
+/// KiB of memory without a hole from `start` on.
+fn kib_from(entries: &[Entry], start: u64) -> u32 {
+    let first = entries
+        .iter()
+        .find(|entry| entry.kind == devices::memory_map::Kind::Ram && entry.start <= start && start < entry.end);
+    first.map_or(0, |entry| u32::try_from((entry.end - start) / 1024).unwrap_or(u32::MAX))
+}
+
+/// Tables that map the first 4 GiB to themselves in 2 MiB pages.
+fn identity_map(memory: &impl GuestMemory) -> Result<(), PayloadError> {
+    let slot = |table: u64, index: u64| PAGE_TABLES + table * PAGE + index * 8;
+    write(memory, slot(0, 0), &((PAGE_TABLES + PAGE) | TABLE).to_le_bytes())?;
+    for gib in 0..4 {
+        write(memory, slot(1, gib), &((PAGE_TABLES + (2 + gib) * PAGE) | TABLE).to_le_bytes())?;
+        for index in 0..512 {
+            write(memory, slot(2 + gib, index), &(gib << 30 | index << 21 | LARGE).to_le_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn write(memory: &impl GuestMemory, gpa: u64, bytes: &[u8]) -> Result<(), PayloadError> {
+    Ok(memory.copy_out(Gpa(gpa), Visibility::Private, bytes)?)
+}
+
+/// Copies `bytes` to `offset`, as far as the page goes.
+fn put(page: &mut [u8], offset: usize, bytes: &[u8]) {
+    let room = page.get_mut(offset..).unwrap_or(&mut []);
+    for (to, from) in room.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+}

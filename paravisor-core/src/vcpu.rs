@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The run loop of one vCPU: enter, handle the exit, apply the outcome.
+//!
+//! An exit that touches neither the local APIC nor the wires goes straight back into the guest; the only shared word that
+//! it reads is the vCPU's own letter box. Everything about interrupts happens in [`Vcpu::service`].
+
+use devices::apic::{Lapic, Lint, Signals};
+use platform::{Clock, SegmentRegister};
+use platform::{Control, Event, ExitReason, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer};
+use vc_handlers::{Outcome, VcpuContext, handle};
+use vmm_interface::Lifecycle;
+use vmm_interface::sync::Ordering;
+
+use crate::entry;
+use crate::env::VcpuEnv;
+use crate::length::CodePage;
+use crate::machine::{BOOT_PROCESSOR, Machine};
+use crate::statistics::Statistics;
+
+/// How many host events are taken before the guest gets on with its work.
+const EVENT_BATCH: usize = 16;
+
+/// What a vCPU is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Activity {
+    Running,
+    /// In HLT, until an interrupt.
+    Halted,
+    /// After INIT, until a start-up IPI.
+    WaitForStartup,
+}
+
+/// One vCPU, owned by the processor that runs it.
+pub struct Vcpu<P: Platform + 'static> {
+    cpu: P::Cpu,
+    machine: &'static Machine<P>,
+    context: VcpuContext<'static>,
+    code_page: CodePage,
+    activity: Activity,
+    /// Interrupts may have become deliverable, or a deadline may have moved.
+    recheck: bool,
+    /// NMIs that the guest has not taken yet: one in line, one latched.
+    pending_nmis: u8,
+    /// An ExtINT message arrived: the 8259s hold the vector.
+    extint: bool,
+    index: u32,
+    lapic: &'static mut Lapic,
+}
+
+impl<P: Platform> Vcpu<P> {
+    /// vCPU `index` of the machine, ready to run: the boot processor at the payload's entry, others waiting to be started.
+    /// `None` if there is no such vCPU, or if it runs already.
+    pub fn new(machine: &'static Machine<P>, index: u32, mut cpu: P::Cpu) -> Option<Self> {
+        let lapic = machine.take_lapic(index)?;
+        lapic.enter_virtual_wire();
+        cpu.restore(&machine.start);
+        Some(Self {
+            cpu,
+            machine,
+            context: VcpuContext::new(&machine.cpuid, index),
+            code_page: CodePage::default(),
+            activity: if index == BOOT_PROCESSOR { Activity::Running } else { Activity::WaitForStartup },
+            recheck: true,
+            pending_nmis: 0,
+            extint: false,
+            index,
+            lapic,
+        })
+    }
+
+    /// Runs the vCPU for ever.
+    pub fn run(mut self) -> ! {
+        loop {
+            if self.recheck || self.needs_attention() {
+                self.service();
+                if self.activity != Activity::Running {
+                    self.idle();
+                    continue;
+                }
+            }
+            self.step();
+        }
+    }
+
+    fn needs_attention(&self) -> bool {
+        self.machine.fabric.port(self.index).is_some_and(|port| port.needs_attention())
+    }
+
+    fn statistics(&self) -> Option<&'static Statistics> {
+        self.machine.statistics.get(self.index as usize)
+    }
+
+    /// One guest entry, the exit that ends it, and what becomes of the guest.
+    fn step(&mut self) {
+        let mut exit = self.cpu.run();
+        if let Some(statistics) = self.statistics() {
+            statistics.exit(&exit.reason);
+        }
+        match exit.reason {
+            ExitReason::HostInterrupt => return self.host_interrupt(),
+            ExitReason::InterruptWindow | ExitReason::NmiWindow => {
+                self.recheck = true;
+                return;
+            }
+            ExitReason::Memory(_) => self.sync_task_priority(),
+            _ => {}
+        }
+        let mut env =
+            VcpuEnv { machine: self.machine, lapic: self.lapic, index: self.index, recheck: &mut self.recheck };
+        let outcome = match self.code_page.complete(&mut exit, &self.cpu, &env) {
+            Ok(()) => handle(&exit, &mut self.context, &mut self.cpu, &mut env),
+            Err(outcome) => outcome,
+        };
+        self.apply(outcome);
+    }
+
+    /// The only place where an outcome touches the guest.
+    #[inline]
+    fn apply(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Resume => {}
+            Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
+            Outcome::Inject(exception) => {
+                if let Some(statistics) = self.statistics() {
+                    statistics.exceptions.count();
+                }
+                self.cpu.inject(Event::Exception(exception));
+            }
+            Outcome::Wait(next_rip) => {
+                self.cpu.complete_instruction(next_rip);
+                self.activity = Activity::Halted;
+                self.recheck = true;
+            }
+            // No device of this machine answers later: all of them live in this process.
+            Outcome::Defer(token) => self.fatal(platform::Reason::UnknownExit, u64::from(token.0)),
+            Outcome::End(change) => self.machine.end(change),
+            Outcome::TripleFault => {
+                self.describe(format_args!("triple fault"));
+                self.machine.finish(Termination::TripleFault)
+            }
+            Outcome::Terminate(reason, detail) => self.fatal(reason, detail),
+        }
+    }
+
+    #[cold]
+    fn fatal(&self, reason: platform::Reason, detail: u64) -> ! {
+        self.describe(format_args!("{reason}, detail {detail:#x}"));
+        self.machine.finish(Termination::Fatal(reason, detail))
+    }
+
+    /// Logs where the guest was when it ended the VM.
+    #[cold]
+    fn describe(&self, what: core::fmt::Arguments<'_>) {
+        log::error!(
+            "vCPU {}: {what}; guest at {:#x}:{:#x}, CR0 {:#x}, CR2 {:#x}, CR3 {:#x}, CR4 {:#x}, RFLAGS {:#x}",
+            self.index,
+            self.cpu.segment(SegmentRegister::Cs).selector,
+            self.cpu.rip(),
+            self.cpu.control(Control::Cr0),
+            self.cpu.control(Control::Cr2),
+            self.cpu.control(Control::Cr3),
+            self.cpu.control(Control::Cr4),
+            self.cpu.rflags(),
+        );
+    }
+
+    /// Takes the host's interrupts: kicks, the timer, console input.
+    #[cold]
+    fn host_interrupt(&mut self) {
+        self.recheck = true;
+        for _ in 0..EVENT_BATCH {
+            match self.cpu.take() {
+                None => break,
+                Some(HostEvent::Kick) => {}
+                Some(HostEvent::ConsoleInput) => self.machine.pump_input(self.index),
+                Some(HostEvent::PowerButton) => {
+                    self.machine.with_pc(self.index, |pc, around| pc.power_button(around));
+                }
+                Some(HostEvent::Unexpected(vector)) => log::warn!("unexpected host interrupt {vector:#x}"),
+            }
+        }
+    }
+
+    /// Everything that can make an interrupt deliverable or move a deadline.
+    #[cold]
+    fn service(&mut self) {
+        self.recheck = false;
+        self.sync_task_priority();
+        let machine = self.machine;
+        if let Some(port) = machine.fabric.port(self.index) {
+            let signals = self.lapic.absorb(port);
+            self.obey(signals);
+        }
+        if self.index == BOOT_PROCESSOR {
+            let signals = self.lapic.set_lint(Lint::Lint0, machine.lint0.load(Ordering::Acquire));
+            self.obey(signals);
+        }
+        self.expire();
+        self.deliver();
+        self.arm();
+    }
+
+    fn obey(&mut self, signals: Signals) {
+        if signals.is_empty() {
+            return;
+        }
+        if signals.init {
+            self.init();
+        }
+        if let Some(page) = signals.startup
+            && self.activity == Activity::WaitForStartup
+        {
+            self.start(page);
+        }
+        // One NMI in line and one latched is all that a processor holds (SDM vol. 3A, 7.7.1).
+        let more = u8::from(signals.nmi) + u8::from(signals.second_nmi);
+        self.pending_nmis = (self.pending_nmis + more).min(2);
+        self.extint |= signals.extint;
+    }
+
+    /// INIT: registers as after power-up, then wait for a start-up IPI. The boot processor would go to the firmware's
+    /// reset vector, where no firmware is: that is a reset of the machine.
+    fn init(&mut self) {
+        if self.index == BOOT_PROCESSOR {
+            self.machine.end(Lifecycle::Reset);
+        }
+        self.lapic.reset();
+        (self.pending_nmis, self.extint) = (0, false);
+        self.activity = Activity::WaitForStartup;
+    }
+
+    fn start(&mut self, page: u8) {
+        let signature = self.machine.cpuid.signature();
+        self.cpu.restore(&entry::real_mode(page, signature));
+        self.activity = Activity::Running;
+    }
+
+    /// Lets timers fire whose time has come.
+    fn expire(&mut self) {
+        let clock = self.machine.platform.clock();
+        let now = clock.now();
+        if self.lapic.deadline() <= now {
+            self.lapic.expire(clock);
+        }
+        if self.index == BOOT_PROCESSOR && self.pc_deadline() <= now {
+            self.machine.with_pc(self.index, |pc, around| pc.expire(around));
+        }
+    }
+
+    fn pc_deadline(&self) -> Instant {
+        Instant(self.machine.pc_deadline.load(Ordering::Acquire))
+    }
+
+    fn arm(&mut self) {
+        let mut deadline = self.lapic.deadline();
+        if self.index == BOOT_PROCESSOR {
+            deadline = deadline.min(self.pc_deadline());
+        }
+        self.cpu.arm(deadline);
+    }
+
+    /// The guest moves CR8 without an exit, and the local APIC's register with one; the last change of either counts.
+    fn sync_task_priority(&mut self) {
+        self.lapic.set_task_priority(self.cpu.control(Control::Cr8) as u8);
+    }
+
+    /// Whether the 8259s want the processor and its LINT0 lets them.
+    fn extint_waits(&self) -> bool {
+        self.extint
+            || self.index == BOOT_PROCESSOR && self.machine.lint0.load(Ordering::Acquire) && self.lapic.accepts_extint()
+    }
+
+    /// Injects what the guest can take now and asks for a window for what it cannot.
+    fn deliver(&mut self) {
+        self.cpu.set_control(Control::Cr8, u64::from(self.lapic.task_priority()));
+        if self.activity == Activity::WaitForStartup {
+            return;
+        }
+        let state = self.cpu.injection_state();
+        if self.pending_nmis > 0 && state.nmi {
+            self.pending_nmis -= 1;
+            self.wake();
+            self.cpu.inject(Event::Nmi);
+            if let Some(statistics) = self.statistics() {
+                statistics.nmis.count();
+            }
+        } else if state.interrupts
+            && let Some(vector) = self.take_vector()
+        {
+            self.wake();
+            self.cpu.inject(Event::Interrupt(vector));
+            if let Some(statistics) = self.statistics() {
+                statistics.interrupts.count();
+            }
+        }
+        self.cpu.request_nmi_window(self.pending_nmis > 0);
+        let class = match self.lapic.pending() {
+            Some(vector) => Some(vector >> 4),
+            // Above every task priority: the 8259s know none.
+            None if self.extint_waits() => Some(15),
+            None => self.lapic.blocked_by_task_priority(),
+        };
+        self.cpu.request_interrupt_window(class);
+        if state.queued && (class.is_some() || self.pending_nmis > 0) {
+            // What is queued is delivered by the next entry; look again after it.
+            self.recheck = true;
+        }
+    }
+
+    /// The vector that the guest takes next, acknowledged at its source.
+    fn take_vector(&mut self) -> Option<u8> {
+        if let Some(vector) = self.lapic.pending() {
+            return Some(self.lapic.acknowledge(vector));
+        }
+        if self.extint_waits() {
+            self.extint = false;
+            return Some(self.machine.with_pc(self.index, |pc, around| pc.pic_acknowledge(around)));
+        }
+        None
+    }
+
+    fn wake(&mut self) {
+        if self.activity == Activity::Halted {
+            self.activity = Activity::Running;
+        }
+    }
+
+    /// Sleeps until something happens that [`Self::service`] must look at.
+    fn idle(&mut self) {
+        if !self.needs_attention() {
+            self.cpu.wait();
+        }
+        self.host_interrupt();
+    }
+}
