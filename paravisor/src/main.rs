@@ -1,1 +1,16 @@
-fn main() {}
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The Parados image: the first instruction, the heap, the panic record, and the choice of a platform.
+//!
+//! Everything else is in the libraries. On a host target this is a stub, so that editors and lints work.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod heap;
+#[cfg(target_os = "none")]
+mod start;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("parados: this program is an image; `cargo xtask run` starts it");
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From the first instruction to the guest's.
+//!
+//! The loader has entered long mode with the image's page tables, a stack, and the launch block's address in RDI; so there
+//! is nothing to do in assembly but to call Rust with an aligned stack.
+
+use alloc::vec::Vec;
+use core::arch::x86_64::{__cpuid_count, _rdtsc};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+extern crate alloc;
+
+use image_abi::{LaunchBlock, flag};
+use log::LevelFilter;
+use paravisor_core::{Launch, Machine, Vcpu};
+use platform::{Clock, Platform, Reason, Termination};
+use platform_native::{Native, emergency, prepare, record};
+use vc_handlers::cpuid::Registers;
+
+use crate::heap;
+
+core::arch::global_asm!(
+    ".section .text.start, \"ax\"",
+    ".global _start",
+    "_start:",
+    "    xor ebp, ebp",
+    "    and rsp, -16",
+    "    call {start}",
+    "    ud2",
+    ".text",
+    start = sym start,
+);
+
+/// The machine, for the processors that join later.
+static MACHINE: AtomicPtr<Machine<Native>> = AtomicPtr::new(core::ptr::null_mut());
+
+extern "C" fn start(block: *const LaunchBlock) -> ! {
+    let native = build(block);
+    if let Err(error) = native.start_others(run) {
+        give_up(error.reason(), 2);
+    }
+    run(native, 0)
+}
+
+/// Builds the machine. A function of its own, so that its large frame is gone when the guest runs.
+#[inline(never)]
+fn build(block: *const LaunchBlock) -> &'static Native {
+    // SAFETY: RDTSC has no side effect.
+    let tsc = unsafe { _rdtsc() };
+    // SAFETY: the loader passes the launch block's address and has placed the image, mapped by the image's own tables.
+    let launch = match unsafe { Launch::read(block) } {
+        Ok(launch) => launch,
+        Err(error) => give_up(error.reason(), 0),
+    };
+    let level = if launch.block.has(flag::DEBUG_LOG) { LevelFilter::Info } else { LevelFilter::Off };
+    platform_native::early(level);
+    // SAFETY: the range follows the image within Parados's region, which nothing else uses; called once.
+    unsafe { heap::initialise(launch.heap()) };
+    let (native, pages) = match prepare(launch.ram, launch.processors, tsc) {
+        Ok(parts) => parts,
+        Err(error) => give_up(error.reason(), 0),
+    };
+    // SAFETY: `launch` comes from `Launch::read`, and the image's pages are as they were placed.
+    let machine = match unsafe { Machine::new(native, pages, &launch, &raw_cpuid) } {
+        Ok(machine) => leak(machine),
+        Err(error) => give_up(error.reason(), 1),
+    };
+    MACHINE.store(machine, Ordering::Release);
+    report(&launch, native, tsc);
+    native
+}
+
+/// Runs vCPU `index` on this processor.
+fn run(native: &'static Native, index: u32) -> ! {
+    // SAFETY: `start` stored a leaked machine before any processor came here.
+    let machine: &'static Machine<Native> = unsafe { &*MACHINE.load(Ordering::Acquire) };
+    let cpu = match native.processor(index) {
+        Ok(cpu) => cpu,
+        Err(error) => give_up(error.reason(), u64::from(index)),
+    };
+    match Vcpu::new(machine, index, cpu) {
+        Some(vcpu) => vcpu.run(),
+        None => give_up(Reason::ProcessorStart, u64::from(index)),
+    }
+}
+
+/// The processor model's CPUID is the hardware's own.
+fn raw_cpuid(leaf: u32, subleaf: u32) -> Registers {
+    let result = __cpuid_count(leaf, subleaf);
+    Registers { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+}
+
+/// Figures for whoever started the VM.
+fn report(launch: &Launch, native: &Native, tsc: u64) {
+    let clock = native.clock();
+    record(format_args!(
+        "{{\"memory\":{{\"private_bytes\":{},\"heap_free_bytes\":{},\"image_bytes\":{}}}}}",
+        launch.private_bytes(),
+        heap::free(),
+        launch.block.image.bytes
+    ));
+    record(format_args!(
+        "{{\"start\":{{\"entry_tsc\":{tsc},\"guest_tsc\":{},\"tsc_hz\":{}}}}}",
+        tsc.wrapping_add(clock.guest_tsc()),
+        clock.tsc_hz()
+    ));
+}
+
+fn give_up(reason: Reason, detail: u64) -> ! {
+    emergency(format_args!("error: {reason}, step {detail}"));
+    platform_native::end(Termination::Fatal(reason, detail))
+}
+
+/// Puts `value` on the heap for ever.
+fn leak<T>(value: T) -> &'static mut T {
+    let mut room = Vec::new();
+    if room.try_reserve_exact(1).is_err() {
+        give_up(Reason::OutOfMemory, 3);
+    }
+    room.push(value);
+    match room.leak() {
+        [value] => value,
+        _ => give_up(Reason::OutOfMemory, 3),
+    }
+}
+
+#[panic_handler]
+fn panic(information: &PanicInfo<'_>) -> ! {
+    emergency(format_args!("error: {information}"));
+    let line = information.location().map_or(0, |location| u64::from(location.line()));
+    platform_native::end(Termination::Fatal(Reason::Panic, line))
+}
