@@ -1,3 +1,48 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Builds, inspects and measures IGVM images.
-#![cfg_attr(not(test), no_std)]
+//! Builds and inspects IGVM images: the host's side of `image-abi`.
+//!
+//! [`build()`] turns the paravisor's ELF, a payload and a policy into one IGVM file; everything that can be decided before
+//! launch is decided here, so that the image starts with its page tables, stack and permissions in place. [`inspect()`]
+//! takes any IGVM file apart. The file format is that of the `igvm_defs` crate; what a loader other than our own accepts
+//! is QEMU's backends/igvm.c (10.2).
+//!
+//! Whoever wrote the files that come in here may be hostile: kernels, RAM disks and images are checked field by field,
+//! every size is bounded before memory is reserved for it, and no path, time or user name goes into what is built.
+
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod config;
+mod context;
+mod elf;
+mod error;
+pub mod file;
+#[cfg(test)]
+mod fixture;
+mod input;
+pub mod inspect;
+mod layout;
+pub mod page_tables;
+mod paravisor;
+mod payload;
+#[cfg(test)]
+mod tests;
+
+pub use build::{Image, ImageSpec, Platform, build};
+pub use config::Config;
+pub use error::{Error, Kind};
+pub use input::write_atomically;
+pub use inspect::{Inspection, inspect};
+
+/// The unit of everything in an image.
+pub(crate) const PAGE: u64 = 4096;
+
+/// The page that holds an address.
+pub(crate) const fn page_down(address: u64) -> u64 {
+    address & !(PAGE - 1)
+}
+
+/// The first page boundary at or after an address; saturates at the last page.
+pub(crate) const fn page_up(address: u64) -> u64 {
+    page_down(address.saturating_add(PAGE - 1))
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From an ELF, a payload and a policy to an IGVM file.
+//!
+//! The directives come in the order that loaders need: memory that must exist, the parameter areas and what fills them,
+//! where they go, the pages in ascending order, the boot processor's state. The file is read back before it is handed
+//! out, by the `igvm` crate's parser and by our own.
+
+use crate::context::{self, Start};
+use crate::error::{Error, Flaw};
+use crate::inspect::{Inspection, examine};
+use crate::layout::{Fill, Layout, MEMORY_MAP_AREA, PROCESSOR_COUNT_AREA, lay_out};
+use crate::paravisor::{self, Paravisor};
+use crate::payload::{self, Payload};
+use crate::{PAGE, file, input, page_down, page_up};
+use igvm::{Arch, IgvmDirectiveHeader, IgvmFile, IgvmPlatformHeader, IgvmRevision};
+use igvm_defs::{
+    IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType,
+    IgvmPlatformType,
+};
+use image_abi::{COMMAND_LINE_LIMIT, Range, flag};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What an image is started by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// A machine, or a hypervisor, that protects nothing.
+    Native,
+    /// AMD SEV-SNP.
+    Snp,
+    /// Intel TDX.
+    Tdx,
+}
+
+impl Platform {
+    /// The name that commands and configurations use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Snp => "snp",
+            Self::Tdx => "tdx",
+        }
+    }
+}
+
+impl std::str::FromStr for Platform {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let known = [Self::Native, Self::Snp, Self::Tdx];
+        let found = known.into_iter().find(|platform| platform.name() == name);
+        found.ok_or_else(|| Error::usage(format_args!("unknown platform '{name}': native, snp or tdx")))
+    }
+}
+
+/// What goes into an image.
+#[derive(Clone, Debug)]
+pub struct ImageSpec {
+    /// What the image is started by.
+    pub platform: Platform,
+    /// The paravisor's ELF file.
+    pub paravisor: PathBuf,
+    /// The guest's kernel: a bzImage, a PVH ELF or a Multiboot program.
+    pub kernel: Option<PathBuf>,
+    /// Its RAM disk, or its first module.
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    pub command_line: String,
+    /// Bits of `image_abi::flag`.
+    pub flags: u32,
+}
+
+/// A finished image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The IGVM file.
+    pub bytes: Vec<u8>,
+    /// What is in it.
+    pub report: Inspection,
+}
+
+/// The one platform of a native image.
+const COMPATIBILITY_MASK: u32 = 1;
+
+/// The only native platform version (IGVM, `IGVM_NATIVE_PLATFORM_VERSION`).
+const NATIVE_VERSION: u16 = 1;
+
+/// Builds an image. The same content gives the same bytes, wherever the files lie.
+pub fn build(spec: &ImageSpec) -> Result<Image, Error> {
+    check_spec(spec)?;
+    let paravisor_bytes = input::read(&spec.paravisor)?;
+    let paravisor = paravisor::parse(&paravisor_bytes).map_err(|flaw| flaw.of(&spec.paravisor))?;
+    let kernel_bytes = spec.kernel.as_deref().map(input::read).transpose()?;
+    let initrd_bytes = spec.initrd.as_deref().map(input::read).transpose()?;
+    let payload = match (&spec.kernel, &kernel_bytes) {
+        (Some(path), Some(bytes)) => Some(checked_payload(path, bytes)?),
+        _ => None,
+    };
+    if let Some(payload) = &payload {
+        check_command_line(spec.command_line.len(), payload.command_line_limit)?;
+    }
+    let initrd = place_initrd(spec, payload.as_ref(), initrd_bytes.as_deref())?;
+    let parts = Parts { paravisor, payload, initrd, command_line: &spec.command_line, flags: spec.flags };
+    parts.assemble().map_err(|flaw| flaw.of(spec.kernel.as_deref().unwrap_or(&spec.paravisor)))
+}
+
+fn check_spec(spec: &ImageSpec) -> Result<(), Error> {
+    if spec.platform != Platform::Native {
+        let name = spec.platform.name();
+        return Err(Error::usage(format_args!("platform '{name}': no image can be built for it yet, expected native")));
+    }
+    if spec.flags & !flag::ALL != 0 {
+        return Err(Error::usage(format_args!("flags {:#x}: expected bits of {:#x}", spec.flags, flag::ALL)));
+    }
+    if spec.command_line.contains('\0') {
+        return Err(Error::usage("the command line contains a zero byte, which would end it"));
+    }
+    if spec.kernel.is_none() && (spec.initrd.is_some() || !spec.command_line.is_empty()) {
+        return Err(Error::usage("an initrd or a command line without a kernel to take it"));
+    }
+    check_command_line(spec.command_line.len(), COMMAND_LINE_LIMIT)
+}
+
+fn check_command_line(length: usize, limit: u64) -> Result<(), Error> {
+    if length as u64 > limit {
+        return Err(Error::usage(format_args!(
+            "the command line has {length} bytes, the kernel takes at most {limit}"
+        )));
+    }
+    Ok(())
+}
+
+fn checked_payload<'a>(path: &Path, bytes: &'a [u8]) -> Result<Payload<'a>, Error> {
+    let payload = payload::parse(bytes).and_then(|payload| payload.check_ranges().map(|()| payload));
+    payload.map_err(|flaw| flaw.of(path))
+}
+
+/// A RAM disk and where it goes.
+type Placed<'a> = (Range, &'a [u8]);
+
+fn place_initrd<'a>(
+    spec: &ImageSpec,
+    payload: Option<&Payload<'_>>,
+    bytes: Option<&'a [u8]>,
+) -> Result<Option<Placed<'a>>, Error> {
+    let (Some(path), Some(payload), Some(bytes)) = (&spec.initrd, payload, bytes) else {
+        return Ok(None);
+    };
+    if bytes.is_empty() {
+        return Err(Error::data(path, "is empty, expected a RAM disk or module"));
+    }
+    let range = payload.place_initrd(bytes.len() as u64).map_err(|flaw| flaw.of(path))?;
+    Ok(Some((range, bytes)))
+}
+
+/// All that an image is made of, checked one by one.
+pub(crate) struct Parts<'a> {
+    pub(crate) paravisor: Paravisor<'a>,
+    pub(crate) payload: Option<Payload<'a>>,
+    pub(crate) initrd: Option<Placed<'a>>,
+    pub(crate) command_line: &'a str,
+    pub(crate) flags: u32,
+}
+
+impl Parts<'_> {
+    pub(crate) fn assemble(&self) -> Result<Image, Flaw> {
+        let initrd = self.initrd.map(|(range, _)| range).unwrap_or_default();
+        let command_line = self.command_line.as_bytes();
+        let layout = lay_out(&self.paravisor, self.payload.as_ref(), initrd, command_line, self.flags)?;
+        let mut directives = self.required_memory(&layout);
+        directives.extend(parameters(&layout));
+        let pages = self.pages(&layout);
+        directives.extend(pages.into_iter().map(|(gpa, content)| page_directive(gpa, content)));
+        directives.push(self.boot_context(&layout));
+        serialize(directives)
+    }
+
+    /// The image's own memory, rounded up to what its page tables map, and the payload's with its working room.
+    fn required_memory(&self, layout: &Layout<'_>) -> Vec<IgvmDirectiveHeader> {
+        let image = layout.block.image;
+        let own = Range { start: image.start, bytes: image.bytes.next_multiple_of(2 << 20) };
+        let payload = self.payload.iter().flat_map(|payload| payload.ranges.iter().copied());
+        let initrd = self.initrd.map(|(range, _)| range);
+        let mut ranges: Vec<_> = payload.chain(initrd).chain([own]).collect();
+        ranges.sort_by_key(|range| range.start);
+        ranges
+            .iter()
+            .map(|range| {
+                let gpa = page_down(range.start);
+                // Payloads lie below 2 GiB, so the length fits.
+                let number_of_bytes = (page_up(range.end()) - gpa) as u32;
+                IgvmDirectiveHeader::RequiredMemory {
+                    gpa,
+                    compatibility_mask: COMPATIBILITY_MASK,
+                    number_of_bytes,
+                    vtl2_protectable: false,
+                }
+            })
+            .collect()
+    }
+
+    /// All pages by address; segments of a payload may share one.
+    fn pages(&self, layout: &Layout<'_>) -> BTreeMap<u64, Vec<u8>> {
+        let mut pages = BTreeMap::new();
+        for region in &layout.regions {
+            if let Fill::Pages(content) = &region.fill {
+                fill(&mut pages, region.start, content, region.end - region.start);
+            }
+        }
+        for chunk in self.payload.iter().flat_map(|payload| &payload.chunks) {
+            fill(&mut pages, chunk.start, chunk.data, chunk.bytes);
+        }
+        if let Some((range, bytes)) = self.initrd {
+            fill(&mut pages, range.start, bytes, range.bytes);
+        }
+        pages
+    }
+
+    fn boot_context(&self, layout: &Layout<'_>) -> IgvmDirectiveHeader {
+        let context = context::native(Start {
+            entry: self.paravisor.entry,
+            stack_top: layout.block.stack.end(),
+            launch_block: layout.launch_block,
+            page_table_root: layout.block.page_tables.start,
+            gdt: layout.gdt,
+        });
+        IgvmDirectiveHeader::X64NativeVpContext {
+            compatibility_mask: COMPATIBILITY_MASK,
+            vp_index: 0,
+            context: Box::new(context),
+        }
+    }
+}
+
+/// Lays bytes, and zeroes after them, over pages. A page without any content stays empty.
+fn fill(pages: &mut BTreeMap<u64, Vec<u8>>, start: u64, data: &[u8], bytes: u64) {
+    let end = start + bytes.max(data.len() as u64);
+    let mut rest = data;
+    let mut address = start;
+    while address < end {
+        let page = page_down(address);
+        let content = pages.entry(page).or_default();
+        let offset = (address - page) as usize;
+        let (piece, later) = rest.split_at(rest.len().min(PAGE as usize - offset));
+        rest = later;
+        if piece.iter().any(|byte| *byte != 0) {
+            content.resize(PAGE as usize, 0);
+            if let Some(target) = content.get_mut(offset..offset + piece.len()) {
+                target.copy_from_slice(piece);
+            }
+        }
+        address = page + PAGE;
+    }
+}
+
+/// The two parameter areas: declared, filled, placed.
+fn parameters(layout: &Layout<'_>) -> Vec<IgvmDirectiveHeader> {
+    let at_start = |parameter_area_index| IGVM_VHS_PARAMETER { parameter_area_index, byte_offset: 0 };
+    let area = |parameter_area_index| IgvmDirectiveHeader::ParameterArea {
+        number_of_bytes: PAGE,
+        parameter_area_index,
+        initial_data: Vec::new(),
+    };
+    let mut directives = vec![
+        area(MEMORY_MAP_AREA),
+        area(PROCESSOR_COUNT_AREA),
+        IgvmDirectiveHeader::MemoryMap(at_start(MEMORY_MAP_AREA)),
+        IgvmDirectiveHeader::VpCount(at_start(PROCESSOR_COUNT_AREA)),
+    ];
+    for region in &layout.regions {
+        if let Fill::Parameter(parameter_area_index) = region.fill {
+            directives.push(IgvmDirectiveHeader::ParameterInsert(IGVM_VHS_PARAMETER_INSERT {
+                gpa: region.start,
+                compatibility_mask: COMPATIBILITY_MASK,
+                parameter_area_index,
+            }));
+        }
+    }
+    directives
+}
+
+fn page_directive(gpa: u64, data: Vec<u8>) -> IgvmDirectiveHeader {
+    IgvmDirectiveHeader::PageData {
+        gpa,
+        compatibility_mask: COMPATIBILITY_MASK,
+        flags: IgvmPageDataFlags::new(),
+        data_type: IgvmPageDataType::NORMAL,
+        data,
+    }
+}
+
+/// Version 2 of the format: native platforms and contexts belong to it.
+fn serialize(directives: Vec<IgvmDirectiveHeader>) -> Result<Image, Flaw> {
+    let platform = IgvmPlatformHeader::SupportedPlatform(IGVM_VHS_SUPPORTED_PLATFORM {
+        compatibility_mask: COMPATIBILITY_MASK,
+        highest_vtl: 0,
+        platform_type: IgvmPlatformType::NATIVE,
+        platform_version: NATIVE_VERSION,
+        shared_gpa_boundary: 0,
+    });
+    let revision = IgvmRevision::V2 { arch: Arch::X64, page_size: PAGE as u32 };
+    let refused = |error: igvm::Error| Flaw::new(format_args!("the igvm crate refuses the image: {error}"));
+    let built = IgvmFile::new(revision, vec![platform], Vec::new(), directives).map_err(refused)?;
+    let mut bytes = Vec::new();
+    built.serialize(&mut bytes).map_err(refused)?;
+    let read_back = IgvmFile::new_from_binary(&bytes, None).map_err(refused)?;
+    if read_back.platforms() != built.platforms() || !same(read_back.directives(), built.directives()) {
+        return Err(Flaw::new("the image does not read back as it was written"));
+    }
+    let report = examine(&file::read(&bytes)?)?;
+    Ok(Image { bytes, report })
+}
+
+fn same(read: &[IgvmDirectiveHeader], written: &[IgvmDirectiveHeader]) -> bool {
+    read == written
+}

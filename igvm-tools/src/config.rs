@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Image configurations: TOML files like `configs/native.toml`, which documents every key.
+//!
+//! Policy is written in words, never in numbers. A key that is not known is refused with its line: a misspelt
+//! `debug_log = false` must not leave debugging on. Paths are relative to the file's folder.
+
+use crate::build::{ImageSpec, Platform};
+use crate::error::Error;
+use crate::input;
+use image_abi::flag;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The keys of `[policy]`, each with its bit of the launch block.
+pub(crate) const POLICY: [(&str, u32); 4] = [
+    ("test_devices", flag::TEST_DEVICES),
+    ("command", flag::COMMAND),
+    ("statistics", flag::STATISTICS),
+    ("debug_log", flag::DEBUG_LOG),
+];
+
+/// The keys of `[payload]`.
+const PAYLOAD: [&str; 3] = ["kernel", "initrd", "command_line"];
+
+/// The keys outside any table.
+const TOP: [&str; 4] = ["platform", "paravisor", "payload", "policy"];
+
+/// What a configuration file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What the image is started by.
+    pub platform: Platform,
+    /// The paravisor's ELF file, if the file names one.
+    pub paravisor: Option<PathBuf>,
+    /// The guest's kernel.
+    pub kernel: Option<PathBuf>,
+    /// Its RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Its command line.
+    pub command_line: String,
+    /// Bits of `image_abi::flag`.
+    pub flags: u32,
+}
+
+/// A table of the file, and how to complain about it.
+struct Table<'a> {
+    path: &'a Path,
+    text: &'a str,
+    name: &'a str,
+    table: &'a DeTable<'a>,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes = input::read(path)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            Error::data(path, format_args!("not UTF-8 text at offset {:#x}", error.utf8_error().valid_up_to()))
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Parses a configuration; `path` names it in messages, and its folder is where relative paths begin.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        let document = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(text, span.start));
+            Error::data(path, format_args!("line {line}: {}", error.message()))
+        })?;
+        let top = Table { path, text, name: "", table: document.get_ref() };
+        top.only(&TOP)?;
+        let platform = match top.string("platform")? {
+            Some(name) => name.parse().map_err(|error| top.complaint("platform", error))?,
+            None => return Err(Error::data(path, "no key 'platform', expected platform = \"native\"")),
+        };
+        let (payload, policy) = (top.table("payload")?, top.table("policy")?);
+        if let Some(payload) = &payload {
+            payload.only(&PAYLOAD)?;
+        }
+        let file = |key| match &payload {
+            Some(payload) => payload.file(key),
+            None => Ok(None),
+        };
+        let command_line = payload.as_ref().map(|payload| payload.string("command_line")).transpose()?.flatten();
+        Ok(Self {
+            platform,
+            paravisor: top.file("paravisor")?,
+            kernel: file("kernel")?,
+            initrd: file("initrd")?,
+            command_line: command_line.unwrap_or_default().to_owned(),
+            flags: policy.map(|policy| policy.flags()).transpose()?.unwrap_or(0),
+        })
+    }
+
+    /// The image that the configuration describes.
+    pub fn to_spec(&self, paravisor: PathBuf) -> ImageSpec {
+        ImageSpec {
+            platform: self.platform,
+            paravisor,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            command_line: self.command_line.clone(),
+            flags: self.flags,
+        }
+    }
+}
+
+impl<'a> Table<'a> {
+    /// Refuses keys other than the listed ones.
+    fn only(&self, known: &[&str]) -> Result<(), Error> {
+        for key in self.table.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let place = if self.name.is_empty() { String::new() } else { format!(" in [{}]", self.name) };
+                return Err(self.at(
+                    key.span().start,
+                    format_args!("unknown key '{}'{place}, expected one of: {}", key.get_ref(), known.join(", ")),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&self, offset: usize, what: impl std::fmt::Display) -> Error {
+        Error::data(self.path, format_args!("line {}: {what}", line_of(self.text, offset)))
+    }
+
+    /// A complaint about a key's value.
+    fn complaint(&self, key: &str, what: impl std::fmt::Display) -> Error {
+        self.at(self.value(key).map_or(0, |value| value.span().start), what)
+    }
+
+    fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table.get(key)
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        get: impl Fn(&'a DeValue<'a>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        match get(value.get_ref()) {
+            Some(found) => Ok(Some(found)),
+            None => {
+                let kind = value.get_ref().type_str();
+                Err(self.at(value.span().start, format_args!("'{key}' is of type {kind}, expected {expected}")))
+            }
+        }
+    }
+
+    fn string(&self, key: &str) -> Result<Option<&'a str>, Error> {
+        self.typed(key, "a string", DeValue::as_str)
+    }
+
+    fn file(&self, key: &str) -> Result<Option<PathBuf>, Error> {
+        let name = self.string(key)?;
+        if name == Some("") {
+            return Err(self.complaint(key, format_args!("'{key}' is empty, expected a file name or no such key")));
+        }
+        Ok(name.map(|name| self.path.parent().unwrap_or(Path::new("")).join(name)))
+    }
+
+    fn table(&self, key: &'a str) -> Result<Option<Table<'a>>, Error> {
+        let table = self.typed(key, "a table", DeValue::as_table)?;
+        Ok(table.map(|table| Table { path: self.path, text: self.text, name: key, table }))
+    }
+
+    fn flags(&self) -> Result<u32, Error> {
+        self.only(&POLICY.map(|(name, _)| name))?;
+        let mut flags = 0;
+        for (name, bit) in POLICY {
+            if self.typed(name, "true or false", DeValue::as_bool)?.unwrap_or(false) {
+                flags |= bit;
+            }
+        }
+        Ok(flags)
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Files in and out: reading with a bound, writing all or nothing.
+
+use crate::error::Error;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// The largest file that is read. Nothing larger fits below `image_abi::PAYLOAD_LIMIT` with room to unpack it.
+pub(crate) const LIMIT: u64 = 1 << 30;
+
+/// The largest image that is read: the format's own limit.
+const IMAGE_LIMIT: u64 = u32::MAX as u64;
+
+/// Reads a whole file of at most [`LIMIT`] bytes.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    read_at_most(path, LIMIT)
+}
+
+/// Reads a whole IGVM file.
+pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
+    read_at_most(path, IMAGE_LIMIT)
+}
+
+fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    let unreadable = |error: io::Error| Error::file(path, describe(&error));
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(Error::file(path, "is a directory, expected a file"));
+    }
+    let too_large = || Error::file(path, format_args!("larger than {} MiB, expected at most that", limit >> 20));
+    if metadata.len() > limit {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // A pipe, or a file that grows meanwhile, does not keep to its metadata.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// Puts a file in place whole or not at all: it is written beside its destination and then renamed.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    // A link is followed, as an ordinary write would.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let name = target.file_name().ok_or_else(|| Error::file(path, "not a file name to write to"))?;
+    // Renaming would replace a device or a pipe instead of writing to it.
+    if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(Error::file(path, "exists and is not a regular file"));
+    }
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = target.with_file_name(temporary_name);
+    let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
+    written.map_err(|error| {
+        // Nothing more can be done if this fails too; the first error says why.
+        let _ = fs::remove_file(&temporary);
+        Error::file(path, format_args!("cannot be written: {}", describe(&error)))
+    })
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // What an earlier process with the same number may have left.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(bytes)
+}
+
+/// The reason alone: the operating system's error number says nothing to most readers.
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is in an IGVM file: headers, pages, a memory map, sizes; for Parados's own images also who owns what.
+//!
+//! Any tool's file can be shown. A file that carries our launch block is not thereby trusted: the block is read like
+//! anything else, and serves to name ranges.
+
+use crate::PAGE;
+use crate::error::{Error, Flaw};
+use crate::file::{self, Content, File, page_bytes};
+use crate::page_tables::{self, Mapping};
+use igvm_defs::{IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType};
+use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range, flag, payload};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use zerocopy::FromBytes;
+
+mod show;
+
+/// What is in an IGVM file.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// The file's length.
+    pub file_bytes: u64,
+    /// The format's version.
+    pub version: u32,
+    /// CRC-32 of the headers.
+    pub checksum: u32,
+    /// The platforms that it is for.
+    pub platforms: Vec<PlatformHeader>,
+    /// How many headers of each type there are, by type.
+    pub headers: BTreeMap<u32, usize>,
+    /// The pages, counted by what the loader does with them.
+    pub pages: PageCounts,
+    /// What lies where, ascending.
+    pub map: Vec<Extent>,
+    /// The boot processor's first state (native images).
+    pub context: Option<IgvmNativeVpContextX64>,
+    /// Parados's launch block.
+    pub launch_block: Option<LaunchBlock>,
+    /// The file's length without what belongs to the payload (Parados's images).
+    pub image_bytes: Option<u64>,
+    /// Where the last byte of memory that the file needs ends: a VM with less cannot start.
+    pub memory_end: u64,
+}
+
+/// A platform that a file is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlatformHeader {
+    /// In words; the number if it has none.
+    pub name: String,
+    /// The bit by which other headers refer to it.
+    pub mask: u32,
+    /// Its version.
+    pub version: u16,
+    /// The first shared address, if that is told by address.
+    pub shared_gpa_boundary: u64,
+}
+
+/// Pages by kind. Large ones count once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// With content.
+    pub data: u64,
+    /// Without.
+    pub zero: u64,
+    /// Of both, those that are not measured.
+    pub unmeasured: u64,
+    /// Of both, those that are shared with the host.
+    pub shared: u64,
+    /// Pages that the platform fills: secrets.
+    pub secrets: u64,
+    /// Pages that the platform fills: CPUID.
+    pub cpuid: u64,
+    /// 2 MiB pages.
+    pub large: u64,
+}
+
+/// Memory of one purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// What it is for.
+    pub what: &'static str,
+    /// What the boot page tables allow there, as in `r-x`; empty if that cannot be told.
+    pub access: &'static str,
+    /// Pages with content.
+    pub data_pages: u64,
+    /// Pages of zeroes.
+    pub zero_pages: u64,
+}
+
+/// Takes a file apart. `path` serves messages only.
+pub fn inspect(path: &Path, bytes: &[u8]) -> Result<Inspection, Error> {
+    let file = file::parse(path, bytes)?;
+    examine(&file).map_err(|flaw| flaw.of(path))
+}
+
+/// Reads and inspects a file.
+pub fn inspect_file(path: &Path) -> Result<Inspection, Error> {
+    inspect(path, &crate::input::read_image(path)?)
+}
+
+pub(crate) fn examine(file: &File<'_>) -> Result<Inspection, Flaw> {
+    let mut headers = BTreeMap::new();
+    for header in &file.headers {
+        *headers.entry(header.kind).or_insert(0) += 1;
+    }
+    let memory = Memory::of(file);
+    let launch_block = memory.launch_block();
+    let context = native_context(file);
+    Ok(Inspection {
+        file_bytes: file.bytes() as u64,
+        version: file.version,
+        checksum: file.checksum,
+        platforms: platforms(file),
+        headers,
+        pages: count_pages(file),
+        map: map(file, &memory, launch_block.as_ref(), context.as_ref()),
+        context,
+        launch_block,
+        image_bytes: launch_block.map(|block| image_bytes(file, &block)),
+        memory_end: memory_end(file),
+    })
+}
+
+fn platforms(file: &File<'_>) -> Vec<PlatformHeader> {
+    let name = |kind| match kind {
+        IgvmPlatformType::NATIVE => "native".to_owned(),
+        IgvmPlatformType::VSM_ISOLATION => "vsm-isolation".to_owned(),
+        IgvmPlatformType::SEV_SNP => "snp".to_owned(),
+        IgvmPlatformType::TDX => "tdx".to_owned(),
+        IgvmPlatformType::SEV => "sev".to_owned(),
+        IgvmPlatformType::SEV_ES => "sev-es".to_owned(),
+        IgvmPlatformType::CCA => "cca".to_owned(),
+        IgvmPlatformType(other) => format!("{other:#x}"),
+    };
+    file.platforms()
+        .map(|platform| PlatformHeader {
+            name: name(platform.platform_type),
+            mask: platform.compatibility_mask,
+            version: platform.platform_version,
+            shared_gpa_boundary: platform.shared_gpa_boundary,
+        })
+        .collect()
+}
+
+fn count_pages(file: &File<'_>) -> PageCounts {
+    let mut counts = PageCounts::default();
+    for (_, page) in file.pages() {
+        let kind = if page.file_offset == 0 { &mut counts.zero } else { &mut counts.data };
+        *kind += 1;
+        counts.unmeasured += u64::from(page.flags.unmeasured());
+        counts.shared += u64::from(page.flags.shared());
+        counts.large += u64::from(page.flags.is_2mb_page());
+        match page.data_type {
+            IgvmPageDataType::SECRETS => counts.secrets += 1,
+            IgvmPageDataType::CPUID_DATA | IgvmPageDataType::CPUID_XF => counts.cpuid += 1,
+            _ => {}
+        }
+    }
+    counts
+}
+
+/// The boot processor's state, if the file is for the native platform and has one.
+fn native_context(file: &File<'_>) -> Option<IgvmNativeVpContextX64> {
+    let native = file.platforms().find(|platform| platform.platform_type == IgvmPlatformType::NATIVE)?;
+    let header = file.headers.iter().find_map(|header| match header.content {
+        Content::Context(context) if context.compatibility_mask & native.compatibility_mask != 0 => Some(context),
+        _ => None,
+    })?;
+    let bytes = file.data(header.file_offset, size_of::<IgvmNativeVpContextX64>() as u64)?;
+    IgvmNativeVpContextX64::read_from_bytes(bytes).ok()
+}
+
+/// The pages by address. Where platforms differ, the last page in the file counts.
+struct Memory<'a> {
+    /// By first address: one past the last, and the content.
+    pages: BTreeMap<u64, (u64, Option<&'a [u8]>)>,
+}
+
+impl<'a> Memory<'a> {
+    fn of(file: &File<'a>) -> Self {
+        let page = |page: igvm_defs::IGVM_VHS_PAGE_DATA| {
+            let bytes = page_bytes(&page);
+            (page.gpa, (page.gpa.saturating_add(bytes), file.data(page.file_offset, bytes)))
+        };
+        Self { pages: file.pages().map(|(_, header)| page(header)).collect() }
+    }
+
+    /// Eight bytes at an aligned address.
+    fn word(&self, address: u64) -> Option<u64> {
+        let (start, (end, content)) = self.pages.range(..=address).next_back()?;
+        if address >= *end {
+            return None;
+        }
+        let Some(content) = content else { return Some(0) };
+        let offset = usize::try_from(address - start).ok()?;
+        content.get(offset..offset.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// Our launch block: at the start of a page in our own region.
+    fn launch_block(&self) -> Option<LaunchBlock> {
+        let mut own = self.pages.range(IMAGE_BASE..IMAGE_BASE + REGION_LIMIT);
+        own.find_map(|(_, (_, content))| {
+            let content = content.filter(|content| content.starts_with(&MAGIC))?;
+            LaunchBlock::read_from_prefix(content).ok().map(|(block, _)| block)
+        })
+    }
+
+    fn mapping(&self, root: u64, address: u64) -> Option<Mapping> {
+        page_tables::walk(|entry| self.word(entry), root, address)
+    }
+}
+
+fn map(
+    file: &File<'_>,
+    memory: &Memory<'_>,
+    block: Option<&LaunchBlock>,
+    context: Option<&IgvmNativeVpContextX64>,
+) -> Vec<Extent> {
+    let access = |address| context.map_or("", |context| permissions(memory.mapping(context.cr3, address)));
+    let mut extents: Vec<Extent> = Vec::new();
+    for (&start, &(end, content)) in &memory.pages {
+        let is_data = content.is_some();
+        let (what, access) = (block.map_or("pages", |block| owner(block, start)), access(start));
+        let (data_pages, zero_pages) = (u64::from(is_data), u64::from(!is_data));
+        match extents.last_mut().filter(|last| last.end == start && last.what == what && last.access == access) {
+            Some(last) => {
+                last.end = end;
+                last.data_pages += data_pages;
+                last.zero_pages += zero_pages;
+            }
+            None => extents.push(Extent { start, end, what, access, data_pages, zero_pages }),
+        }
+    }
+    extents.extend(parameters(file).into_iter().map(|(start, end, what)| Extent {
+        start,
+        end,
+        what,
+        access: access(start),
+        data_pages: 0,
+        zero_pages: 0,
+    }));
+    extents.sort_by_key(|extent| extent.start);
+    extents
+}
+
+/// Where parameter areas go, named after what is put there first.
+fn parameters(file: &File<'_>) -> Vec<(u64, u64, &'static str)> {
+    let mut areas: BTreeMap<u32, (u64, Option<&'static str>)> = BTreeMap::new();
+    let mut placed = Vec::new();
+    for header in &file.headers {
+        match header.content {
+            Content::ParameterArea(area) => {
+                areas.insert(area.parameter_area_index, (area.number_of_bytes, None));
+            }
+            Content::Parameter(parameter) => {
+                if let Some((_, what)) = areas.get_mut(&parameter.parameter_area_index) {
+                    what.get_or_insert(file::name(header.kind).unwrap_or("parameter"));
+                }
+            }
+            Content::ParameterInsert(insert) => {
+                if let Some((bytes, what)) = areas.get(&insert.parameter_area_index) {
+                    placed.push((insert.gpa, insert.gpa.saturating_add(*bytes), what.unwrap_or("parameter area")));
+                }
+            }
+            _ => {}
+        }
+    }
+    placed
+}
+
+fn permissions(mapping: Option<Mapping>) -> &'static str {
+    match mapping {
+        None => "---",
+        Some(Mapping { writable: false, executable: false, .. }) => "r--",
+        Some(Mapping { writable: false, executable: true, .. }) => "r-x",
+        Some(Mapping { writable: true, executable: false, .. }) => "rw-",
+        Some(Mapping { writable: true, executable: true, .. }) => "rwx",
+    }
+}
+
+/// Whose a page is, by the launch block.
+fn owner(block: &LaunchBlock, address: u64) -> &'static str {
+    let within = |range: &Range| address < range.end() && address.saturating_add(PAGE) > range.start && range.bytes > 0;
+    let named = [
+        (&block.text, "code"),
+        (&block.rodata, "constants"),
+        (&block.stack, "boot stack"),
+        (&block.page_tables, "page tables"),
+        (&block.setup_header, "setup header"),
+        (&block.command_line, "command line"),
+        (&block.initrd, "initrd"),
+    ];
+    if let Some((_, name)) = named.iter().find(|(range, _)| within(range)) {
+        return name;
+    }
+    if within(&block.image) {
+        // The launch block does not list itself: it is the page between the stack and what comes after it.
+        return if address == block.stack.end() { "launch block" } else { "data" };
+    }
+    if block.payload.iter().any(within) { "kernel" } else { "pages" }
+}
+
+/// What the file would take without its payload: headers of other addresses and the data that only they name.
+fn image_bytes(file: &File<'_>, block: &LaunchBlock) -> u64 {
+    let own = block.image.start..block.image.end();
+    let (mut bytes, mut data) = (file.headers_start as u64, BTreeSet::new());
+    for header in &file.headers {
+        let (mine, offset, length) = match header.content {
+            Content::Page(page) => (own.contains(&page.gpa), page.file_offset, page_bytes(&page)),
+            Content::RequiredMemory(memory) => (own.contains(&memory.gpa), 0, 0),
+            Content::Context(context) => (true, context.file_offset, PAGE),
+            Content::ParameterArea(area) => (true, area.file_offset, area.number_of_bytes),
+            _ => (true, 0, 0),
+        };
+        if mine {
+            bytes += header.bytes as u64;
+            data.insert((offset, if offset == 0 { 0 } else { length }));
+        }
+    }
+    bytes + data.iter().map(|(_, length)| length).sum::<u64>()
+}
+
+/// Where the highest page or piece of required memory ends.
+fn memory_end(file: &File<'_>) -> u64 {
+    let ends = file.headers.iter().map(|header| match header.content {
+        Content::Page(page) => page.gpa.saturating_add(page_bytes(&page)),
+        Content::RequiredMemory(memory) => memory.gpa.saturating_add(u64::from(memory.number_of_bytes)),
+        _ => 0,
+    });
+    ends.max().unwrap_or(0)
+}
+
+/// A payload's kind in words.
+pub(crate) fn payload_name(kind: u32) -> &'static str {
+    match kind {
+        payload::NONE => "none",
+        payload::LINUX => "linux",
+        payload::PVH => "pvh",
+        payload::MULTIBOOT => "multiboot",
+        _ => "unknown",
+    }
+}
+
+/// Flags in the words of the configuration.
+pub(crate) fn flag_names(flags: u32) -> Vec<&'static str> {
+    crate::config::POLICY.iter().filter(|(_, bit)| flags & bit != 0).map(|(name, _)| *name).collect()
+}
+
+const _: () = assert!(flag::ALL == 0b1111, "a new flag needs a key in the configuration");

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Claims about the command: statuses, streams, files left behind.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The least ELF64 that is a paravisor: one page of code at 128 MiB.
+fn paravisor() -> Vec<u8> {
+    let base = 0x0800_0000u64;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    file.extend([2u16, 62].map(u16::to_le_bytes).concat());
+    file.extend(1u32.to_le_bytes());
+    file.extend([base, 64, 0].map(u64::to_le_bytes).concat());
+    file.extend(0u32.to_le_bytes());
+    file.extend([64u16, 56, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
+    file.extend([1u32, 5].map(u32::to_le_bytes).concat());
+    file.extend([120, base, base, 1, 1, 4096].map(u64::to_le_bytes).concat());
+    file.push(0xf4);
+    file
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("native.toml"), "platform = \"native\"\nparavisor = \"p.elf\"\n").unwrap();
+        fs::write(path.join("p.elf"), paravisor()).unwrap();
+        Self(path)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_igvm-tools")).current_dir(&self.0).args(arguments).output().unwrap()
+    }
+
+    fn refused(&self, arguments: &[&str], status: i32) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(status));
+        assert!(output.stdout.is_empty());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(message.lines().count(), 1, "{message}");
+        message
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+const BUILD: [&str; 5] = ["build", "--config", "native.toml", "--out", "out.igvm"];
+
+#[test]
+fn build_writes_an_image_that_inspect_reads() {
+    let folder = Folder::new("build");
+    let output = folder.run(&[&BUILD[..], &["--report", "out.json"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(folder.names(), ["native.toml", "out.igvm", "out.json", "p.elf"]);
+    let text = folder.run(&["inspect", "out.igvm"]);
+    assert!(String::from_utf8(text.stdout).unwrap().contains("platform    native"));
+    let json = folder.run(&["inspect", "--json", "out.igvm"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(folder.0.join("out.json")).unwrap()).unwrap();
+    assert_eq!(json, report);
+    assert_eq!(json["file"], "out.igvm");
+}
+
+#[test]
+fn two_folders_give_the_same_image_and_report() {
+    let (one, other) = (Folder::new("one"), Folder::new("other/deeper"));
+    for folder in [&one, &other] {
+        assert!(folder.run(&[&BUILD[..], &["--report", "out.json"]].concat()).status.success());
+    }
+    for name in ["out.igvm", "out.json"] {
+        assert!(fs::read(one.0.join(name)).unwrap() == fs::read(other.0.join(name)).unwrap());
+    }
+}
+
+#[test]
+fn a_failed_build_leaves_nothing_behind_and_spares_an_older_image() {
+    let folder = Folder::new("failed");
+    fs::write(folder.0.join("bad"), b"not a kernel").unwrap();
+    fs::write(folder.0.join("out.igvm"), b"older").unwrap();
+    let message = folder.refused(&[&BUILD[..], &["--kernel", "bad"]].concat(), 65);
+    assert!(message.contains("bad: not a bzImage, PVH ELF or Multiboot ELF"), "{message}");
+    assert_eq!(fs::read(folder.0.join("out.igvm")).unwrap(), b"older");
+    let message = folder.refused(&["build", "--config", "native.toml", "--out", "no/where.igvm"], 64);
+    assert!(message.contains("no/where.igvm: cannot be written"), "{message}");
+    let message = folder.refused(&["build", "--config", "native.toml", "--out", "/dev/null"], 64);
+    assert!(message.contains("not a regular file"), "{message}");
+    assert_eq!(folder.names(), ["bad", "native.toml", "out.igvm", "p.elf"]);
+}
+
+#[test]
+fn bad_usage_ends_with_64_and_bad_data_with_65() {
+    let folder = Folder::new("statuses");
+    for arguments in [&["frobnicate"][..], &["build"], &["inspect"], &["inspect", "nowhere"], &[]] {
+        folder.refused(arguments, 64);
+    }
+    assert!(folder.refused(&["build", "--config", "native.toml"], 64).contains("--out"));
+    assert!(folder.refused(&["inspect", "p.elf"], 65).contains("p.elf: not an IGVM file"));
+    assert!(folder.run(&["--help"]).status.success());
+}
