@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything that touches the machine. The order of the modules is the order in which they run.
+
+mod console;
+mod enter;
+mod entry;
+mod exceptions;
+mod firmware;
+mod physical;
+mod relocate;
+
+use core::fmt::Write;
+use reference_host::handover::Slot;
+use reference_host::image::Image;
+use reference_host::loader::{Machine, load};
+use reference_host::memory::{GuestMap, PageSet, Room};
+use reference_host::report::Stop;
+
+/// Called by the entry code, on the boot stack, with the boot page tables.
+extern "C" fn host_main(start_info: u64) -> ! {
+    exceptions::install();
+    match run(start_info) {
+        Ok(never) => match never {},
+        Err(stop) => console::stop(&stop),
+    }
+}
+
+fn run(start_info: u64) -> Result<core::convert::Infallible, Stop> {
+    let boot = firmware::boot_parameters(start_info)?;
+    let (ram, count) = firmware::ram()?;
+    let map = GuestMap::new(boot.options.memory);
+    let room = Room::plan(ram.get(..count).unwrap_or(&[]), &map, boot.image)?;
+    let machine = Machine { map, processors: firmware::processors() };
+
+    relocate::move_program(room.block, room.image.end.max(room.bitmap.end))?;
+    let above = physical::Above::claim(&room, boot.image);
+    let mut placed = PageSet::new(map, above.bitmap);
+    let mut guest = physical::GuestMemory::new(map);
+
+    let image = Image::parse(above.image)?;
+    let context = load(&image, &machine, &mut guest, &mut placed)?;
+    let slot = Slot::find(&guest, &context)?;
+    let rip = context.registers().rip;
+    // A console that cannot be written to has nowhere to report that.
+    let _ = writeln!(
+        console::Console,
+        "[host] native image, {} MiB, {} processors: entering at {rip:#x}",
+        boot.options.memory >> 20,
+        machine.processors
+    );
+    firmware::silence_interrupt_controllers();
+    enter::enter(&mut guest, &context, slot, room.block)
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    console::stop(&Stop::Panic(info.location().map_or(0, core::panic::Location::line)))
+}

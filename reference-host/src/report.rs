@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How the host says why it stops: one line for people, one record for the program that started QEMU.
+//!
+//! Both go to the debug console, whose reader tells them apart by the record separator (1Eh, RFC 7464).
+
+use core::fmt::{self, Write};
+
+/// Starts a record on the debug console.
+pub const RECORD_SEPARATOR: u8 = 0x1e;
+
+/// Why the image was refused: what was found where, and what should have been there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadImage {
+    /// The thing that is wrong.
+    pub what: &'static str,
+    /// Where it is in the file.
+    pub offset: u64,
+    /// What it should have been.
+    pub expectation: &'static str,
+}
+
+/// Why the host cannot start the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The image is corrupt, or not for this host.
+    Image(BadImage),
+    /// QEMU was not started as this program needs it.
+    Machine(&'static str),
+    /// The host itself faulted: vector and instruction pointer.
+    Exception(u64, u64),
+    /// The host panicked: the line in its source.
+    Panic(u32),
+}
+
+impl From<BadImage> for Stop {
+    fn from(bad: BadImage) -> Self {
+        Self::Image(bad)
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(bad) => write!(f, "bad image: {} at offset {:#x}: {}", bad.what, bad.offset, bad.expectation),
+            Self::Machine(what) => write!(f, "cannot start: {what}"),
+            Self::Exception(vector, rip) => write!(f, "stopped: exception {vector} at {rip:#x} in the reference host"),
+            Self::Panic(line) => write!(f, "stopped: panic at line {line} of the reference host"),
+        }
+    }
+}
+
+impl Stop {
+    /// The status with which the run ends.
+    pub const fn status(&self) -> u32 {
+        match self {
+            Self::Image(_) => 65,
+            Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 70,
+        }
+    }
+
+    /// The value for QEMU's debug-exit port, which makes QEMU's own status `value << 1 | 1`.
+    pub const fn exit_value(&self) -> u32 {
+        match self {
+            Self::Image(_) => 32,
+            Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 63,
+        }
+    }
+
+    /// Writes the line and the record.
+    pub fn write(&self, out: &mut impl Write) -> fmt::Result {
+        let kind = match self {
+            Self::Image(_) => "bad-image",
+            Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => "host-error",
+        };
+        writeln!(out, "[host] {self}")?;
+        // No text of ours holds a quote, a backslash or a control character, so the string needs no escapes.
+        let status = self.status();
+        writeln!(out, "\x1e{{\"kind\":\"{kind}\",\"status\":{status},\"reason\":\"{self}\"}}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_image_gives_one_line_and_one_record() {
+        let stop =
+            Stop::Image(BadImage { what: "checksum", offset: 20, expectation: "expected the CRC-32 of the headers" });
+        let mut out = String::new();
+        stop.write(&mut out).unwrap();
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines[0], "[host] bad image: checksum at offset 0x14: expected the CRC-32 of the headers");
+        assert!(lines[1].starts_with("\x1e{\"kind\":\"bad-image\",\"status\":65,\"reason\":\"bad image: checksum"));
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn qemu_itself_reports_a_bad_image_as_65() {
+        let stop = Stop::Image(BadImage { what: "", offset: 0, expectation: "" });
+        assert_eq!(stop.exit_value() << 1 | 1, stop.status());
+    }
+}
