@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Measures what an exit costs: time-stamp cycles for one CPUID, RDMSR, IN and MMIO read, each the average over a loop.
+//!
+//! Prints a JSON line for each kind, and then ends the run. The instructions are chosen so that the floor (`floor.rs`) can
+//! skip them by a constant length.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+use core::arch::asm;
+use core::fmt::Write;
+use guests::guest;
+use guests::instructions::time_stamp;
+use guests::serial::Serial;
+
+/// Exits in a loop.
+const COUNT: u64 = 1000;
+/// Loops of each kind; whoever reads the lines takes the best, or the spread.
+const RUNS: usize = 15;
+
+guest!(run);
+
+fn run(_: u64) -> u32 {
+    type Loop = fn();
+    let kinds: [(&str, Loop); 4] = [("cpuid", cpuid), ("msr", msr), ("port", port), ("mmio", mmio)];
+    for (kind, exits) in kinds {
+        // Once for the caches of whoever answers.
+        exits();
+        let cycles: [u64; RUNS] = core::array::from_fn(|_| {
+            let start = time_stamp();
+            exits();
+            (time_stamp() - start) / COUNT
+        });
+        // The port cannot fail.
+        let _ = writeln!(Serial, "{{\"kind\":\"{kind}\",\"cycles\":{cycles:?},\"n\":{COUNT}}}");
+    }
+    0
+}
+
+fn cpuid() {
+    // SAFETY: a loop that keeps RBX.
+    unsafe {
+        asm!(
+            "mov r8, rbx",
+            "2:",
+            "xor eax, eax",
+            "cpuid",
+            "dec rsi",
+            "jnz 2b",
+            "mov rbx, r8",
+            inout("rsi") COUNT => _, out("rax") _, out("rcx") _, out("rdx") _, out("r8") _,
+            options(nomem, nostack),
+        );
+    };
+}
+
+fn msr() {
+    // SAFETY: MTRRcap can be read without effect.
+    unsafe {
+        asm!(
+            "2:",
+            "rdmsr",
+            "dec rsi",
+            "jnz 2b",
+            inout("rsi") COUNT => _, in("ecx") specs::msr::MTRR_CAP, out("eax") _, out("edx") _,
+            options(nomem, nostack),
+        );
+    };
+}
+
+fn port() {
+    // SAFETY: the PM timer can be read without effect.
+    unsafe {
+        asm!(
+            "2:",
+            "in eax, dx",
+            "dec rsi",
+            "jnz 2b",
+            inout("rsi") COUNT => _, in("edx") 0x608, out("eax") _,
+            options(nomem, nostack),
+        );
+    };
+}
+
+fn mmio() {
+    // SAFETY: the APIC's version register can be read without effect.
+    unsafe {
+        asm!(
+            "2:",
+            "mov eax, [rdi]",
+            "dec rsi",
+            "jnz 2b",
+            inout("rsi") COUNT => _, in("rdi") specs::apic::LAPIC_BASE + 0x30, out("eax") _,
+            options(nostack, readonly),
+        );
+    };
+}
