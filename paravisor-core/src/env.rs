@@ -33,7 +33,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
         match effect {
             Effect::None => {}
             Effect::Send(message) => {
-                self.machine.fabric.deliver(Some(self.index), &message, self.machine.platform.host());
+                self.machine.fabric.deliver(Some(self.index), &message, &self.machine.others(self.index));
             }
             Effect::EndOfInterrupt(vector) => {
                 self.machine.with_pc(self.index, |pc, around| pc.end_of_interrupt(vector, around));
@@ -65,8 +65,10 @@ impl<P: Platform> VcpuEnv<'_, P> {
             let clock = self.machine.platform.clock();
             return match operation {
                 Operation::Read => {
-                    *self.recheck = true;
-                    self.lapic.mmio_read(offset, width, clock)
+                    let value = self.lapic.mmio_read(offset, width, clock);
+                    // A read of a register that does not exist can raise the error interrupt.
+                    *self.recheck |= self.lapic.pending().is_some();
+                    value
                 }
                 Operation::Write(value) => {
                     let effect = self.lapic.mmio_write(offset, width, value, clock);

@@ -10,7 +10,7 @@ use devices::pc::{Pc, PcConfig, PcHost};
 use image_abi::{LaunchBlock, Range, flag};
 use platform::{
     Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Platform, Reason, Termination, VcpuState,
-    Visibility,
+    Visibility, Waker,
 };
 use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
 use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -131,6 +131,7 @@ impl<P: Platform> Machine<P> {
             launch,
             map: &map,
             rsdp,
+            tsc_hz: platform.clock().tsc_hz(),
             // SAFETY: the caller vouches for the image's memory.
             command_line: unsafe { image_bytes(block, &block.command_line) },
             // SAFETY: as above.
@@ -181,16 +182,12 @@ impl<P: Platform> Machine<P> {
 
     /// Ends the VM.
     pub(crate) fn finish(&self, how: Termination) -> ! {
-        self.platform.end(how)
-    }
-
-    /// The sum of all vCPUs' counters, if the image shall print them.
-    pub fn statistics(&self) -> Option<Statistics> {
-        (self.flags & flag::STATISTICS != 0).then(|| {
+        if self.flags & flag::STATISTICS != 0 {
             let sum = Statistics::default();
             self.statistics.iter().for_each(|one| sum.add(one));
-            sum
-        })
+            self.platform.record(format_args!("{{\"stats\":{sum}}}"));
+        }
+        self.platform.end(how)
     }
 
     /// The state of a page of guest memory.
@@ -200,20 +197,28 @@ impl<P: Platform> Machine<P> {
 
     /// Calls the PC on behalf of vCPU `index`, with the machine around it.
     pub(crate) fn with_pc<R>(&self, index: u32, call: impl FnOnce(&mut Pc, &mut Around<'_, P>) -> R) -> R {
-        let mut around = Around { machine: self, ending: None };
-        let (result, deadline) = {
-            let mut pc = self.pc.lock();
-            let result = call(&mut pc, &mut around);
-            (result, pc.deadline())
-        };
+        let mut around = Around { machine: self, index, ending: None };
+        let mut pc = self.pc.lock();
+        let result = call(&mut pc, &mut around);
+        let deadline = pc.deadline().0;
+        // Under the lock, so that the copy is never older than the last change.
+        let old = self.pc_deadline.load(Ordering::Relaxed);
+        if deadline != old {
+            self.pc_deadline.store(deadline, Ordering::Release);
+            if deadline < old {
+                self.fabric.poke(BOOT_PROCESSOR, &self.others(index));
+            }
+        }
+        drop(pc);
         if let Some(change) = around.ending {
             self.end(change);
         }
-        let old = self.pc_deadline.swap(deadline.0, Ordering::AcqRel);
-        if deadline.0 < old && index != BOOT_PROCESSOR {
-            self.fabric.poke(BOOT_PROCESSOR, self.platform.host());
-        }
         result
+    }
+
+    /// The other processors, as vCPU `index` wakes them.
+    pub(crate) fn others(&self, index: u32) -> Others<'_, P::Host> {
+        Others { host: self.platform.host(), index }
     }
 
     /// Moves terminal input into the UART while both have some.
@@ -294,9 +299,24 @@ unsafe fn image_bytes<'a>(block: &LaunchBlock, range: &Range) -> &'a [u8] {
     unsafe { core::slice::from_raw_parts(start, range.bytes as usize) }
 }
 
+/// Kicks every processor but the one that asks: it looks at its letter box before it enters its guest again anyway.
+pub(crate) struct Others<'a, H> {
+    host: &'a H,
+    index: u32,
+}
+
+impl<H: Waker> Waker for Others<'_, H> {
+    fn kick(&self, index: u32) {
+        if index != self.index {
+            self.host.kick(index);
+        }
+    }
+}
+
 /// What the PC sees of the machine during one call.
 pub(crate) struct Around<'a, P: Platform + 'static> {
     machine: &'a Machine<P>,
+    index: u32,
     ending: Option<Lifecycle>,
 }
 
@@ -310,12 +330,12 @@ impl<P: Platform> PcHost for Around<'_, P> {
     }
 
     fn send(&mut self, message: &InterruptMessage) -> bool {
-        self.machine.fabric.deliver(None, message, self.machine.platform.host()) != 0
+        self.machine.fabric.deliver(None, message, &self.machine.others(self.index)) != 0
     }
 
     fn pic_output(&mut self, asserted: bool) {
         self.machine.lint0.store(asserted, Ordering::Release);
-        self.machine.fabric.poke(BOOT_PROCESSOR, self.machine.platform.host());
+        self.machine.fabric.poke(BOOT_PROCESSOR, &self.machine.others(self.index));
     }
 
     fn request(&mut self, change: Lifecycle) {

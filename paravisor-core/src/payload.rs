@@ -25,6 +25,9 @@ const COMMAND_LINE: u64 = PAGE_TABLES + 6 * PAGE;
 
 const _: () = assert!(COMMAND_LINE + COMMAND_LINE_LIMIT < START_PAGE);
 
+/// The longest command line of x86 Linux, without its terminating zero (`COMMAND_LINE_SIZE` is 2048).
+const LINUX_COMMAND_LINE: u64 = 2047;
+
 /// Page-table entry: present, writable.
 const TABLE: u64 = 0b11;
 /// The same as a 2 MiB page.
@@ -50,6 +53,8 @@ pub(crate) struct BootInformation<'a> {
     pub(crate) launch: &'a Launch,
     pub(crate) map: &'a MemoryMap,
     pub(crate) rsdp: u64,
+    /// Frequency of the guest's time-stamp counter.
+    pub(crate) tsc_hz: u64,
     /// The bytes of the command line, and of the bzImage's first part.
     pub(crate) command_line: &'a [u8],
     pub(crate) setup_header: &'a [u8],
@@ -60,7 +65,11 @@ impl BootInformation<'_> {
     pub(crate) fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
         let line = self.command_line.get(..COMMAND_LINE_LIMIT as usize).unwrap_or(self.command_line);
         write(memory, COMMAND_LINE, line)?;
-        write(memory, COMMAND_LINE + line.len() as u64, &[0])?;
+        let mut end = COMMAND_LINE + line.len() as u64;
+        if self.launch.block.payload_kind == payload::LINUX {
+            end = self.tell_tsc_frequency(memory, end)?;
+        }
+        write(memory, end, &[0])?;
         match self.launch.block.payload_kind {
             payload::LINUX => self.linux(memory),
             payload::PVH => self.pvh(memory),
@@ -71,6 +80,22 @@ impl BootInformation<'_> {
 
     fn initrd(&self) -> Range {
         self.launch.block.initrd
+    }
+
+    /// Appends `tsc_early_khz=` to the command line that ends at `end`, and returns its new end.
+    ///
+    /// Linux takes the frequency of an AMD processor's TSC from no CPUID leaf and measures it against the 8254, each of
+    /// whose registers costs an exit: slow, and wrong when an exit takes long (it then gives the TSC up). This parameter
+    /// spares it that. A command line that says something about the TSC, or has no room, is left alone.
+    fn tell_tsc_frequency(&self, memory: &impl GuestMemory, end: u64) -> Result<u64, PayloadError> {
+        let said = self.command_line.split(|&byte| byte == b' ').any(|word| word.starts_with(b"tsc"));
+        let parameter = Parameter::new(b" tsc_early_khz=", self.tsc_hz / 1000);
+        let room = end + parameter.bytes().len() as u64 <= COMMAND_LINE + LINUX_COMMAND_LINE;
+        if said || !room {
+            return Ok(end);
+        }
+        write(memory, end, parameter.bytes())?;
+        Ok(end + parameter.bytes().len() as u64)
     }
 
     /// boot.rst, "64-bit Boot Protocol".
@@ -184,6 +209,35 @@ impl BootInformation<'_> {
     }
 }
 
+/// A command-line parameter with a number, made without allocating.
+struct Parameter {
+    bytes: [u8; 40],
+    length: usize,
+}
+
+impl Parameter {
+    fn new(name: &[u8], value: u64) -> Self {
+        let mut parameter = Self { bytes: [0; 40], length: 0 };
+        name.iter().for_each(|&byte| parameter.push(byte));
+        let digits = value.checked_ilog10().unwrap_or(0);
+        for place in (0..=digits).rev() {
+            parameter.push(b'0' + (value / 10u64.pow(place) % 10) as u8);
+        }
+        parameter
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(slot) = self.bytes.get_mut(self.length) {
+            *slot = byte;
+            self.length += 1;
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
+    }
+}
+
 /// KiB of memory without a hole from `start` on.
 fn kib_from(entries: &[Entry], start: u64) -> u32 {
     let first = entries
@@ -214,5 +268,17 @@ fn put(page: &mut [u8], offset: usize, bytes: &[u8]) {
     let room = page.get_mut(offset..).unwrap_or(&mut []);
     for (to, from) in room.iter_mut().zip(bytes) {
         *to = *from;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_becomes_a_parameter() {
+        assert_eq!(Parameter::new(b" tsc_early_khz=", 2_596_304).bytes(), b" tsc_early_khz=2596304");
+        assert_eq!(Parameter::new(b"x=", 0).bytes(), b"x=0");
+        assert_eq!(Parameter::new(b" tsc_early_khz=", u64::MAX).bytes().len(), 15 + 20);
     }
 }

@@ -17,7 +17,7 @@ macro_rules! counters {
 
         impl Statistics {
             /// Adds `other` to `self`.
-            pub fn add(&self, other: &Self) {
+            pub(crate) fn add(&self, other: &Self) {
                 $(self.$field.add(other.$field.get());)+
             }
 

@@ -30,6 +30,11 @@ enum Activity {
     WaitForStartup,
 }
 
+/// Whether an exit may touch the local APIC's task-priority register.
+fn task_priority_access(reason: &ExitReason) -> bool {
+    matches!(reason, ExitReason::Memory(_) | ExitReason::Msr(_))
+}
+
 /// One vCPU, owned by the processor that runs it.
 pub struct Vcpu<P: Platform + 'static> {
     cpu: P::Cpu,
@@ -102,8 +107,12 @@ impl<P: Platform> Vcpu<P> {
                 self.recheck = true;
                 return;
             }
-            ExitReason::Memory(_) => self.sync_task_priority(),
             _ => {}
+        }
+        // The last change of CR8 and of the APIC's register counts, so both agree before and after such an access.
+        let priority = task_priority_access(&exit.reason);
+        if priority {
+            self.sync_task_priority();
         }
         let mut env =
             VcpuEnv { machine: self.machine, lapic: self.lapic, index: self.index, recheck: &mut self.recheck };
@@ -111,6 +120,11 @@ impl<P: Platform> Vcpu<P> {
             Ok(()) => handle(&exit, &mut self.context, &mut self.cpu, &mut env),
             Err(outcome) => outcome,
         };
+        if priority && self.recheck {
+            self.cpu.set_control(Control::Cr8, u64::from(self.lapic.task_priority()));
+        }
+        // A MOV to CR8 exits only if an interrupt waits for it.
+        self.recheck |= matches!(exit.reason, ExitReason::Control(_));
         self.apply(outcome);
     }
 
@@ -277,6 +291,9 @@ impl<P: Platform> Vcpu<P> {
             return;
         }
         let state = self.cpu.injection_state();
+        if state.queued {
+            self.wake();
+        }
         if self.pending_nmis > 0 && state.nmi {
             self.pending_nmis -= 1;
             self.wake();

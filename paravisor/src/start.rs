@@ -15,7 +15,7 @@ use image_abi::{LaunchBlock, flag};
 use log::LevelFilter;
 use paravisor_core::{Launch, Machine, Vcpu};
 use platform::{Clock, Platform, Reason, Termination};
-use platform_native::{Native, emergency, prepare, record};
+use platform_native::{Native, emergency, prepare};
 use vc_handlers::cpuid::Registers;
 
 use crate::heap;
@@ -94,13 +94,13 @@ fn raw_cpuid(leaf: u32, subleaf: u32) -> Registers {
 /// Figures for whoever started the VM.
 fn report(launch: &Launch, native: &Native, tsc: u64) {
     let clock = native.clock();
-    record(format_args!(
+    native.record(format_args!(
         "{{\"memory\":{{\"private_bytes\":{},\"heap_free_bytes\":{},\"image_bytes\":{}}}}}",
         launch.private_bytes(),
         heap::free(),
         launch.block.image.bytes
     ));
-    record(format_args!(
+    native.record(format_args!(
         "{{\"start\":{{\"entry_tsc\":{tsc},\"guest_tsc\":{},\"tsc_hz\":{}}}}}",
         tsc.wrapping_add(clock.guest_tsc()),
         clock.tsc_hz()

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use platform::{
     Control, DescriptorTable, Event, Exit, ExitReason, Gpr, GuestCpu, InjectionState, Instant, Segment,
-    SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, VcpuState,
+    SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
 };
 use specs::svm::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
 use svm::GuestRegisters;
@@ -18,15 +18,20 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::exit::decode;
 use crate::machine::Native;
+use crate::vector;
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const EFER_SVME: u64 = 1 << 12;
 const DR6_SINGLE_STEP: u64 = 1 << 14;
+/// XCR0: SSE and AVX state, both of which the YMM registers need (APM vol. 2, 11.5.2).
+const XCR0_AVX: u64 = 1 << 1 | 1 << 2;
 /// int_state: the instruction at RIP is in an interrupt shadow.
 const SHADOW: u64 = 1;
 /// The intercept of #DB.
 const INTERCEPT_DEBUG: u32 = 1 << 1;
+/// The intercept of MOV to CR8 (APM vol. 2, table B-1).
+const INTERCEPT_CR8_WRITE: u32 = 1 << (16 + 8);
 /// #DB.
 const DEBUG_VECTOR: u64 = 1;
 
@@ -207,6 +212,19 @@ impl NativeCpu {
             self.set_virtual_interrupt(None);
             self.begin_step();
         }
+    }
+
+    /// Arranges for an exit as soon as an interrupt of the wanted class can be taken.
+    ///
+    /// A class that the task priority holds back waits for a write of CR8, not for the virtual interrupt: QEMU lets one
+    /// through whose priority only equals V_TPR (hardware wants it higher: APM vol. 2, 15.21.2), which would exit without
+    /// end.
+    fn update_window(&mut self) {
+        let task_priority = (self.control().virtual_interrupt & 0xf) as u8;
+        let held = self.window.is_some_and(|class| class <= task_priority);
+        let control = self.control_mut();
+        control.intercept_cr = if held { INTERCEPT_CR8_WRITE } else { 0 };
+        self.set_virtual_interrupt(self.window.filter(|_| !held));
     }
 
     fn set_virtual_interrupt(&mut self, class: Option<u8>) {
@@ -494,6 +512,22 @@ impl GuestCpu for NativeCpu {
         }
     }
 
+    fn descriptor_table(&self, register: TableRegister) -> DescriptorTable {
+        let slot = match register {
+            TableRegister::Gdtr => self.saved().gdtr,
+            TableRegister::Idtr => self.saved().idtr,
+        };
+        DescriptorTable { base: slot.base, limit: slot.limit as u16 }
+    }
+
+    fn set_descriptor_table(&mut self, register: TableRegister, value: DescriptorTable) {
+        let slot = match register {
+            TableRegister::Gdtr => &mut self.saved_mut().gdtr,
+            TableRegister::Idtr => &mut self.saved_mut().idtr,
+        };
+        *slot = VmcbSegment { limit: u32::from(value.limit), base: value.base, ..VmcbSegment::default() };
+    }
+
     fn system(&self) -> SystemRegisters {
         let save = self.saved();
         SystemRegisters {
@@ -527,6 +561,27 @@ impl GuestCpu for NativeCpu {
         }
     }
 
+    fn vector(&self, number: u8) -> [u8; 32] {
+        if self.xcr0() & XCR0_AVX == XCR0_AVX {
+            // SAFETY: XCR0 can have AVX only on a processor with AVX and XSAVE, where Parados sets CR4.OSXSAVE.
+            return unsafe { vector::ymm(number) };
+        }
+        let mut value = [0; 32];
+        value.iter_mut().zip(vector::xmm(number)).for_each(|(to, from)| *to = from);
+        value
+    }
+
+    fn set_xmm(&mut self, number: u8, value: [u8; 16]) {
+        vector::set_xmm(number, &value);
+    }
+
+    fn set_ymm(&mut self, number: u8, value: [u8; 32]) {
+        if self.xcr0() & XCR0_AVX == XCR0_AVX {
+            // SAFETY: as in `vector`.
+            unsafe { vector::set_ymm(number, &value) };
+        }
+    }
+
     fn injection_state(&self) -> InjectionState {
         let queued = self.control().event_injection & event::VALID != 0;
         let open = !queued && self.step.is_none() && !self.shadowed();
@@ -557,10 +612,8 @@ impl GuestCpu for NativeCpu {
     }
 
     fn request_interrupt_window(&mut self, class: Option<u8>) {
-        if self.window != class {
-            self.window = class;
-            self.set_virtual_interrupt(class);
-        }
+        self.window = class;
+        self.update_window();
     }
 
     fn request_nmi_window(&mut self, wanted: bool) {
@@ -592,7 +645,7 @@ impl GuestCpu for NativeCpu {
     fn restore(&mut self, state: &VcpuState) {
         (self.shadow, self.step, self.nmi_blocked, self.nmi_window) = (None, None, false, false);
         self.window = None;
-        self.set_virtual_interrupt(None);
+        self.update_window();
         let control = self.control_mut();
         control.event_injection = 0;
         control.intercept_exceptions = 0;

@@ -27,10 +27,11 @@ mod own_tables;
 mod port;
 mod smp;
 mod start;
+mod vector;
 
 pub use clock::TscClock;
 pub use cpu::NativeCpu;
-pub use log::{emergency, record};
+pub use log::emergency;
 pub use machine::{Native, NativeHost, NativePages, end};
 pub use memory::NativeMemory;
 pub use start::{StartError, early, prepare};

@@ -66,7 +66,7 @@ pub(crate) fn initialise(level: log::LevelFilter) {
 }
 
 /// Writes a record: one line of JSON for the tool that started QEMU.
-pub fn record(json: fmt::Arguments<'_>) {
+pub(crate) fn record(json: fmt::Arguments<'_>) {
     let mut console = CONSOLE.lock();
     let _ = writeln!(console, "{}{json}", RECORD as char);
 }

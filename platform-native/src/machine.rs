@@ -195,6 +195,10 @@ impl Platform for Native {
         self.processors
     }
 
+    fn record(&self, json: core::fmt::Arguments<'_>) {
+        log::record(json);
+    }
+
     fn end(&self, how: Termination) -> ! {
         end(how)
     }

@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicU64;
 use platform::{MemoryError, RamMap, Reason};
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use svm::NestedTables;
-use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
 use crate::clock::{self, TscClock};
@@ -134,6 +134,11 @@ pub(crate) fn set_up_processor(native: &'static Native, index: u32) {
     unsafe { Efer::update(|flags| flags.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE)) };
     // SAFETY: the page is fresh and is used by VMRUN alone from here on.
     unsafe { Msr::new(MSR_VM_HSAVE_PA).write(core::ptr::from_mut(save_area).expose_provenance() as u64) };
+    // SAFETY: the bits let Parados read and set the guest's vector registers (`vector`) and switch nothing else on;
+    // every processor in long mode has SSE. #VMEXIT restores these values from the host save area.
+    unsafe { Cr0::update(|flags| flags.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED)) };
+    // SAFETY: as above.
+    unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE)) };
     if native.has_xsave() {
         // SAFETY: the processor has XSAVE; the bit lets Parados read and set the guest's XCR0.
         unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::OSXSAVE)) };

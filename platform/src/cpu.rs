@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One virtual processor of the guest, as the backend runs it.
 
-use crate::{Control, DescriptorTable, Event, Exit, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters};
+use crate::{
+    Control, DescriptorTable, Event, Exit, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
+};
 
 /// What the guest can take at its next entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,6 +46,7 @@ pub struct VcpuState {
 /// | `run` | VMRUN | run-VMPL VMGEXIT | TDG.VP.ENTER |
 /// | GPRs | saved by the entry code, RAX and RSP in the VMCB | VMSA | L2_ENTER_GUEST_STATE |
 /// | system registers | VMCB | VMSA | TDG.VP.RD/WR of VMCS fields |
+/// | vector registers | live in the processor | live in the processor | live in the processor |
 /// | `inject` | EVENTINJ | VMSA EVENT_INJ | VM-entry interruption information |
 /// | `request_interrupt_window` | V_IRQ with VINTR intercept | V_IRQ | interrupt-window exiting |
 pub trait GuestCpu {
@@ -82,12 +85,25 @@ pub trait GuestCpu {
     fn segment(&self, register: SegmentRegister) -> Segment;
     /// Sets a segment register with its hidden part.
     fn set_segment(&mut self, register: SegmentRegister, value: Segment);
+    /// GDTR or IDTR.
+    fn descriptor_table(&self, register: TableRegister) -> DescriptorTable;
+    /// Sets GDTR or IDTR. The caller has checked that the base is canonical.
+    fn set_descriptor_table(&mut self, register: TableRegister, value: DescriptorTable);
     /// CR0, CR3, CR4, EFER, RFLAGS and CPL at once.
     fn system(&self) -> SystemRegisters;
     /// An MSR that the processor holds for the guest. EFER reads as the guest wrote it.
     fn switched_msr(&mut self, msr: SwitchedMsr) -> u64;
     /// Sets an MSR that the processor holds for the guest. The caller has checked the value.
     fn set_switched_msr(&mut self, msr: SwitchedMsr, value: u64);
+
+    /// The low 256 bits of vector register `number`, 0–15. Bits 255:128 read as zero where XCR0 lacks AVX, so
+    /// [`Self::xcr0`] tells the width.
+    fn vector(&self, number: u8) -> [u8; 32];
+    /// Writes XMM register `number`, 0–15, as SSE instructions do: the bits above stay.
+    fn set_xmm(&mut self, number: u8, value: [u8; 16]);
+    /// Writes YMM register `number`, 0–15, as AVX instructions do: the bits above become zero. The caller has seen AVX in
+    /// XCR0.
+    fn set_ymm(&mut self, number: u8, value: [u8; 32]);
 
     /// What the guest can take now.
     fn injection_state(&self) -> InjectionState;

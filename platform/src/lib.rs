@@ -38,6 +38,7 @@ pub use memory::{GuestMemory, GuestPages, MemoryError, PageRange, PageSize, Page
 pub use ram::{RAM_RANGES, RamMap, RamMapError};
 pub use register::{
     Control, DescriptorTable, Gpr, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,
+    TableRegister,
 };
 pub use termination::{Reason, Termination};
 pub use time::{Clock, Instant, Timer};

@@ -34,6 +34,9 @@ pub trait Platform: Sync {
     fn host(&self) -> &Self::Host;
     /// How many processors the VM has, the boot processor included; at least 1.
     fn processors(&self) -> u32;
+    /// Hands the host's operator a record: one JSON object on one line, of figures about Parados itself, never about the
+    /// guest's data. Native: a line on the debug console. SNP and TDX: only what is marked releasable.
+    fn record(&self, json: core::fmt::Arguments<'_>);
     /// Ends the VM and tells the host why. The only way out.
     fn end(&self, how: Termination) -> !;
 }

@@ -121,6 +121,14 @@ pub struct DescriptorTable {
     pub limit: u16,
 }
 
+/// A register that locates a descriptor table.
+#[allow(missing_docs, reason = "the architecture's own names")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableRegister {
+    Gdtr,
+    Idtr,
+}
+
 /// A control register that the guest's code can name. CR8 is the LAPIC's task priority, bits 7:4.
 #[allow(missing_docs, reason = "the architecture's own names")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

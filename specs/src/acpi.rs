@@ -381,6 +381,8 @@ pub mod pm1 {
     pub const GLOBAL_LOCK: u16 = 1 << 5;
     /// PWRBTN: the power button was pressed.
     pub const POWER_BUTTON: u16 = 1 << 8;
+    /// RTC: the clock's alarm.
+    pub const RTC: u16 = 1 << 10;
 }
 
 /// PM1 control bits (4.8.3.2, table 4.13).

@@ -60,8 +60,9 @@ mod regs {
 }
 
 /// Enable bits that exist. The global lock can be enabled, because an operating system checks that it can, but no
-/// firmware will ever release the lock.
-const ENABLES: u16 = pm1::TIMER | pm1::GLOBAL_LOCK | pm1::POWER_BUTTON;
+/// firmware will ever release the lock. The same goes for the clock's alarm, whose status is for waking from states that
+/// this machine does not have.
+const ENABLES: u16 = pm1::TIMER | pm1::GLOBAL_LOCK | pm1::POWER_BUTTON | pm1::RTC;
 /// Control bits that keep what is written.
 const CONTROLS: u16 = pm1_control::BM_RLD | pm1_control::SLP_TYP;
 
