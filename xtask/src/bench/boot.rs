@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What Parados costs a stock kernel from power-on to user mode: CPU time of QEMU with Parados and without, in pairs.
+//!
+//! Interleaved, so that a machine that gets busier meanwhile slows both; the minimum counts, because everything that
+//! disturbs such a measurement only adds to it.
+
+use igvm_tools::write_atomically;
+
+use super::figure::Figure;
+use super::machine::Bench;
+use crate::failure::{Failure, Result, status};
+use crate::guest::USER_MODE;
+use crate::image::Request;
+use crate::say;
+
+/// Stock kernel to user mode, against the same without Parados.
+const AIM: f64 = 1.05;
+
+pub(super) fn measure(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
+    let request = Request { figure: true, ..Request::default() };
+    let payload = request.payload(&bench.scratch)?;
+    let image = bench.scratch.file("boot.igvm");
+    write_atomically(&image, &request.build()?.bytes)?;
+    let (mut bare, mut native) = (Vec::new(), Vec::new());
+    // The first pair only warms the host's caches.
+    for pair in 0..=pairs {
+        say::progress(&format!("bench boot: pair {pair} of {pairs}"));
+        let machine = bench.bare(&payload.kernel, payload.initrd.as_deref(), &payload.command_line);
+        let without = bench.run(machine, USER_MODE)?.cpu_seconds;
+        let with = bench.run(bench.hosted(&image), USER_MODE)?.cpu_seconds;
+        if pair > 0 {
+            bare.push(without);
+            native.push(with);
+        }
+    }
+    let none = || Failure::new(status::FAILED, "bench boot: no CPU time was measured");
+    figures.extend(summary(&bare, &native).ok_or_else(none)?);
+    Ok(())
+}
+
+fn summary(bare: &[f64], native: &[f64]) -> Option<Vec<Figure>> {
+    let ratios: Vec<_> = native.iter().zip(bare).map(|(native, bare)| native / bare).collect();
+    let minimum = |values: &[f64]| values.iter().copied().min_by(f64::total_cmp);
+    let ratio = minimum(native)? / minimum(bare)?;
+    let spread = Figure::median("", &ratios, "", None)?.spread;
+    Some(vec![
+        Figure { spread, ..Figure::fixed("boot.native.vs_bare", ratio, "ratio", Some(AIM)) },
+        Figure::median("boot.native.cpu_seconds", native, "s", None)?,
+        Figure::median("boot.bare.cpu_seconds", bare, "s", None)?,
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_is_of_the_minima() {
+        let figures = summary(&[2.0, 4.0], &[3.0, 2.2]).unwrap();
+        assert_eq!((figures[0].value, figures[0].spread), (1.1, Some((0.55, 1.5))));
+        assert!(summary(&[], &[]).is_none());
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What Parados takes: bytes of its image, RAM that the guest does not get, and time before the guest's first instruction.
+//!
+//! Parados says the latter two itself, in records that it sends when the guest starts.
+
+use igvm_tools::write_atomically;
+use serde_json::Value;
+
+use super::figure::Figure;
+use super::machine::Bench;
+use crate::failure::{Failure, Result, status};
+use crate::guest::USER_MODE;
+use crate::image::Request;
+use crate::process::Ended;
+use crate::qemu::Machine;
+use crate::say;
+
+const GIB: u64 = 1 << 30;
+
+const IMAGE_AIM: f64 = (512 << 10) as f64;
+const PRIVATE_AIM: f64 = (4 << 20) as f64;
+const START_AIM: f64 = 30.0;
+
+/// The sizes in GiB, and what follows `memory.native.2vcpu.` in the name.
+const SIZES: [(u64, &str); 3] = [(1, "bytes"), (8, "8gib.bytes"), (64, "64gib.bytes")];
+
+pub(super) fn measure(bench: &Bench, figures: &mut Vec<Figure>) -> Result<()> {
+    let request = Request { figure: true, ..Request::default() };
+    let built = request.build()?;
+    let image = bench.scratch.file("memory.igvm");
+    write_atomically(&image, &built.bytes)?;
+    if let Some(bytes) = built.report.image_bytes {
+        figures.push(Figure::fixed("image.native.bytes", bytes as f64, "bytes", Some(IMAGE_AIM)));
+    }
+    let run = |processors: u32, gib: u64| {
+        say::progress(&format!("bench memory: {processors} processors, {gib} GiB"));
+        bench.run(Machine { processors, memory: gib * GIB, ..bench.hosted(&image) }, USER_MODE)
+    };
+    let (mut starts, mut of_two) = (Vec::new(), 0.0);
+    for (gib, name) in SIZES {
+        let ended = run(2, gib)?;
+        let bytes = private_bytes(&ended)?;
+        let aim = (gib == 1).then_some(PRIVATE_AIM);
+        figures.push(Figure::fixed(format!("memory.native.2vcpu.{name}"), bytes, "bytes", aim));
+        if gib == 1 {
+            of_two = bytes;
+            starts.push(start_ms(&ended)?);
+        }
+    }
+    let four = run(4, 1)?;
+    let each = (private_bytes(&four)? - of_two) / 2.0;
+    figures.push(Figure::fixed("memory.native.per_vcpu.bytes", each, "bytes", None));
+    for _ in 0..2 {
+        starts.push(start_ms(&run(2, 1)?)?);
+    }
+    figures.extend(Figure::median("start.native.ms", &starts, "ms", Some(START_AIM)));
+    Ok(())
+}
+
+fn number(ended: &Ended, record: &str, field: &str) -> Result<f64> {
+    let value = ended.facts.get(record).and_then(|record| record.get(field)).and_then(Value::as_f64);
+    value.ok_or_else(|| Failure::new(status::FAILED, format!("bench: Parados sent no {record}.{field}")))
+}
+
+fn private_bytes(ended: &Ended) -> Result<f64> {
+    number(ended, "memory", "private_bytes")
+}
+
+fn start_ms(ended: &Ended) -> Result<f64> {
+    let ticks = number(ended, "start", "guest_tsc")? - number(ended, "start", "entry_tsc")?;
+    Ok(ticks / number(ended, "start", "tsc_hz")? * 1e3)
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Building the bare-metal programs with cargo, and installing their target where it is missing.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::failure::{Failure, Result, status};
+use crate::say;
+
+/// What everything on the guest's side of the fence is built for.
+pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> PathBuf {
+    // cargo tells where the package is now; it may have moved since it was built.
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        // A relative one is relative to where the user stands.
+        Some(directory) => std::path::absolute(&directory).unwrap_or_else(|_| directory.into()),
+        None => workspace().join("target"),
+    }
+}
+
+/// A cargo command in the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace()).env("CARGO_TARGET_DIR", target_directory()).stdin(Stdio::null());
+    command
+}
+
+/// Parados.
+pub(crate) fn paravisor() -> Result<PathBuf> {
+    bare_metal(&["-p", "paravisor"], "paravisor")
+}
+
+/// The program that takes an image and starts it.
+pub(crate) fn reference_host() -> Result<PathBuf> {
+    bare_metal(&["-p", "reference-host"], "reference-host")
+}
+
+/// A test guest.
+pub(crate) fn guest(name: &str) -> Result<PathBuf> {
+    bare_metal(&["-p", "guests", "--bin", name], name)
+}
+
+fn bare_metal(packages: &[&str], program: &str) -> Result<PathBuf> {
+    require_target()?;
+    let mut command = cargo();
+    command.args(["build", "--release", "--target", TARGET]).args(packages).stderr(Stdio::piped());
+    let failed = |error: &dyn std::fmt::Display| Failure::new(status::FAILED, format!("cargo build: {error}"));
+    let mut child = command.spawn().map_err(|error| failed(&error))?;
+    if let Some(stderr) = child.stderr.take() {
+        show_build(BufReader::new(stderr));
+    }
+    let result = child.wait().map_err(|error| failed(&error))?;
+    if result.success() {
+        Ok(target_directory().join(TARGET).join("release").join(program))
+    } else {
+        Err(failed(&format!("{program} does not build")))
+    }
+}
+
+/// Shows what cargo does, and nothing if there is nothing to do.
+fn show_build(stderr: impl BufRead) {
+    for line in stderr.lines().map_while(std::io::Result::ok) {
+        // Several runs at once wait for each other for a moment.
+        let idle = ["Finished", "Blocking"].iter().any(|word| line.trim_start().starts_with(word));
+        if !idle {
+            say::line(&line);
+        }
+    }
+}
+
+/// The bare-metal target's standard library, for the toolchain in use.
+pub(crate) fn require_target() -> Result<()> {
+    let present = || {
+        let mut rustc = Command::new("rustc");
+        let output = rustc.args(["--print", "target-libdir", "--target", TARGET]).current_dir(workspace()).output();
+        output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+    };
+    if present() {
+        return Ok(());
+    }
+    say::progress(&format!("installing the Rust target {TARGET} with rustup"));
+    rustup(&["target", "add", TARGET])
+}
+
+/// A component such as `clippy`, for the toolchain in use.
+pub(crate) fn require_component(program: &str, component: &str) -> Result<()> {
+    let present = cargo().args([program, "--version"]).output().is_ok_and(|output| output.status.success());
+    if present {
+        return Ok(());
+    }
+    say::progress(&format!("installing {component} with rustup"));
+    rustup(&["component", "add", component])
+}
+
+fn rustup(arguments: &[&str]) -> Result<()> {
+    let what = arguments.join(" ");
+    let output = Command::new("rustup").args(arguments).current_dir(workspace()).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| Failure::missing(format!("rustup {what}: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let reason = text.lines().find(|line| line.contains("error")).unwrap_or("failed").trim();
+    Err(Failure::missing(format!("rustup {what}: {reason}; is there a network?")))
+}

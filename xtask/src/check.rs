@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask check`: everything that is judged without running a test, exactly as CI judges it.
+
+mod layering;
+mod licences;
+mod source;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::build::{self, TARGET, cargo};
+use crate::failure::{Failure, Result, status};
+use crate::say;
+
+/// The programs and libraries that are built for the bare-metal target.
+const BARE_METAL: [&str; 12] = [
+    "devices",
+    "guests",
+    "image-abi",
+    "paravisor",
+    "paravisor-core",
+    "platform",
+    "platform-native",
+    "reference-host",
+    "specs",
+    "svm",
+    "vc-handlers",
+    "vmm-interface",
+];
+
+/// What a check found: one line each.
+type Findings = Vec<String>;
+
+/// The verb.
+pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
+    if let Some(argument) = parser.next()? {
+        return Err(argument.unexpected().into());
+    }
+    build::require_target()?;
+    build::require_component("fmt", "rustfmt")?;
+    build::require_component("clippy", "clippy")?;
+    let workspace = build::workspace();
+    let checks: &[(&str, &dyn Fn() -> Result<Findings>)] = &[
+        ("layering", &|| layering::findings(&workspace)),
+        ("unsafe code", &|| layering::unsafe_code(&workspace)),
+        ("licence lines", &|| licence_lines(&workspace)),
+        ("dependencies' licences", &licences::findings),
+        ("formatting", &|| tool(cargo().args(["fmt", "--all", "--check"]))),
+        ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
+        ("clippy, bare metal", &|| tool(bare_metal(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
+        ("documentation", &|| tool(documentation(&mut cargo()))),
+    ];
+    let (mut passed, mut failed) = (0, 0);
+    for (name, check) in checks {
+        let findings = check()?;
+        let word = if findings.is_empty() { "ok" } else { "FAILED" };
+        say::out(&format!("check {name} ... {word}\n"));
+        findings.iter().for_each(|finding| say::line(&format!("  {finding}")));
+        if findings.is_empty() {
+            passed += 1;
+        } else {
+            failed += 1;
+        }
+    }
+    say::out(&format!("\n{passed} checks passed, {failed} failed\n"));
+    Ok(if failed == 0 { status::OK } else { status::FAILED })
+}
+
+/// Runs a tool that shows its own findings.
+fn tool(command: &mut Command) -> Result<Findings> {
+    let status = command.status().map_err(|error| Failure::system("cargo", error))?;
+    Ok(if status.success() { vec![] } else { vec!["see above".into()] })
+}
+
+fn bare_metal(command: &mut Command) -> &mut Command {
+    // As released, so that the build of the image and this one share what they compile.
+    command.args(["--release", "--quiet", "--target", TARGET]);
+    for package in BARE_METAL {
+        command.args(["--package", package]);
+    }
+    command
+}
+
+fn documentation(command: &mut Command) -> &mut Command {
+    command.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+    command.env("RUSTDOCFLAGS", "-Dwarnings")
+}
+
+/// Files that do not begin with their licence.
+fn licence_lines(workspace: &Path) -> Result<Findings> {
+    let mut findings = Findings::new();
+    for file in rust_files(workspace)? {
+        let text = read(&file)?;
+        if text.lines().next() != Some("// SPDX-License-Identifier: MIT OR Apache-2.0") {
+            findings
+                .push(format!("{}: line 1 must be `// SPDX-License-Identifier: MIT OR Apache-2.0`", file.display()));
+        }
+    }
+    Ok(findings)
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).map_err(|error| Failure::system(file.display(), error))
+}
+
+/// All Rust files below a directory, except what was built.
+fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).map_err(|error| Failure::system(directory.display(), error))?;
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        let hidden = path.file_name().is_some_and(|name| name == "target" || name.as_encoded_bytes().starts_with(b"."));
+        if path.is_dir() && !hidden {
+            files.extend(rust_files(&path)?);
+        } else if path.extension() == Some(OsStr::new("rs")) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The default guest: the distribution's stock kernel, byte for byte as packaged, and a small RAM disk with busybox.
+//!
+//! Both come from packages that are downloaded once and kept under `target/guest`; a file there records what they are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use igvm_tools::write_atomically;
+use serde_json::{Value, json};
+
+use crate::build;
+use crate::cpio::Archive;
+use crate::failure::{Failure, Result};
+use crate::packages::{self, Distribution};
+
+/// The default guest's command line.
+pub(crate) const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
+
+/// What the default guest prints when it has reached user mode and [`Task::Figure`] was asked for.
+pub(crate) const USER_MODE: &str = "guest: user mode";
+
+/// What the default guest prints when its shell is about to start.
+pub(crate) const SHELL: &str = "guest: a busybox shell";
+
+const INIT: &[u8] = include_bytes!("../guest/init");
+
+/// What the guest does once it is up; see `guest/init`.
+pub(crate) enum Task<'a> {
+    Shell,
+    Command(&'a str),
+    /// Powers off at once: for the bench.
+    Figure,
+}
+
+/// The distribution's files that the guest is made of.
+pub(crate) struct Files {
+    pub(crate) kernel: PathBuf,
+    busybox: PathBuf,
+}
+
+impl Files {
+    /// From `target/guest`, fetched before if need be.
+    pub(crate) fn get() -> Result<Self> {
+        let directory = build::target_directory().join("guest");
+        let distribution = Distribution::this()?;
+        if let Some(files) = Self::kept(&directory, &distribution) {
+            return Ok(files);
+        }
+        fs::create_dir_all(&directory).map_err(|error| Failure::system(directory.display(), error))?;
+        let package = packages::resolve_kernel(&distribution)?;
+        let kernel = fetch(&directory, &package, "./boot/vmlinuz-*")?;
+        let busybox = fetch(&directory, "busybox-static", "*bin/busybox")?;
+        let record = json!({ "distribution": distribution.name, "kernel": kernel, "busybox": busybox });
+        write_atomically(&directory.join("files.json"), format!("{record:#}\n").as_bytes())?;
+        Ok(Self { kernel: directory.join(kernel), busybox: directory.join(busybox) })
+    }
+
+    fn kept(directory: &Path, distribution: &Distribution) -> Option<Self> {
+        let record: Value = serde_json::from_slice(&fs::read(directory.join("files.json")).ok()?).ok()?;
+        let file = |name: &str| Some(directory.join(record.get(name)?.as_str()?)).filter(|path| path.is_file());
+        (record.get("distribution")? == &distribution.name)
+            .then_some(Self { kernel: file("kernel")?, busybox: file("busybox")? })
+    }
+
+    /// The RAM disk for one task.
+    pub(crate) fn initrd(&self, task: &Task) -> Result<Vec<u8>> {
+        let busybox = fs::read(&self.busybox).map_err(|error| Failure::system(self.busybox.display(), error))?;
+        let mut archive = Archive::new();
+        for name in ["bin", "dev", "proc", "root", "sys", "tmp"] {
+            archive.directory(name);
+        }
+        archive.character_device("dev/console", 5, 1);
+        archive.file("bin/busybox", 0o755, &busybox).link("bin/sh", "busybox").file("init", 0o755, INIT);
+        match task {
+            Task::Shell => &mut archive,
+            Task::Command(command) => archive.file("command", 0o644, format!("{command}\n").as_bytes()),
+            Task::Figure => archive.file("figure", 0o644, b""),
+        };
+        Ok(archive.finish())
+    }
+}
+
+/// Downloads a package and takes one file out of it. Gives the file's path below `directory`.
+fn fetch(directory: &Path, package: &str, pattern: &str) -> Result<String> {
+    let system = |error: std::io::Error| Failure::system(directory.display(), error);
+    // Two runs at once do not meet: each works apart, and the last one's result stays.
+    let work = directory.join(format!("{package}.{}.tmp", std::process::id()));
+    fs::create_dir_all(&work).map_err(system)?;
+    let found = packages::download(package, &work).and_then(|deb| {
+        packages::unpack(&deb, pattern, &work)?;
+        find(&work, pattern.rsplit('/').next().unwrap_or_default().trim_end_matches('*'))
+            .ok_or_else(|| Failure::missing(format!("{} has no {pattern}", deb.display())))
+    });
+    let kept = found.and_then(|file| {
+        let below = file.strip_prefix(&work).unwrap_or(&file).to_owned();
+        let place = directory.join(package);
+        let _ = fs::remove_dir_all(&place);
+        fs::rename(&work, &place).map_err(system)?;
+        Ok(Path::new(package).join(below).to_string_lossy().into_owned())
+    });
+    let _ = fs::remove_dir_all(&work);
+    kept
+}
+
+/// The first regular file below a directory whose name begins so; packages are told apart by their ending.
+fn find(directory: &Path, prefix: &str) -> Option<PathBuf> {
+    let mut entries: Vec<_> = fs::read_dir(directory).ok()?.flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    entries.iter().find_map(|entry| {
+        let (path, kind) = (entry.path(), entry.file_type().ok()?);
+        if kind.is_dir() {
+            return find(&path, prefix);
+        }
+        let name = packages::file_name(&path);
+        (kind.is_file() && name.starts_with(prefix) && !name.ends_with(".deb")).then_some(path)
+    })
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Images: what `run`, `test` and `bench` start, and the verb `cargo xtask image`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use igvm_tools::{Config, Image, Inspection, inspect, write_atomically};
+use lexopt::Arg::Long;
+
+use crate::build;
+use crate::failure::{Failure, Result, status};
+use crate::guest::{self, Files, Task};
+use crate::options::{self, set};
+use crate::say;
+use crate::scratch::Scratch;
+
+/// Where a bzImage has the magic of its setup header (Linux, Documentation/arch/x86/boot.rst).
+const SETUP_HEADER: std::ops::Range<usize> = 0x202..0x206;
+
+impl From<igvm_tools::Error> for Failure {
+    fn from(error: igvm_tools::Error) -> Self {
+        Self::new(error.exit_status(), error.to_string())
+    }
+}
+
+/// Where finished images go.
+pub(crate) fn directory() -> PathBuf {
+    build::target_directory().join("images")
+}
+
+/// What goes into an image for one run.
+pub(crate) struct Request<'a> {
+    pub(crate) kernel: Option<&'a Path>,
+    pub(crate) initrd: Option<&'a Path>,
+    pub(crate) append: Option<&'a str>,
+    /// What `--exec` runs.
+    pub(crate) command: Option<&'a str>,
+    /// Bits of `image_abi::flag`, in addition to the configuration's.
+    pub(crate) flags: u32,
+    /// What the VM has.
+    pub(crate) memory: u64,
+    /// The default guest powers off as soon as it is in user mode.
+    pub(crate) figure: bool,
+}
+
+/// Kernel, initrd and command line of a guest, the defaults filled in.
+pub(crate) struct Payload {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) command_line: String,
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        let (kernel, initrd, append, command) = (None, None, None, None);
+        Self { kernel, initrd, append, command, flags: 0, memory: 1 << 30, figure: false }
+    }
+}
+
+impl Request<'_> {
+    pub(crate) fn build(&self) -> Result<Image> {
+        let scratch = Scratch::new()?;
+        let payload = self.payload(&scratch)?;
+        self.check_sizes(&payload)?;
+        let mut config = Config::read(&configuration())?;
+        config.kernel = Some(payload.kernel);
+        config.initrd = payload.initrd;
+        config.command_line = payload.command_line;
+        config.flags |= self.flags;
+        let image = igvm_tools::build(&config.to_spec(build::paravisor()?))?;
+        self.check_placement(&image.report)?;
+        Ok(image)
+    }
+
+    /// A RAM disk that is made here is written to `scratch`.
+    pub(crate) fn payload(&self, scratch: &Scratch) -> Result<Payload> {
+        // What the user names is looked at before anything is fetched.
+        let linux = self.kernel.map(is_linux).transpose()?.unwrap_or(true);
+        if let Some(initrd) = self.initrd {
+            readable(initrd)?;
+        }
+        if self.command.is_some() && !linux {
+            return Err(Failure::usage("--exec: the command needs a Linux kernel (bzImage)"));
+        }
+        let default_disk = self.initrd.is_none() && linux;
+        let append = self.append.unwrap_or_default();
+        if !default_disk && self.kernel.is_some() {
+            let named = |path: Option<&Path>| path.map(Path::to_owned);
+            let kernel = named(self.kernel).unwrap_or_default();
+            return Ok(Payload { kernel, initrd: named(self.initrd), command_line: append.to_owned() });
+        }
+        let files = Files::get()?;
+        let kernel = self.kernel.unwrap_or(&files.kernel).to_owned();
+        if !default_disk {
+            return Ok(Payload { kernel, initrd: self.initrd.map(Path::to_owned), command_line: append.to_owned() });
+        }
+        let initrd = scratch.file("initrd");
+        let task = match self.command {
+            _ if self.figure => Task::Figure,
+            Some(command) => Task::Command(command),
+            None => Task::Shell,
+        };
+        fs::write(&initrd, files.initrd(&task)?).map_err(|error| Failure::system(initrd.display(), error))?;
+        let command_line = format!("{} {append}", guest::COMMAND_LINE).trim_end().to_owned();
+        Ok(Payload { kernel, initrd: Some(initrd), command_line })
+    }
+
+    /// What cannot fit by its size alone, before much time goes into it.
+    fn check_sizes(&self, payload: &Payload) -> Result<()> {
+        let room = self.memory.saturating_sub(image_abi::REGION_LIMIT);
+        for (path, what) in [(Some(&payload.kernel), "kernel"), (payload.initrd.as_ref(), "initrd")] {
+            let Some(path) = path else { continue };
+            let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+            if bytes >= room {
+                let (bytes, memory) = (bytes.div_ceil(1 << 20), self.memory >> 20);
+                let path = path.display();
+                let message =
+                    format!("{what} {path}: {bytes} MiB do not fit into {memory} MiB; pass a larger --memory");
+                return Err(Failure::usage(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the VM has memory where the payload goes.
+    fn check_placement(&self, report: &Inspection) -> Result<()> {
+        let Some(block) = &report.launch_block else { return Ok(()) };
+        let end = block.payload.iter().chain([&block.initrd]).map(image_abi::Range::end).max().unwrap_or_default();
+        if end <= self.memory {
+            return Ok(());
+        }
+        let (end, memory) = (end.div_ceil(1 << 20), self.memory >> 20);
+        let message = format!("kernel and initrd need {end} MiB, the VM has {memory} MiB; pass a larger --memory");
+        Err(Failure::usage(message))
+    }
+}
+
+/// Whether a kernel is a Linux bzImage. What else it can be, `igvm-tools` finds out.
+fn is_linux(kernel: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = fs::File::open(kernel).map_err(|error| unreadable(kernel, &error))?;
+    file.take(SETUP_HEADER.end as u64).read_to_end(&mut head).map_err(|error| unreadable(kernel, &error))?;
+    Ok(head.get(SETUP_HEADER) == Some(b"HdrS"))
+}
+
+fn readable(path: &Path) -> Result<()> {
+    let metadata = fs::File::open(path).and_then(|file| file.metadata()).map_err(|error| unreadable(path, &error))?;
+    if metadata.is_dir() { Err(Failure::usage(format!("{}: is a directory", path.display()))) } else { Ok(()) }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::usage(format!("{}: {error}", path.display()))
+}
+
+/// Refuses what is no image for this platform, before QEMU is started.
+pub(crate) fn verify(image: &Path) -> Result<()> {
+    let inspection = inspect::inspect_file(image)?;
+    let names: Vec<_> = inspection.platforms.iter().map(|platform| platform.name.as_str()).collect();
+    if names.contains(&"native") {
+        return Ok(());
+    }
+    let message = format!("{}: an image for {}, not for native", image.display(), names.join(" and "));
+    Err(Failure::data(message))
+}
+
+fn configuration() -> PathBuf {
+    build::workspace().join("configs/native.toml")
+}
+
+/// The verb: builds the image that the configuration describes, with the default guest if that names none.
+pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
+    let (mut platform, mut config, mut out) = (None, None, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("platform") => {
+                let name = options::text(&mut parser)?;
+                let checked = if name == "all" { Ok(()) } else { options::platform(&name) };
+                set(&mut platform, "platform", checked?)?;
+            }
+            Long("config") => set(&mut config, "config", options::path(&mut parser)?)?,
+            Long("out") => set(&mut out, "out", options::path(&mut parser)?)?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let directory = out.unwrap_or_else(directory);
+    let image = configured(&config.unwrap_or_else(configuration))?;
+    fs::create_dir_all(&directory).map_err(|error| Failure::usage(format!("{}: {error}", directory.display())))?;
+    let file = directory.join("parados-native.igvm");
+    write_atomically(&file, &image.bytes)?;
+    let report = format!("{:#}\n", image.report.to_json());
+    write_atomically(&file.with_extension("json"), report.as_bytes())?;
+    let without = image.report.image_bytes.unwrap_or_default();
+    say::out(&format!("{}: {} bytes, {without} without payload\n", file.display(), image.bytes.len()));
+    Ok(status::OK)
+}
+
+fn configured(file: &Path) -> Result<Image> {
+    let mut config = Config::read(file)?;
+    let scratch = Scratch::new()?;
+    if config.kernel.is_none() {
+        let payload = Request::default().payload(&scratch)?;
+        config.kernel = Some(payload.kernel);
+        config.initrd = config.initrd.or(payload.initrd);
+        if config.command_line.is_empty() {
+            config.command_line = payload.command_line;
+        }
+    }
+    let paravisor = match &config.paravisor {
+        Some(paravisor) => paravisor.clone(),
+        None => build::paravisor()?,
+    };
+    Ok(igvm_tools::build(&config.to_spec(paravisor))?)
+}

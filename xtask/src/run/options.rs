@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The options of `cargo xtask run`, and which of them contradict each other.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use image_abi::flag;
+use lexopt::Arg::{Long, Value};
+
+use crate::failure::{Failure, Result};
+use crate::options::{self, set};
+
+const LEAST_MEMORY: u64 = 256 << 20;
+const MOST_MEMORY: u64 = 8 << 30;
+
+/// What the user asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) image: Option<PathBuf>,
+    pub(crate) kernel: Option<PathBuf>,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) append: Option<String>,
+    pub(crate) exec: Option<String>,
+    pub(crate) processors: u32,
+    pub(crate) memory: u64,
+    pub(crate) cpu: String,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) test_devices: bool,
+    pub(crate) no_reboot: bool,
+    pub(crate) stats: bool,
+    pub(crate) stats_json: Option<PathBuf>,
+    pub(crate) status_file: Option<PathBuf>,
+    pub(crate) qemu: Option<PathBuf>,
+    pub(crate) print_command: bool,
+}
+
+impl Options {
+    pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Self> {
+        let (mut image, mut kernel, mut initrd, mut append, mut exec) = (None, None, None, None, None);
+        let (mut processors, mut memory, mut cpu, mut timeout, mut platform) = (None, None, None, None, None);
+        let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
+        let (mut test_devices, mut no_reboot, mut stats, mut print_command) = (false, false, false, false);
+        while let Some(argument) = parser.next()? {
+            let name = match argument {
+                Long(name) => name.to_owned(),
+                Value(_) => {
+                    return Err(Failure::usage("run takes options only; a command for the guest goes into --exec"));
+                }
+                other => return Err(other.unexpected().into()),
+            };
+            let p = &mut parser;
+            match name.as_str() {
+                "platform" => set(&mut platform, &name, options::platform(&options::text(p)?)?)?,
+                "image" => set(&mut image, &name, options::path(p)?)?,
+                "kernel" => set(&mut kernel, &name, options::path(p)?)?,
+                "initrd" => set(&mut initrd, &name, options::path(p)?)?,
+                "append" => set(&mut append, &name, options::text(p)?)?,
+                "exec" => set(&mut exec, &name, options::text(p)?)?,
+                "smp" => set(&mut processors, &name, options::processors(&options::text(p)?)?)?,
+                "memory" => {
+                    set(&mut memory, &name, options::memory(&options::text(p)?, LEAST_MEMORY, MOST_MEMORY)?)?;
+                }
+                "cpu" => set(&mut cpu, &name, options::text(p)?)?,
+                "timeout" => set(&mut timeout, &name, options::seconds(&options::text(p)?)?)?,
+                "stats-json" => set(&mut stats_json, &name, options::path(p)?)?,
+                "status-file" => set(&mut status_file, &name, options::path(p)?)?,
+                "qemu" => set(&mut qemu, &name, options::path(p)?)?,
+                "test-devices" => test_devices = true,
+                "no-reboot" => no_reboot = true,
+                "stats" => stats = true,
+                "print-command" => print_command = true,
+                _ => {
+                    return Err(Failure::usage(format!(
+                        "run: unknown option --{name} (`cargo xtask help` lists them)"
+                    )));
+                }
+            }
+        }
+        let options = Self {
+            image,
+            kernel,
+            initrd,
+            append,
+            exec,
+            processors: processors.unwrap_or(1),
+            memory: memory.unwrap_or(1 << 30),
+            cpu: cpu.unwrap_or_else(|| "max".into()),
+            timeout,
+            test_devices,
+            no_reboot,
+            stats,
+            stats_json,
+            status_file,
+            qemu,
+            print_command,
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    fn check(&self) -> Result<()> {
+        let in_the_image = [
+            ("--kernel", self.kernel.is_some()),
+            ("--initrd", self.initrd.is_some()),
+            ("--append", self.append.is_some()),
+            ("--exec", self.exec.is_some()),
+            ("--test-devices", self.test_devices),
+            ("--stats", self.stats),
+            ("--stats-json", self.stats_json.is_some()),
+        ];
+        if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
+            return Err(Failure::usage(format!("{name} and --image: an image has its payload and settings inside")));
+        }
+        if self.exec.is_some() && self.initrd.is_some() {
+            return Err(Failure::usage("--exec and --initrd: only the default guest's RAM disk can run a command"));
+        }
+        if self.exec.as_ref().is_some_and(|command| command.contains('\0')) {
+            return Err(Failure::usage("--exec: a command cannot contain a zero byte"));
+        }
+        Ok(())
+    }
+
+    /// What the image must know beyond its configuration.
+    pub(crate) fn image_flags(&self) -> u32 {
+        let mut flags = 0;
+        if self.test_devices {
+            flags |= flag::TEST_DEVICES;
+        }
+        if self.exec.is_some() {
+            flags |= flag::COMMAND;
+        }
+        if self.stats || self.stats_json.is_some() {
+            flags |= flag::STATISTICS;
+        }
+        flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Options> {
+        Options::parse(lexopt::Parser::from_args(arguments))
+    }
+
+    #[test]
+    fn defaults_are_a_small_machine() {
+        let options = parse(&[]).unwrap();
+        assert_eq!((options.processors, options.memory, options.cpu.as_str()), (1, 1 << 30, "max"));
+        assert_eq!(options.image_flags(), 0);
+    }
+
+    #[test]
+    fn flags_follow_the_options() {
+        let options = parse(&["--exec", "true", "--stats-json=x", "--test-devices"]).unwrap();
+        assert_eq!(options.image_flags(), flag::COMMAND | flag::STATISTICS | flag::TEST_DEVICES);
+    }
+
+    #[test]
+    fn everything_wrong_is_a_usage_error_of_one_line() {
+        let wrong: [&[&str]; 14] = [
+            &["--image", "x", "--kernel", "y"],
+            &["--image", "x", "--exec", "y"],
+            &["--exec", "x", "--initrd", "y"],
+            &["--gdb", ":1234"],
+            &["--hostile", "replay"],
+            &["--platform", "snp"],
+            &["--platform", "vmx"],
+            &["--smp", "0"],
+            &["--memory", "9G"],
+            &["--timeout", "-1"],
+            &["--smp"],
+            &["uname"],
+            &["-v"],
+            &["--smp", "1", "--smp", "2"],
+        ];
+        for arguments in wrong {
+            let failure = parse(arguments).unwrap_err();
+            assert_eq!(failure.status, 64, "{arguments:?}");
+            assert!(!failure.message.contains('\n'), "{arguments:?}");
+        }
+    }
+}

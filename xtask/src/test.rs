@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: every test there is, or the suites named.
+
+mod boot;
+mod driver;
+mod unit;
+
+use std::ops::AddAssign;
+use std::path::PathBuf;
+
+use lexopt::Arg::{Long, Value};
+
+use crate::failure::{Failure, Result, status};
+use crate::options::{self, set};
+use crate::say;
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) skipped: u32,
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Suite {
+    Unit,
+    Boot,
+}
+
+const ALL: [Suite; 2] = [Suite::Unit, Suite::Boot];
+
+impl Suite {
+    fn parse(name: &str) -> Result<Self> {
+        match name {
+            "unit" => Ok(Self::Unit),
+            "boot" => Ok(Self::Boot),
+            "kvm-unit-tests" | "attacks" | "fuzz-smoke" | "gdb" => {
+                Err(Failure::usage(format!("test: the suite '{name}' is not built yet; there are unit and boot")))
+            }
+            _ => Err(Failure::usage(format!("test: unknown suite '{name}'; there are unit and boot"))),
+        }
+    }
+}
+
+/// The verb.
+pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
+    let mut suites = Vec::new();
+    let (mut platform, mut qemu): (_, Option<PathBuf>) = (None, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(name) => suites.push(Suite::parse(&name.to_string_lossy())?),
+            Long("platform") => set(&mut platform, "platform", options::platform(&options::text(&mut parser)?)?)?,
+            Long("qemu") => set(&mut qemu, "qemu", options::path(&mut parser)?)?,
+            // The slow suite has no tests of its own yet.
+            Long("slow") => {}
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let mut totals = Totals::default();
+    for suite in ALL.into_iter().filter(|suite| suites.is_empty() || suites.contains(suite)) {
+        totals += match suite {
+            Suite::Unit => unit::run()?,
+            Suite::Boot => boot::run(qemu.as_deref())?,
+        };
+    }
+    say::out(&format!("\n{} passed, {} failed, {} skipped\n", totals.passed, totals.failed, totals.skipped));
+    Ok(if totals.failed == 0 { status::OK } else { status::FAILED })
+}

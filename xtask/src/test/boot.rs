@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The boot tests: what `cargo xtask run` promises, each on a machine of its own.
+//!
+//! They show that the image works on QEMU's emulation of a processor. What that emulation lacks or gets wrong
+//! (caches, stale translations, timing) they cannot show.
+
+mod cases;
+mod control;
+mod images;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use super::Totals;
+use crate::build;
+use crate::failure::Result;
+use crate::guest::Files;
+use crate::qemu::Qemu;
+use crate::say;
+
+/// How a test ended that did not fail.
+pub(super) enum Verdict {
+    Passed,
+    /// What it needs is not here.
+    Skipped(String),
+}
+
+/// What every test gets.
+pub(super) struct Context {
+    /// `--qemu`, if given.
+    qemu: Option<PathBuf>,
+    kernel: PathBuf,
+}
+
+type Outcome = std::result::Result<Verdict, String>;
+
+/// A named test.
+pub(super) struct Case {
+    name: &'static str,
+    run: fn(&Context) -> Outcome,
+}
+
+pub(super) fn run(qemu: Option<&Path>) -> Result<Totals> {
+    say::progress("boot tests");
+    Qemu::find(qemu)?;
+    build::reference_host()?;
+    build::paravisor()?;
+    let context = Context { qemu: qemu.map(Path::to_owned), kernel: Files::get()?.kernel };
+    Ok(all(&context, &[control::ALL, cases::ALL, images::ALL].into_iter().flatten().collect::<Vec<_>>()))
+}
+
+/// Two processors a test: one for the guest, one for everything else.
+fn all(context: &Context, cases: &[&Case]) -> Totals {
+    let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
+    let (next, totals) = (AtomicUsize::new(0), Mutex::new(Totals::default()));
+    thread::scope(|scope| {
+        for _ in 0..workers.min(cases.len()) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let total = one(context, case);
+                    if let Ok(mut totals) = totals.lock() {
+                        *totals += total;
+                    }
+                }
+            });
+        }
+    });
+    totals.into_inner().unwrap_or_default()
+}
+
+fn one(context: &Context, case: &Case) -> Totals {
+    let start = Instant::now();
+    let (word, detail, totals) = match (case.run)(context) {
+        Ok(Verdict::Passed) => ("ok", String::new(), Totals { passed: 1, ..Totals::default() }),
+        Ok(Verdict::Skipped(why)) => ("skipped", why, Totals { skipped: 1, ..Totals::default() }),
+        Err(why) => ("FAILED", why, Totals { failed: 1, ..Totals::default() }),
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    let detail = if detail.is_empty() { format!(" ({seconds:.1} s)") } else { format!(": {detail}") };
+    say::out(&format!("test boot::{} ... {word}{detail}\n", case.name));
+    totals
+}
+
+impl Context {
+    /// A test guest from `guests/`, if there is one of that name.
+    fn guest(&self, name: &str) -> std::result::Result<Option<PathBuf>, String> {
+        if !build::workspace().join("guests/src/bin").join(format!("{name}.rs")).exists() {
+            return Ok(None);
+        }
+        build::guest(name).map(Some).map_err(|failure| failure.message)
+    }
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The boot tests that start a guest: the default one, or a test guest that misbehaves.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Case, Context, Outcome, Verdict};
+use crate::guest::SHELL;
+use crate::test::driver::{self, Finished, Run};
+
+/// All of them, the long ones first.
+pub(super) const ALL: &[Case] = &[
+    Case { name: "timeout_ends_the_run_with_124", run: timeout },
+    Case { name: "spin_without_interrupts_ends_with_the_timeout", run: spin },
+    Case { name: "default_guest_has_a_shell_on_the_serial_line", run: shell },
+    Case { name: "poweroff_ends_with_0", run: poweroff },
+    Case { name: "exit_of_the_shell_powers_off", run: exit_of_the_shell },
+    Case { name: "reset_starts_the_guest_again", run: reset },
+    Case { name: "reset_with_no_reboot_ends_with_71", run: reset_no_reboot },
+    Case { name: "sigterm_ends_the_run_and_qemu", run: sigterm },
+    Case { name: "exec_prints_the_output_alone", run: exec },
+    Case { name: "exec_passes_the_status_on", run: exec_status },
+    Case { name: "exec_output_is_binary_safe", run: exec_binary },
+    Case { name: "two_processors", run: two_processors },
+    Case { name: "memory_of_256_mib", run: little_memory },
+    Case { name: "memory_of_3_gib", run: much_memory },
+    Case { name: "append_reaches_the_kernel", run: append },
+    Case { name: "statistics_come_as_a_table_and_as_json", run: statistics },
+    Case { name: "triple_fault_ends_with_71", run: triple_fault },
+    Case { name: "jump_into_nowhere_ends_with_71", run: jump_nowhere },
+    Case { name: "svm_instructions_are_undefined_for_a_guest", run: svm_probe },
+    Case { name: "processor_state_survives_exits", run: state_probe },
+    Case { name: "guest_without_an_os_can_reset", run: guest_reset },
+    Case { name: "guest_without_an_os_can_power_off", run: guest_poweroff },
+    Case { name: "halt_without_interrupts_ends_with_the_timeout", run: halt_forever },
+    Case { name: "no_svm_ends_with_69", run: no_svm },
+    Case { name: "unknown_cpu_ends_with_64", run: unknown_cpu },
+    Case { name: "absent_qemu_ends_with_69", run: absent_qemu },
+];
+
+fn passed() -> Outcome {
+    Ok(Verdict::Passed)
+}
+
+/// The status, the kind in the status file, and that nothing panicked.
+fn expect(finished: &Finished, status: i32, kind: &str) -> Result<(), String> {
+    let recorded = finished.record.get("kind").and_then(|kind| kind.as_str()).unwrap_or("none");
+    if finished.status != status || recorded != kind || finished.record.get("status") != Some(&status.into()) {
+        let got = format!("got {} ({recorded})", finished.status);
+        return Err(format!("expected status {status} ({kind}), {got}; {}", tail(finished)));
+    }
+    if finished.stderr.contains("panicked") {
+        return Err(format!("something panicked; {}", tail(finished)));
+    }
+    Ok(())
+}
+
+fn tail(finished: &Finished) -> String {
+    let last = |text: &str| {
+        let lines: Vec<_> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(4)..).unwrap_or_default().join(" / ")
+    };
+    format!("stderr ends: {}; stdout ends: {}", last(&finished.stderr), last(&finished.stdout))
+}
+
+fn same(what: &str, expected: &str, got: &str) -> Result<(), String> {
+    if expected == got { Ok(()) } else { Err(format!("{what}: expected {expected:?}, got {got:?}")) }
+}
+
+fn run(context: &Context, arguments: &[&str]) -> Result<Finished, String> {
+    driver::run(context.qemu.as_deref(), arguments)
+}
+
+fn start(context: &Context, arguments: &[&str]) -> Result<Run, String> {
+    Run::start(context.qemu.as_deref(), arguments)
+}
+
+/// A run whose guest is at its shell's prompt.
+fn at_the_shell(context: &Context, arguments: &[&str]) -> Result<Run, String> {
+    let mut run = start(context, arguments)?;
+    run.wait_for(SHELL)?;
+    Ok(run)
+}
+
+/// The output of a command in the guest, which must succeed.
+fn output(context: &Context, command: &str, arguments: &[&str]) -> Result<String, String> {
+    let finished = run(context, &[&["--exec", command], arguments].concat())?;
+    expect(&finished, 0, "poweroff")?;
+    Ok(finished.stdout)
+}
+
+fn shell(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &[])?;
+    // What is waited for differs from what is typed, whose echo comes back too.
+    run.send("echo sum=$((6*7)); tty\n")?;
+    run.wait_for("sum=42")?;
+    run.wait_for("/dev/ttyS0")?;
+    // Job control: an interrupt from the keyboard ends the job, not the shell.
+    run.send("echo job-$((1+0)); sleep 1000\n")?;
+    run.wait_for("job-1")?;
+    std::thread::sleep(Duration::from_millis(500));
+    run.send("\x03")?;
+    run.send("\necho still-$((1+1))\n")?;
+    run.wait_for("still-2")?;
+    run.send("exit\n")?;
+    expect(&run.finish()?, 0, "poweroff")?;
+    passed()
+}
+
+fn poweroff(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &[])?;
+    run.send("poweroff\n")?;
+    expect(&run.finish()?, 0, "poweroff")?;
+    passed()
+}
+
+fn exit_of_the_shell(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &[])?;
+    run.wait_for("# ")?;
+    run.send("\x04")?;
+    expect(&run.finish()?, 0, "poweroff")?;
+    passed()
+}
+
+fn reset(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &[])?;
+    run.send("reboot\n")?;
+    run.wait_for(SHELL)?;
+    run.send("exit\n")?;
+    expect(&run.finish()?, 0, "poweroff")?;
+    passed()
+}
+
+fn reset_no_reboot(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &["--no-reboot"])?;
+    run.send("reboot\n")?;
+    expect(&run.finish()?, 71, "reset")?;
+    passed()
+}
+
+fn sigterm(context: &Context) -> Outcome {
+    let run = at_the_shell(context, &[])?;
+    let id = i32::try_from(run.id()).map_err(|error| error.to_string())?;
+    kill(Pid::from_raw(id), Signal::SIGTERM).map_err(|error| error.to_string())?;
+    // QEMU holds stdout too: one that was left behind would keep it open.
+    expect(&run.finish()?, 128 + 15, "interrupted")?;
+    passed()
+}
+
+fn timeout(context: &Context) -> Outcome {
+    let begun = Instant::now();
+    let finished = run(context, &["--timeout", "6"])?;
+    expect(&finished, 124, "timeout")?;
+    if begun.elapsed() > Duration::from_secs(60) { Err("took a minute".into()) } else { passed() }
+}
+
+fn exec(context: &Context) -> Outcome {
+    let stdout = output(context, "echo out; echo err >&2; uname -s", &[])?;
+    same("stdout", "out\nerr\nLinux\n", &stdout)?;
+    passed()
+}
+
+fn exec_status(context: &Context) -> Outcome {
+    let finished = run(context, &["--exec", "printf 'no line feed'; exit 7"])?;
+    expect(&finished, 7, "poweroff")?;
+    same("stdout", "no line feed", &finished.stdout)?;
+    passed()
+}
+
+fn exec_binary(context: &Context) -> Outcome {
+    // What could be taken for a trailer, for a line end, or for a terminal's control characters.
+    let stdout = output(context, r"printf 'a\r\nb\n\0360\n\003\004\021\023'; seq 1 5000", &[])?;
+    let numbers: String = (1..=5000).map(|number| format!("{number}\n")).collect();
+    same("stdout", &format!("a\r\nb\n\x1e0\n\x03\x04\x11\x13{numbers}"), &stdout)?;
+    passed()
+}
+
+fn two_processors(context: &Context) -> Outcome {
+    same("nproc", "2\n", &output(context, "nproc", &["--smp", "2"])?)?;
+    passed()
+}
+
+fn memory_between(context: &Context, size: &str, least: u64, most: u64) -> Outcome {
+    let stdout = output(context, "awk '/^MemTotal/ { print $2 }' /proc/meminfo", &["--memory", size])?;
+    let kib: u64 = stdout.trim().parse().map_err(|_| format!("MemTotal is {stdout:?}"))?;
+    let mib = kib >> 10;
+    if (least..=most).contains(&mib) { passed() } else { Err(format!("{mib} MiB, expected {least} to {most}")) }
+}
+
+fn little_memory(context: &Context) -> Outcome {
+    memory_between(context, "256M", 180, 256)
+}
+
+fn much_memory(context: &Context) -> Outcome {
+    memory_between(context, "3G", 2850, 3072)
+}
+
+fn append(context: &Context) -> Outcome {
+    let stdout = output(context, "cat /proc/cmdline", &["--append", "marker=a,b c"])?;
+    // Parados may add words of its own after ours.
+    if format!("{} ", stdout.trim_end()).contains(" marker=a,b c ") {
+        passed()
+    } else {
+        Err(format!("command line {stdout:?}"))
+    }
+}
+
+fn statistics(context: &Context) -> Outcome {
+    let scratch = crate::scratch::Scratch::new().map_err(|failure| failure.message)?;
+    let file = scratch.file("stats.json");
+    let finished = run(context, &["--exec", "true", "--stats", "--stats-json", &file.to_string_lossy()])?;
+    expect(&finished, 0, "poweroff")?;
+    let text = std::fs::read(&file).map_err(|error| format!("no statistics: {error}"))?;
+    let stats: serde_json::Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let shown = finished.stderr.lines().any(|line| line.contains("cpuid"));
+    if stats.is_object() && shown { passed() } else { Err(format!("{stats}; {}", tail(&finished))) }
+}
+
+/// Runs a test guest.
+fn guest(context: &Context, name: &str, arguments: &[&str], status: i32, kind: &str) -> Outcome {
+    let Some(kernel) = context.guest(name)? else {
+        return Ok(Verdict::Skipped(format!("there is no test guest {name}")));
+    };
+    let finished = run(context, &[&["--kernel", &kernel.to_string_lossy()], arguments].concat())?;
+    expect(&finished, status, kind)?;
+    passed()
+}
+
+fn triple_fault(context: &Context) -> Outcome {
+    guest(context, "triple-fault", &[], 71, "triple-fault")
+}
+
+fn jump_nowhere(context: &Context) -> Outcome {
+    guest(context, "jump-nowhere", &[], 71, "triple-fault")
+}
+
+fn spin(context: &Context) -> Outcome {
+    guest(context, "spin", &["--timeout", "4"], 124, "timeout")
+}
+
+/// The guest's vector registers, debug registers and more survive exits; it says so with 0.
+fn state_probe(context: &Context) -> Outcome {
+    guest(context, "state-probe", &["--test-devices"], 1, "test-exit")
+}
+
+fn guest_reset(context: &Context) -> Outcome {
+    guest(context, "reset", &["--no-reboot"], 71, "reset")
+}
+
+fn guest_poweroff(context: &Context) -> Outcome {
+    guest(context, "poweroff", &[], 0, "poweroff")
+}
+
+fn halt_forever(context: &Context) -> Outcome {
+    guest(context, "halt-forever", &["--timeout", "4"], 124, "timeout")
+}
+
+/// The guest tries every SVM instruction, wants #UD each time and its canary untouched, and then exits with 0.
+fn svm_probe(context: &Context) -> Outcome {
+    guest(context, "svm-probe", &["--test-devices"], 1, "test-exit")
+}
+
+fn no_svm(context: &Context) -> Outcome {
+    expect(&run(context, &["--cpu", "max,-svm"])?, 69, "terminated")?;
+    passed()
+}
+
+fn unknown_cpu(context: &Context) -> Outcome {
+    expect(&run(context, &["--cpu", "abacus"])?, 64, "qemu")?;
+    passed()
+}
+
+fn absent_qemu(context: &Context) -> Outcome {
+    for qemu in ["/nowhere/qemu", "/bin/true"] {
+        expect(&run(context, &["--qemu", qemu])?, 69, "not-started")?;
+    }
+    passed()
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The boot tests about files: kernels and RAM disks that cannot be used, images that are corrupt, and another loader.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::{Case, Context, Outcome, Verdict};
+use crate::guest::USER_MODE;
+use crate::image::Request;
+use crate::process::{self, Console, Next, Streams};
+use crate::qemu::{Machine, Qemu, Start};
+use crate::scratch::Scratch;
+use crate::test::driver;
+
+pub(super) const ALL: &[Case] = &[
+    Case { name: "unusable_kernels_are_refused", run: kernels },
+    Case { name: "unusable_initrds_are_refused", run: initrds },
+    Case { name: "corrupt_images_are_refused", run: corrupt },
+    Case { name: "print_command_runs_nothing", run: print_command },
+    Case { name: "qemus_own_igvm_loader_starts_the_image", run: own_loader },
+];
+
+fn scratch() -> Result<Scratch, String> {
+    Scratch::new().map_err(|failure| failure.message)
+}
+
+/// An image whose guest powers off as soon as it is in user mode.
+fn image() -> Result<Vec<u8>, String> {
+    let request = Request { figure: true, ..Request::default() };
+    Ok(request.build().map_err(|failure| failure.message)?.bytes)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A run that must not get as far as QEMU, and say why in one line.
+fn refused(context: &Context, arguments: &[&str], statuses: &[i32]) -> Result<(), String> {
+    let finished = driver::run(context.qemu.as_deref(), arguments)?;
+    let kind = finished.record.get("kind").and_then(|kind| kind.as_str());
+    if !statuses.contains(&finished.status) || kind != Some("not-started") || !finished.stdout.is_empty() {
+        return Err(format!("{arguments:?}: expected status {statuses:?}, got {finished:?}"));
+    }
+    let lines = finished.stderr.lines().count();
+    if lines == 1 { Ok(()) } else { Err(format!("{arguments:?}: expected one line, got {:?}", finished.stderr)) }
+}
+
+fn kernels(context: &Context) -> Outcome {
+    let scratch = scratch()?;
+    let stock = fs::read(&context.kernel).map_err(|error| error.to_string())?;
+    let half = stock.get(..stock.len() / 2).unwrap_or_default();
+    let garbage: Vec<u8> = (0..65_536u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 16) as u8).collect();
+    // Linux, Documentation/arch/arm64/booting.rst: "MZ" for UEFI, and the magic at offset 56.
+    let mut arm64 = vec![0; 65_536];
+    arm64.splice(0..2, *b"MZ");
+    arm64.splice(56..60, *b"ARM\x64");
+    for (name, bytes) in [("half", half), ("garbage", &garbage), ("arm64", &arm64), ("empty", &[])] {
+        let file = scratch.file(name);
+        write(&file, bytes)?;
+        refused(context, &["--kernel", &file.to_string_lossy()], &[64, 65])?;
+    }
+    refused(context, &["--kernel", "/nowhere/vmlinuz"], &[64])?;
+    refused(context, &["--kernel", "/"], &[64])?;
+    Ok(Verdict::Passed)
+}
+
+fn initrds(context: &Context) -> Outcome {
+    let scratch = scratch()?;
+    let file = scratch.file("large");
+    let large = fs::File::create(&file).and_then(|file| file.set_len(300 << 20));
+    large.map_err(|error| error.to_string())?;
+    refused(context, &["--initrd", &file.to_string_lossy(), "--memory", "256M"], &[64])?;
+    refused(context, &["--initrd", "/nowhere/initrd"], &[64])?;
+    Ok(Verdict::Passed)
+}
+
+fn corrupt(context: &Context) -> Outcome {
+    let scratch = scratch()?;
+    let image = image()?;
+    let file = scratch.file("image.igvm");
+    let name = file.to_string_lossy();
+    for position in [0, 5, 30, 60, 200, 1000] {
+        let mut bad = image.clone();
+        *bad.get_mut(position).ok_or("the image is tiny")? ^= 0x10;
+        write(&file, &bad)?;
+        refused(context, &["--image", &name], &[65]).map_err(|error| format!("byte {position} changed: {error}"))?;
+    }
+    for length in [0, 10, 24, 500, image.len() / 2, image.len() - 1] {
+        write(&file, image.get(..length).unwrap_or_default())?;
+        refused(context, &["--image", &name], &[65]).map_err(|error| format!("cut at {length}: {error}"))?;
+    }
+    refused(context, &["--image", "/nowhere/image"], &[64])?;
+    Ok(Verdict::Passed)
+}
+
+fn print_command(context: &Context) -> Outcome {
+    let finished = driver::run(context.qemu.as_deref(), &["--print-command", "--smp", "3"])?;
+    let one_line = finished.stdout.lines().count() == 1 && finished.stdout.contains("-smp 3");
+    if finished.status == 0 && one_line { Ok(Verdict::Passed) } else { Err(format!("{finished:?}")) }
+}
+
+/// The same file, without the reference host.
+fn own_loader(context: &Context) -> Outcome {
+    let qemu = Qemu::find(context.qemu.as_deref()).map_err(|failure| failure.message)?;
+    if !has_loader(&qemu) {
+        let (major, minor) = qemu.version;
+        return Ok(Verdict::Skipped(format!("QEMU {major}.{minor} has no IGVM loader, 10.1 and later can have one")));
+    }
+    let scratch = scratch()?;
+    let file = scratch.file("image.igvm");
+    write(&file, &image()?)?;
+    let machine = Machine { processors: 2, ..Machine::new(qemu.path, Start::Igvm { image: file }) };
+    let deadline = Some(Instant::now() + Duration::from_secs(120));
+    let streams = Streams { console: Console::Kept, command: false, deadline };
+    let ended = process::run(machine, &streams, &mut |_| Next::Continue).map_err(|failure| failure.message)?;
+    if ended.end.is_some() && String::from_utf8_lossy(&ended.console).contains(USER_MODE) {
+        Ok(Verdict::Passed)
+    } else {
+        Err(format!("{:?}, {:?}, {}", ended.cause, ended.end, ended.qemu_said))
+    }
+}
+
+fn has_loader(qemu: &Qemu) -> bool {
+    let output = Command::new(&qemu.path).args(["-object", "igvm-cfg,help"]).output();
+    qemu.version >= (10, 1) && output.is_ok_and(|output| output.status.success())
+}

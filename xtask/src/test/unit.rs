@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The unit tests: `cargo test` on the host, for everything that is not itself a bare-metal program.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use super::Totals;
+use crate::build;
+use crate::failure::{Failure, Result};
+use crate::say;
+
+pub(super) fn run() -> Result<Totals> {
+    say::progress("unit tests (cargo test)");
+    let mut command = build::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
+    let failed = |error: &dyn std::fmt::Display| Failure::missing(format!("cargo test: {error}"));
+    let mut child = command.spawn().map_err(|error| failed(&error))?;
+    let mut totals = Totals::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
+            totals += totals_of(&line).unwrap_or_default();
+            say::out(&format!("{line}\n"));
+        }
+    }
+    let result = child.wait().map_err(|error| failed(&error))?;
+    if !result.success() && totals.failed == 0 {
+        // It did not build, or a test took the whole program down.
+        totals.failed = 1;
+    }
+    Ok(totals)
+}
+
+/// From a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn totals_of(line: &str) -> Option<Totals> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |what: &str| counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().parse().ok());
+    Some(Totals { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargos_totals_are_read() {
+        let line = "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(totals_of(line), Some(Totals { passed: 12, failed: 1, skipped: 2 }));
+        assert_eq!(totals_of("test boot::x ... ok"), None);
+    }
+}

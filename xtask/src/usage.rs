@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `cargo xtask help` prints.
+
+/// All verbs, their options and the statuses.
+pub(crate) const TEXT: &str = "\
+cargo xtask run     build everything, fetch what is missing, start a guest under Parados in QEMU
+  --platform native        the platform (native)
+  --image FILE             run this image as it is, instead of building one
+  --kernel FILE            a Linux bzImage, or a PVH or Multiboot ELF     [the distribution's stock kernel]
+  --initrd FILE            its initial RAM disk                           [for Linux: busybox and a shell]
+  --append TEXT            added to the default guest's command line; with an initrd or an ELF of your own, all of it
+  --exec COMMAND           run COMMAND in the default guest's shell, print its output alone on stdout, power off
+  --smp N                  processors, 1 to 255                           [1]
+  --memory SIZE            what the VM has, 256M to 8G                    [1G]
+  --cpu MODEL              QEMU's CPU model, with its ,+flag and ,-flag   [max]
+  --timeout SECONDS        end the run with status 124 after that time
+  --test-devices           kvm-unit-tests' devices; a write of V to port F4h ends the run with status (V<<1)|1
+  --no-reboot              a guest reset ends the run with status 71
+  --stats                  print what the guest's exits were, at the end
+  --stats-json FILE        the same as JSON
+  --status-file FILE       how the run ended, as one JSON object: kind, reason, status
+  --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
+  --print-command          print the QEMU command instead of running it
+cargo xtask test    [unit|boot ...] [--platform native] [--slow]         default: all
+cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
+cargo xtask bench   [exits|boot|memory ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
+cargo xtask check   formatting, clippy, docs, licences, layering
+
+Status of `run`: 0 the guest powered off (with --exec: COMMAND's own), 64 usage or unusable file, 65 corrupt or
+foreign image, 69 something needed is missing here, 70 Parados or the host terminated the VM, 71 the guest crashed or
+reset, 124 timeout. In a terminal, Ctrl-A X ends QEMU and Ctrl-A H lists its other keys.
+";
