@@ -48,7 +48,7 @@ pvh_entry:
     or eax, 0x100               // LME
     wrmsr
     mov eax, cr0
-    or eax, 0x80000000          // PG
+    or eax, 0x80010000          // PG, and WP as every operating system sets it
     mov cr0, eax
     lgdt [guest_gdt_register]
     .byte 0xea                  // far jump
@@ -76,6 +76,7 @@ guest_gdt:
     .quad 0
     .quad 0x00af9b000000ffff
     .quad 0x00cf93000000ffff
+    .global guest_gdt_register
 guest_gdt_register:
     .word 23
     .quad guest_gdt

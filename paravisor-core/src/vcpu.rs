@@ -4,21 +4,24 @@
 //! An exit that touches neither the local APIC nor the wires goes straight back into the guest; the only shared word that
 //! it reads is the vCPU's own letter box. Everything about interrupts happens in [`Vcpu::service`].
 
-use devices::apic::{Lapic, Lint, Signals};
+use devices::apic::{ApicPort, Lapic, Lint, Signals};
 use platform::{Clock, SegmentRegister};
-use platform::{Control, Event, ExitReason, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer};
+use platform::{Control, Event, Exit, ExitReason, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer};
 use vc_handlers::{Outcome, VcpuContext, handle};
 use vmm_interface::Lifecycle;
 use vmm_interface::sync::Ordering;
 
 use crate::entry;
 use crate::env::VcpuEnv;
-use crate::length::CodePage;
+use crate::length;
 use crate::machine::{BOOT_PROCESSOR, Machine};
 use crate::statistics::Statistics;
 
 /// How many host events are taken before the guest gets on with its work.
 const EVENT_BATCH: usize = 16;
+
+/// A class above every task priority.
+const EXTINT_CLASS: u8 = 16;
 
 /// What a vCPU is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,7 +43,6 @@ pub struct Vcpu<P: Platform + 'static> {
     cpu: P::Cpu,
     machine: &'static Machine<P>,
     context: VcpuContext<'static>,
-    code_page: CodePage,
     activity: Activity,
     /// Interrupts may have become deliverable, or a deadline may have moved.
     recheck: bool,
@@ -50,12 +52,17 @@ pub struct Vcpu<P: Platform + 'static> {
     extint: bool,
     index: u32,
     lapic: &'static mut Lapic,
+    /// Ours of the machine's letter boxes and counters.
+    port: &'static ApicPort,
+    statistics: &'static Statistics,
 }
 
 impl<P: Platform> Vcpu<P> {
     /// vCPU `index` of the machine, ready to run: the boot processor at the payload's entry, others waiting to be started.
     /// `None` if there is no such vCPU, or if it runs already.
     pub fn new(machine: &'static Machine<P>, index: u32, mut cpu: P::Cpu) -> Option<Self> {
+        let port = machine.fabric.port(index)?;
+        let statistics = machine.statistics.get(index as usize)?;
         let lapic = machine.take_lapic(index)?;
         lapic.enter_virtual_wire();
         cpu.restore(&machine.start);
@@ -63,20 +70,21 @@ impl<P: Platform> Vcpu<P> {
             cpu,
             machine,
             context: VcpuContext::new(&machine.cpuid, index),
-            code_page: CodePage::default(),
             activity: if index == BOOT_PROCESSOR { Activity::Running } else { Activity::WaitForStartup },
             recheck: true,
             pending_nmis: 0,
             extint: false,
             index,
             lapic,
+            port,
+            statistics,
         })
     }
 
     /// Runs the vCPU for ever.
     pub fn run(mut self) -> ! {
         loop {
-            if self.recheck || self.needs_attention() {
+            if self.recheck || self.port.needs_attention() {
                 self.service();
                 if self.activity != Activity::Running {
                     self.idle();
@@ -87,20 +95,24 @@ impl<P: Platform> Vcpu<P> {
         }
     }
 
-    fn needs_attention(&self) -> bool {
-        self.machine.fabric.port(self.index).is_some_and(|port| port.needs_attention())
-    }
-
-    fn statistics(&self) -> Option<&'static Statistics> {
-        self.machine.statistics.get(self.index as usize)
-    }
-
     /// One guest entry, the exit that ends it, and what becomes of the guest.
+    #[inline(always)]
     fn step(&mut self) {
-        let mut exit = self.cpu.run();
-        if let Some(statistics) = self.statistics() {
-            statistics.exit(&exit.reason);
+        let exit = self.cpu.run();
+        // The most frequent exit of all is done on the spot: it needs nothing but the vCPU and one table.
+        if exit.reason == ExitReason::Cpuid && exit.next_rip != 0 {
+            self.statistics.cpuid.count();
+            vc_handlers::cpuid::answer(&self.context, &mut self.cpu);
+            self.cpu.complete_instruction(exit.next_rip);
+        } else {
+            self.exit(exit);
         }
+    }
+
+    /// What becomes of the guest after an exit.
+    #[inline(never)]
+    fn exit(&mut self, mut exit: Exit) {
+        self.statistics.exit(&exit.reason);
         match exit.reason {
             ExitReason::HostInterrupt => return self.host_interrupt(),
             ExitReason::InterruptWindow | ExitReason::NmiWindow => {
@@ -116,7 +128,7 @@ impl<P: Platform> Vcpu<P> {
         }
         let mut env =
             VcpuEnv { machine: self.machine, lapic: self.lapic, index: self.index, recheck: &mut self.recheck };
-        let outcome = match self.code_page.complete(&mut exit, &self.cpu, &env) {
+        let outcome = match length::complete(&mut exit, &mut self.cpu, &env) {
             Ok(()) => handle(&exit, &mut self.context, &mut self.cpu, &mut env),
             Err(outcome) => outcome,
         };
@@ -135,9 +147,7 @@ impl<P: Platform> Vcpu<P> {
             Outcome::Resume => {}
             Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
             Outcome::Inject(exception) => {
-                if let Some(statistics) = self.statistics() {
-                    statistics.exceptions.count();
-                }
+                self.statistics.exceptions.count();
                 self.cpu.inject(Event::Exception(exception));
             }
             Outcome::Wait(next_rip) => {
@@ -201,10 +211,8 @@ impl<P: Platform> Vcpu<P> {
         self.recheck = false;
         self.sync_task_priority();
         let machine = self.machine;
-        if let Some(port) = machine.fabric.port(self.index) {
-            let signals = self.lapic.absorb(port);
-            self.obey(signals);
-        }
+        let signals = self.lapic.absorb(self.port);
+        self.obey(signals);
         if self.index == BOOT_PROCESSOR {
             let signals = self.lapic.set_lint(Lint::Lint0, machine.lint0.load(Ordering::Acquire));
             self.obey(signals);
@@ -226,9 +234,10 @@ impl<P: Platform> Vcpu<P> {
         {
             self.start(page);
         }
-        // One NMI in line and one latched is all that a processor holds (SDM vol. 3A, 7.7.1).
+        // One NMI that is taken at once and one latched is all that a processor holds (SDM vol. 3A, 7.7.1).
         let more = u8::from(signals.nmi) + u8::from(signals.second_nmi);
-        self.pending_nmis = (self.pending_nmis + more).min(2);
+        let room = if self.cpu.injection_state().nmi { 2 } else { 1 };
+        self.pending_nmis = (self.pending_nmis + more).min(room);
         self.extint |= signals.extint;
     }
 
@@ -298,23 +307,19 @@ impl<P: Platform> Vcpu<P> {
             self.pending_nmis -= 1;
             self.wake();
             self.cpu.inject(Event::Nmi);
-            if let Some(statistics) = self.statistics() {
-                statistics.nmis.count();
-            }
+            self.statistics.nmis.count();
         } else if state.interrupts
             && let Some(vector) = self.take_vector()
         {
             self.wake();
             self.cpu.inject(Event::Interrupt(vector));
-            if let Some(statistics) = self.statistics() {
-                statistics.interrupts.count();
-            }
+            self.statistics.interrupts.count();
         }
         self.cpu.request_nmi_window(self.pending_nmis > 0);
         let class = match self.lapic.pending() {
             Some(vector) => Some(vector >> 4),
             // Above every task priority: the 8259s know none.
-            None if self.extint_waits() => Some(15),
+            None if self.extint_waits() => Some(EXTINT_CLASS),
             None => self.lapic.blocked_by_task_priority(),
         };
         self.cpu.request_interrupt_window(class);
@@ -344,7 +349,7 @@ impl<P: Platform> Vcpu<P> {
 
     /// Sleeps until something happens that [`Self::service`] must look at.
     fn idle(&mut self) {
-        if !self.needs_attention() {
+        if !self.port.needs_attention() {
             self.cpu.wait();
         }
         self.host_interrupt();

@@ -9,11 +9,12 @@ use core::arch::asm;
 use core::ptr::NonNull;
 
 use platform::{
-    Control, DescriptorTable, Event, Exit, ExitReason, Gpr, GuestCpu, InjectionState, Instant, Segment,
+    Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState, Instant, PAGE_SIZE, Segment,
     SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
 };
 use specs::svm::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
 use svm::GuestRegisters;
+use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
 use crate::exit::decode;
@@ -70,6 +71,39 @@ const ASID: u32 = 1;
 /// TLB_CONTROL: flush everything at the next entry (APM vol. 2, 15.16.1).
 const FLUSH_ALL: u32 = 1;
 
+const PAGE_MASK: u64 = 0xfff;
+
+/// Where a page of guest code lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct CodePage {
+    /// The tables under which it was found, and RIP's page there. In code with another base than zero the same pair may mean
+    /// another page; the bytes are compared, and an instruction's length alone is at stake.
+    cr3: u64,
+    rip: u64,
+    gpa: u64,
+}
+
+/// The plain form of the instruction behind an exit code, without prefixes: its first bytes and their number.
+#[inline]
+const fn plain_form(code: u64, info1: u64) -> Option<(u32, u64)> {
+    Some(match code {
+        exit::CPUID => (0xa20f, 2),
+        exit::MSR => (if info1 == 0 { 0x320f } else { 0x300f }, 2),
+        exit::HLT => (0xf4, 1),
+        exit::VMMCALL => (0xd9_010f, 3),
+        exit::XSETBV => (0xd1_010f, 3),
+        exit::WBINVD => (0x090f, 2),
+        exit::INVD => (0x080f, 2),
+        exit::RDPMC => (0x330f, 2),
+        _ => return None,
+    })
+}
+
+/// CR4's PSE, PGE, SMEP and SMAP. QEMU empties its TLB, which costs a third of an exit, once more for every switch between
+/// host and guest that changes one of them. To Parados they mean nothing: it runs in long mode, marks no page global and
+/// maps none for user mode. So its own CR4 follows the guest's.
+const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21;
+
 /// A single step that this module asked for, and what the guest's trap flag was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Step {
@@ -90,8 +124,10 @@ pub struct NativeCpu {
     /// An NMI is being handled; IRET ends that.
     nmi_blocked: bool,
     step: Option<Step>,
-    /// The translation generation that this processor last flushed for.
-    generation: u64,
+    /// The guest's bits of [`MIRRORED`], which Parados's own CR4 shows as well; all ones before the first entry.
+    mirrored: u64,
+    /// The guest's code page at the last exit whose instruction had to be found.
+    code_page: Option<CodePage>,
     pub(crate) armed: Option<Instant>,
     /// A vector that ended a sleep and has not been reported yet.
     pub(crate) taken: Option<u8>,
@@ -123,7 +159,8 @@ impl NativeCpu {
             nmi_window: false,
             nmi_blocked: false,
             step: None,
-            generation: 0,
+            mirrored: u64::MAX,
+            code_page: None,
             armed: None,
             taken: None,
             native,
@@ -186,6 +223,8 @@ impl NativeCpu {
     fn end_step(&mut self, step: Step, code: u64) -> bool {
         self.step = None;
         self.control_mut().intercept_exceptions &= !INTERCEPT_DEBUG;
+        // The step put the window off.
+        self.update_window();
         if !step.trap_flag {
             self.saved_mut().rflags &= !RFLAGS_TF;
         }
@@ -202,12 +241,6 @@ impl NativeCpu {
     /// Everything before VMRUN that is not needed on every entry.
     #[cold]
     fn prepare_entry(&mut self) {
-        let generation = self.native.generation();
-        if self.generation != generation {
-            self.generation = generation;
-            self.control_mut().tlb_control = FLUSH_ALL;
-        }
-        self.native.acknowledge_generation(self.index, generation);
         if self.needs_step() {
             self.set_virtual_interrupt(None);
             self.begin_step();
@@ -227,11 +260,34 @@ impl NativeCpu {
         self.set_virtual_interrupt(self.window.filter(|_| !held));
     }
 
+    /// Drops all translations at the next entry if the nested tables have changed. Whoever changes them kicks this
+    /// processor, so it is enough to look after a kick.
+    pub(crate) fn obey_flush(&mut self) {
+        self.control_mut().tlb_control = FLUSH_ALL;
+        self.native.acknowledge_generation(self.index, self.native.generation());
+    }
+
+    /// Gives Parados's own CR4 the guest's paging bits, so that neither VMRUN nor #VMEXIT changes any of them.
+    #[cold]
+    fn mirror_cr4(&mut self) {
+        self.mirrored = self.saved().cr4 & MIRRORED;
+        let bits = Cr4Flags::from_bits_truncate(self.mirrored);
+        let all = Cr4Flags::from_bits_truncate(MIRRORED);
+        // SAFETY: none of these bits changes anything for Parados; see `MIRRORED`. The processor has each of them, because the
+        // guest has set it.
+        unsafe { Cr4::update(|flags| *flags = flags.difference(all) | bits) };
+    }
+
     fn set_virtual_interrupt(&mut self, class: Option<u8>) {
         let control = self.control_mut();
         let keep = control.virtual_interrupt & 0xff | VirtualInterrupt::V_INTR_MASKING.bits();
-        control.virtual_interrupt =
-            keep | class.map_or(0, |class| VirtualInterrupt::V_IRQ.bits() | u64::from(class & 0xf) << 16);
+        let request = class.map_or(VirtualInterrupt::empty(), |class| {
+            let priority = VirtualInterrupt::from_bits_retain(u64::from(class & 0xf) << 16);
+            // Above all priorities that the field can hold.
+            let any = if class > 0xf { VirtualInterrupt::V_IGN_TPR } else { VirtualInterrupt::empty() };
+            VirtualInterrupt::V_IRQ | priority | any
+        });
+        control.virtual_interrupt = keep | request.bits();
     }
 
     fn after_exit(&mut self) -> Exit {
@@ -256,7 +312,32 @@ impl NativeCpu {
         if code == exit::IRET {
             return self.iret();
         }
-        decode(code, info1, info2)
+        let mut exit = decode(code, info1, info2);
+        if exit.next_rip == 0 {
+            exit.next_rip = self.next_rip(code, info1).unwrap_or(0);
+        }
+        exit
+    }
+
+    /// RIP after the instruction that exited with `code`, if it stands in its plain form on the remembered code page.
+    ///
+    /// QEMU tells no next RIP. Walking the guest's page tables on each exit would cost more than the exit's own work, so the
+    /// bytes are looked for where they were last; the core finds what is not there and says so by `remember_code_page`.
+    #[inline]
+    fn next_rip(&self, code: u64, info1: u64) -> Option<u64> {
+        let (bytes, length) = plain_form(code, info1)?;
+        let page = self.code_page.as_ref()?;
+        let save = self.saved();
+        let offset = save.rip & PAGE_MASK;
+        // Four bytes are read for one look; the page's very end is left to the core.
+        if page.cr3 != save.cr3 || page.rip != save.rip & !PAGE_MASK || offset > PAGE_MASK - 3 {
+            return None;
+        }
+        let at = core::ptr::with_exposed_provenance::<u32>((page.gpa + offset) as usize);
+        // SAFETY: the page is guest memory (`remember_code_page` checks it), identity-mapped, and RAM is never unmapped; the
+        // four bytes lie within it. The guest may be writing them: whatever comes is compared, nothing else.
+        let found = unsafe { at.read_volatile() };
+        (found & ((1 << (8 * length)) - 1) == bytes).then(|| save.rip.wrapping_add(length))
     }
 
     /// An exit during the delivery of an event: deliver it again. A software interrupt is executed again instead.
@@ -354,8 +435,11 @@ fn to_vmcb(segment: Segment) -> VmcbSegment {
 
 impl GuestCpu for NativeCpu {
     fn run(&mut self) -> Exit {
-        if self.shadow.is_some() || self.generation != self.native.generation() {
+        if self.shadow.is_some() {
             self.prepare_entry();
+        }
+        if self.saved().cr4 & MIRRORED != self.mirrored {
+            self.mirror_cr4();
         }
         // SAFETY:
         // 1. `start` turned SVM on and gave this processor its host save area.
@@ -364,6 +448,12 @@ impl GuestCpu for NativeCpu {
         // 3. GIF is clear and IF set everywhere outside `interrupts::window` and `sleep`.
         unsafe { svm::enter(self.physical, &mut self.registers) };
         self.after_exit()
+    }
+
+    fn remember_code_page(&mut self, gpa: Gpa) {
+        let save = self.saved();
+        let page = CodePage { cr3: save.cr3, rip: save.rip & !PAGE_MASK, gpa: gpa.page().0 };
+        self.code_page = self.native.ram().contains(gpa.page(), PAGE_SIZE).then_some(page);
     }
 
     fn gpr(&self, register: Gpr) -> u64 {

@@ -221,7 +221,7 @@ impl Timer for NativeCpu {
     }
 
     fn wait(&mut self) {
-        self.native.acknowledge_generation(self.index, self.native.generation());
+        self.obey_flush();
         self.taken = interrupts::sleep();
     }
 }
@@ -232,6 +232,7 @@ impl HostEvents for NativeCpu {
         const NMI: u8 = 2;
         loop {
             let vector = self.taken.take().or_else(interrupts::window)?;
+            self.obey_flush();
             let event = match vector {
                 NMI | apic::SPURIOUS_VECTOR => continue,
                 apic::TIMER_VECTOR => {

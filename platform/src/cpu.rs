@@ -2,7 +2,7 @@
 //! One virtual processor of the guest, as the backend runs it.
 
 use crate::{
-    Control, DescriptorTable, Event, Exit, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
+    Control, DescriptorTable, Event, Exit, Gpa, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
 };
 
 /// What the guest can take at its next entry.
@@ -52,6 +52,13 @@ pub struct VcpuState {
 pub trait GuestCpu {
     /// Enters the guest and returns when it exits. The exit is decoded; nothing has been emulated.
     fn run(&mut self) -> Exit;
+
+    /// Tells where the code page at RIP lies, so that a backend whose hardware gives no next RIP finds the next instruction
+    /// there by itself. `gpa` is the page's address, reached with the rights of a fetch. Backends whose hardware tells need
+    /// not care.
+    fn remember_code_page(&mut self, gpa: Gpa) {
+        let _ = gpa;
+    }
 
     /// The value of a general-purpose register.
     fn gpr(&self, register: Gpr) -> u64;
@@ -111,6 +118,7 @@ pub trait GuestCpu {
     fn inject(&mut self, event: Event);
     /// Asks for an [`crate::ExitReason::InterruptWindow`] exit as soon as the guest can take an interrupt of this
     /// priority class (its vector's upper four bits): RFLAGS.IF set, no shadow, class above the task priority.
+    /// Classes from 16 on are above any.
     fn request_interrupt_window(&mut self, class: Option<u8>);
     /// Asks for an [`crate::ExitReason::NmiWindow`] exit as soon as the guest can take an NMI.
     fn request_nmi_window(&mut self, wanted: bool);

@@ -11,7 +11,8 @@ use crate::{Control, Gpa, Gpr, Gva, Reason};
 pub struct Exit {
     /// What the guest did.
     pub reason: ExitReason,
-    /// For an instruction: the RIP that follows it. Zero where `reason` is not an instruction's exit.
+    /// For an instruction: the RIP that follows it; zero if the platform cannot tell. Zero where `reason` is not an
+    /// instruction's exit.
     pub next_rip: u64,
 }
 

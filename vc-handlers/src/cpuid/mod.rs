@@ -71,8 +71,15 @@ pub enum PolicyError {
 }
 
 /// CPUID. No privilege check: any ring may execute it.
-#[inline]
 pub(crate) fn handle(next_rip: u64, vcpu: &VcpuContext<'_>, cpu: &mut impl GuestCpu) -> Outcome {
+    answer(vcpu, cpu);
+    Outcome::Complete(next_rip)
+}
+
+/// The registers after CPUID; RIP is left to the caller. The most frequent exit of a booting guest, so that a run loop may
+/// want it without the detour through [`crate::handle`].
+#[inline(always)]
+pub fn answer(vcpu: &VcpuContext<'_>, cpu: &mut impl GuestCpu) {
     let leaf = cpu.gpr(Gpr::Rax) as u32;
     let subleaf = cpu.gpr(Gpr::Rcx) as u32;
     let result = vcpu.cpuid.query(leaf, subleaf, vcpu.apic_id, vcpu.apic_enabled, cpu);
@@ -80,5 +87,4 @@ pub(crate) fn handle(next_rip: u64, vcpu: &VcpuContext<'_>, cpu: &mut impl Guest
     cpu.set_gpr(Gpr::Rbx, u64::from(result.ebx));
     cpu.set_gpr(Gpr::Rcx, u64::from(result.ecx));
     cpu.set_gpr(Gpr::Rdx, u64::from(result.edx));
-    Outcome::Complete(next_rip)
 }

@@ -237,7 +237,7 @@ impl CpuidTable {
     }
 
     /// What CPUID returns to the vCPU `apic_id`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn query(
         &self,
         number: u32,
@@ -252,6 +252,11 @@ impl CpuidTable {
             }
             return self.basic_special(number, subleaf, registers, apic_id, apic_enabled, cpu);
         }
+        self.above_basic(number, subleaf, apic_id)
+    }
+
+    #[inline(never)]
+    fn above_basic(&self, number: u32, subleaf: u32, apic_id: u32) -> Registers {
         match self.extended.get(number.wrapping_sub(leaf::EXTENDED_VENDOR) as usize) {
             Some(&registers) => match number {
                 leaf::CACHE_PROPERTIES if self.facts.vendor == Vendor::Amd => self.cache(subleaf),
@@ -263,7 +268,7 @@ impl CpuidTable {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn basic_special(
         &self,
         number: u32,
