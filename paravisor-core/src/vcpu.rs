@@ -6,7 +6,9 @@
 
 use devices::apic::{ApicPort, Lapic, Lint, Signals};
 use platform::{Clock, SegmentRegister};
-use platform::{Control, Event, Exit, ExitReason, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer};
+use platform::{
+    Control, Event, Exit, ExitReason, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer,
+};
 use vc_handlers::{Outcome, VcpuContext, handle};
 use vmm_interface::Lifecycle;
 use vmm_interface::sync::Ordering;
@@ -137,11 +139,14 @@ impl<P: Platform> Vcpu<P> {
         }
         // A MOV to CR8 exits only if an interrupt waits for it.
         self.recheck |= matches!(exit.reason, ExitReason::Control(_));
-        self.apply(outcome);
+        match outcome {
+            Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
+            other => self.apply(other),
+        }
     }
 
     /// The only place where an outcome touches the guest.
-    #[inline]
+    #[inline(never)]
     fn apply(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Resume => {}

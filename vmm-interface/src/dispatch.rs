@@ -63,14 +63,20 @@ impl<Id: Copy> RangeMap<Id> {
     ///
     /// `None` if no device is there, or if the access crosses a range's border: the caller then splits it into bytes, as
     /// a bus does.
+    #[inline]
     pub fn find(&mut self, address: Address, width: u8) -> Option<(Id, u64)> {
         let last = address.checked_add(u64::from(width).checked_sub(1)?)?;
         let holds = |entry: &&Entry<Id>| entry.first <= address && last <= entry.last;
         if let Some(entry) = self.entries.get(self.cached).filter(holds) {
             return Some((entry.id, address - entry.first));
         }
+        self.search(address, last)
+    }
+
+    #[inline(never)]
+    fn search(&mut self, address: Address, last: Address) -> Option<(Id, u64)> {
         let at = self.entries.partition_point(|entry| entry.last < address);
-        let entry = self.entries.get(at).filter(holds)?;
+        let entry = self.entries.get(at).filter(|entry| entry.first <= address && last <= entry.last)?;
         self.cached = at;
         Some((entry.id, address - entry.first))
     }

@@ -292,7 +292,7 @@ mod tests {
         let mut machine = FakeMachine::default();
         let mut power = Power::new();
         power.write(at(2, 2), 0xFFFF, &mut machine);
-        assert_eq!(power.read(at(2, 2), &mut machine), 0x0121);
+        assert_eq!(power.read(at(2, 2), &mut machine), 0x0521);
     }
 
     #[test]

@@ -51,6 +51,11 @@ impl Id {
     }
 
     /// Parts whose deadline an access may move.
+    pub(super) const fn read_moves_deadline(self) -> bool {
+        matches!(self, Self::Rtc | Self::Com1 | Self::Com2)
+    }
+
+    /// Whether a write may move the device's deadline.
     pub(super) const fn has_deadline(self) -> bool {
         matches!(self, Self::Pit | Self::Rtc | Self::Com1 | Self::Com2 | Self::Power)
     }

@@ -197,6 +197,7 @@ impl Pc {
         self.parts.nmi_masked()
     }
 
+    #[inline]
     fn find(&mut self, space: Space, address: u64, width: u8) -> Option<(Id, u64)> {
         match space {
             Space::Port => self.ports.find(address, width),
@@ -204,6 +205,7 @@ impl Pc {
         }
     }
 
+    #[inline]
     fn read(&mut self, space: Space, address: u64, width: u8, host: &mut impl PcHost) -> Answer<u64> {
         match self.find(space, address, width) {
             Some((id, offset)) if width == 1 || !id.is_eight_bit() => {
@@ -214,6 +216,7 @@ impl Pc {
     }
 
     /// Splits an access that no single device takes into bytes, as a bus does.
+    #[cold]
     fn read_bytes(&mut self, space: Space, address: u64, width: u8, host: &mut impl PcHost) -> Answer<u64> {
         let mut value = Register { offset: 0, width }.ones();
         let mut found = false;
@@ -239,6 +242,7 @@ impl Pc {
         }
     }
 
+    #[cold]
     fn write_bytes(&mut self, space: Space, address: u64, width: u8, value: u64, host: &mut impl PcHost) -> Answer<()> {
         let mut found = false;
         for (lane, byte) in (0..width).zip(value.to_le_bytes()) {
@@ -251,6 +255,7 @@ impl Pc {
         if found { Answer::Found(()) } else { nobody(space, address, width) }
     }
 
+    #[inline]
     fn read_part(&mut self, id: Id, at: Register, host: &mut impl PcHost) -> u64 {
         let value = match pic_port(id, at) {
             Some(port) => {
@@ -261,7 +266,7 @@ impl Pc {
             None if id == Id::IoApic => self.wires.ioapic.read(at.offset, at.width),
             None => self.parts.read(id, at, &mut Around::new(&mut self.wires, host)),
         };
-        if id.has_deadline() {
+        if id.read_moves_deadline() {
             self.deadline = self.parts.deadline();
         }
         value

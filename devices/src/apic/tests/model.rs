@@ -137,6 +137,12 @@ fn no_interrupt_and_no_kick_is_lost() {
     let seen: [AtomicU32; SENDERS as usize] = Default::default();
     let (kicked, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let owner = thread::current();
+    let clock = FakeClock::default();
+    let mut lapic = Lapic::new(0, true);
+    let _ = lapic.mmio_write(SVR, 4, 0x1ff, &clock);
+    let port = fabric.port(0).unwrap();
+    // Senders must see an enabled APIC from their first message on.
+    lapic.publish(port);
     thread::scope(|scope| {
         for sender in 0..SENDERS {
             let (fabric, seen, stop, waker) = (&fabric, &seen[usize::from(sender)], &stop, Unpark(&owner, &kicked));
@@ -161,10 +167,6 @@ fn no_interrupt_and_no_kick_is_lost() {
                 }
             });
         }
-        let clock = FakeClock::default();
-        let mut lapic = Lapic::new(0, true);
-        let _ = lapic.mmio_write(SVR, 4, 0x1ff, &clock);
-        let port = fabric.port(0).unwrap();
         let mut left = u32::from(SENDERS) * ROUNDS;
         while left > 0 {
             assert_eq!(lapic.absorb(port), Signals::NONE);
