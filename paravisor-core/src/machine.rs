@@ -113,7 +113,8 @@ pub struct Machine<P: Platform + 'static> {
 }
 
 impl<P: Platform> Machine<P> {
-    /// Gives the guest its memory, builds its PC and prepares its payload. `raw` reads the processor model's CPUID.
+    /// Gives the guest its memory, builds its PC and prepares its payload. `raw` reads the processor model's CPUID. The caller
+    /// has built the decoder's tables (`vc_handlers::emulate::initialise`), because it knows best when.
     ///
     /// # Safety
     /// `launch` comes from [`Launch::read`], and the image's memory is still as the loader left it.
@@ -149,7 +150,6 @@ impl<P: Platform> Machine<P> {
         let lapics: &'static mut [Lapic] =
             each(launch.processors, |index| Lapic::new(index, index == BOOT_PROCESSOR))?.leak();
         let mut lapics = lapics.iter_mut();
-        vc_handlers::emulate::initialise();
         Ok(Self {
             platform,
             fabric: Fabric::new(0..launch.processors)?,

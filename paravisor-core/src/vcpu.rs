@@ -7,8 +7,9 @@
 use devices::apic::{ApicPort, Lapic, Lint, Signals};
 use platform::{Clock, SegmentRegister};
 use platform::{
-    Control, Event, Exit, ExitReason, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer,
+    Control, Event, Exit, ExitReason, Gpr, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer,
 };
+use specs::msr;
 use vc_handlers::{Outcome, VcpuContext, handle};
 use vmm_interface::Lifecycle;
 use vmm_interface::sync::Ordering;
@@ -36,8 +37,13 @@ enum Activity {
 }
 
 /// Whether an exit may touch the local APIC's task-priority register.
-fn task_priority_access(reason: &ExitReason) -> bool {
-    matches!(reason, ExitReason::Memory(_) | ExitReason::Msr(_))
+#[inline]
+fn task_priority_access(reason: &ExitReason, cpu: &impl GuestCpu) -> bool {
+    match reason {
+        ExitReason::Memory(_) => true,
+        ExitReason::Msr(_) => (msr::X2APIC_FIRST..=msr::X2APIC_LAST).contains(&(cpu.gpr(Gpr::Rcx) as u32)),
+        _ => false,
+    }
 }
 
 /// One vCPU, owned by the processor that runs it.
@@ -92,6 +98,10 @@ impl<P: Platform> Vcpu<P> {
                     self.idle();
                     continue;
                 }
+                // Our own timer may just have sent us something, without a kick: it must not wait for the next exit.
+                if self.port.needs_attention() {
+                    continue;
+                }
             }
             self.step();
         }
@@ -112,7 +122,7 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// What becomes of the guest after an exit.
-    #[inline(never)]
+    #[inline(always)]
     fn exit(&mut self, mut exit: Exit) {
         self.statistics.exit(&exit.reason);
         match exit.reason {
@@ -124,7 +134,7 @@ impl<P: Platform> Vcpu<P> {
             _ => {}
         }
         // The last change of CR8 and of the APIC's register counts, so both agree before and after such an access.
-        let priority = task_priority_access(&exit.reason);
+        let priority = task_priority_access(&exit.reason, &self.cpu);
         if priority {
             self.sync_task_priority();
         }

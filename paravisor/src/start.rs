@@ -15,7 +15,7 @@ use image_abi::{LaunchBlock, flag};
 use log::LevelFilter;
 use paravisor_core::{Launch, Machine, Vcpu};
 use platform::{Clock, Platform, Reason, Termination};
-use platform_native::{Native, emergency, prepare};
+use platform_native::{Measurement, Native, emergency, prepare};
 use vc_handlers::cpuid::Registers;
 
 use crate::heap;
@@ -57,7 +57,10 @@ fn build(block: *const LaunchBlock) -> &'static Native {
     platform_native::early(level);
     // SAFETY: the range follows the image within Parados's region, which nothing else uses; called once.
     unsafe { heap::initialise(launch.heap()) };
-    let (native, pages) = match prepare(launch.ram, launch.processors, tsc) {
+    let measurement = Measurement::begin();
+    // The decoder's tables take longer to build than everything else, and the measurement wants a while.
+    vc_handlers::emulate::initialise();
+    let (native, pages) = match prepare(launch.ram, launch.processors, tsc, measurement) {
         Ok(parts) => parts,
         Err(error) => give_up(error.reason(), 0),
     };

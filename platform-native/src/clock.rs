@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Time from the TSC, whose frequency is measured against the 8254 at start-up.
 //!
-//! The 8254's third counter runs at 1.193182 MHz and can be read without an interrupt. Each reading is bracketed by two
-//! TSC readings; of several attempts the one with the tightest brackets counts, because the emulator can be held up at
-//! any instruction.
+//! The 8254's third counter runs at 1.193182 MHz and can be read without an interrupt. Each reading is bracketed by TSC
+//! readings, and the tightest of several counts, because the emulator can be held up at any instruction. The measurement
+//! runs while other things are being set up, and so costs no time of its own.
 
 use core::arch::x86_64::_rdtsc;
 
@@ -13,12 +13,12 @@ use crate::port;
 
 /// Hz of the 8254's input.
 const PIT_HZ: u64 = 1_193_182;
-/// Ticks between the two readings of a measurement: about 2.5 ms.
-const WINDOW: u16 = 3000;
-/// How many measurements; the best counts.
-const ATTEMPTS: usize = 4;
-/// Readings per measurement point, of which the tightest counts.
-const READINGS: usize = 4;
+/// Least ticks between the two readings of a measurement: about 5 ms.
+const WINDOW: u16 = 6000;
+/// How often a measurement that came to nothing is made again.
+const ATTEMPTS: usize = 3;
+/// Readings at either end of a measurement, of which the tightest counts.
+const READINGS: usize = 8;
 /// Frequencies outside 10 MHz to 100 GHz are taken for a broken timer.
 const PLAUSIBLE: core::ops::RangeInclusive<u64> = 10_000_000..=100_000_000_000;
 
@@ -33,9 +33,8 @@ pub struct TscClock {
 }
 
 impl TscClock {
-    /// Measures the frequency. `None` if the timer makes no sense.
-    pub(crate) fn measure(origin: u64) -> Option<Self> {
-        let hz = (0..ATTEMPTS).filter_map(|_| attempt()).min_by_key(|&(_, slack)| slack)?.0;
+    /// The clock of a processor with this TSC frequency, zero at `origin`. `None` if the frequency makes no sense.
+    fn new(origin: u64, hz: u64) -> Option<Self> {
         if !PLAUSIBLE.contains(&hz) {
             return None;
         }
@@ -74,22 +73,44 @@ impl Clock for TscClock {
     }
 }
 
-/// One measurement: the frequency, and how far it may be off, in TSC ticks.
-fn attempt() -> Option<(u64, u64)> {
-    let counter = Counter::start();
-    let (tsc_0, count_0, slack_0) = counter.read();
-    // A broken counter must not hang the start.
-    for _ in 0..1_000_000 {
-        if count_0.wrapping_sub(counter.read().1) >= WINDOW {
-            break;
+/// A measurement that has begun.
+pub struct Measurement {
+    counter: Counter,
+    tsc: u64,
+    count: u16,
+}
+
+impl Measurement {
+    /// Starts the counter. It runs for 55 ms.
+    pub fn begin() -> Self {
+        let counter = Counter::start();
+        let (tsc, count) = counter.read();
+        Self { counter, tsc, count }
+    }
+
+    /// Ends the measurement, and makes it again if the counter ran out meanwhile. `None` if the timer is broken.
+    pub(crate) fn finish(self, origin: u64) -> Option<TscClock> {
+        let mut measurement = self;
+        for _ in 0..ATTEMPTS {
+            if let Some(hz) = measurement.frequency() {
+                return TscClock::new(origin, hz);
+            }
+            measurement = Self::begin();
         }
+        None
     }
-    let (tsc_1, count_1, slack_1) = counter.read();
-    let ticks = u64::from(count_0.wrapping_sub(count_1));
-    if ticks < u64::from(WINDOW) {
-        return None;
+
+    fn frequency(&self) -> Option<u64> {
+        // A broken counter must not hang the start.
+        const PATIENCE: u32 = 1_000_000;
+        (0..PATIENCE).find(|_| self.count.wrapping_sub(self.counter.read().1) >= WINDOW)?;
+        let (tsc, count) = self.counter.read();
+        if self.counter.ran_out() {
+            return None;
+        }
+        let ticks = u64::from(self.count.wrapping_sub(count));
+        Some(tsc.wrapping_sub(self.tsc).checked_mul(PIT_HZ)? / ticks)
     }
-    Some((tsc_1.wrapping_sub(tsc_0).checked_mul(PIT_HZ)? / ticks, slack_0 + slack_1))
 }
 
 /// Counter 2 of the 8254, counting down from FFFFh. The 8254 and port 61h are Parados's alone.
@@ -110,8 +131,13 @@ impl Counter {
         Self
     }
 
-    /// TSC, count, and the uncertainty of the pair.
-    fn read(&self) -> (u64, u16, u64) {
+    /// Whether the counter has passed zero: in mode 0 its output, bit 5 of port 61h, then goes high.
+    fn ran_out(&self) -> bool {
+        port::read::<u8>(Self::GATE) & 1 << 5 != 0
+    }
+
+    /// A TSC value and the count at that time.
+    fn read(&self) -> (u64, u16) {
         let one = || {
             let before = tsc();
             // Latch counter 2, then read it.
@@ -121,6 +147,7 @@ impl Counter {
             (before + (after - before) / 2, count, after - before)
         };
         let first = one();
-        (1..READINGS).map(|_| one()).fold(first, |best, next| if next.2 < best.2 { next } else { best })
+        let best = (1..READINGS).map(|_| one()).fold(first, |best, next| if next.2 < best.2 { next } else { best });
+        (best.0, best.1)
     }
 }

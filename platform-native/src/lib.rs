@@ -29,7 +29,7 @@ mod smp;
 mod start;
 mod vector;
 
-pub use clock::TscClock;
+pub use clock::{Measurement, TscClock};
 pub use cpu::NativeCpu;
 pub use log::emergency;
 pub use machine::{Native, NativeHost, NativePages, end};

@@ -13,7 +13,7 @@ use svm::NestedTables;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
-use crate::clock::{self, TscClock};
+use crate::clock::{self, Measurement, TscClock};
 use crate::cpu::NativeCpu;
 use crate::descriptor::Descriptors;
 use crate::interrupts::DescriptorTable;
@@ -66,8 +66,13 @@ pub fn early(level: ::log::LevelFilter) {
 }
 
 /// Takes over the machine and builds the platform for a guest with this memory. Runs once, on the boot processor, with
-/// a heap. `tsc` is the time-stamp counter at Parados's start.
-pub fn prepare(ram: RamMap, processors: u32, tsc: u64) -> Result<(&'static Native, NativePages), StartError> {
+/// a heap. `tsc` is the time-stamp counter at Parados's start, and `measurement` one that has begun since then.
+pub fn prepare(
+    ram: RamMap,
+    processors: u32,
+    tsc: u64,
+    measurement: Measurement,
+) -> Result<(&'static Native, NativePages), StartError> {
     if !has_svm() {
         return Err(StartError::NoSvm);
     }
@@ -82,7 +87,7 @@ pub fn prepare(ram: RamMap, processors: u32, tsc: u64) -> Result<(&'static Nativ
     apic::enable();
     console::initialise();
     route_console();
-    let clock = TscClock::measure(tsc).ok_or(StartError::NoTimer)?;
+    let clock = measurement.finish(tsc).ok_or(StartError::NoTimer)?;
     let tables = NestedTables::new(HeapTables, huge).ok_or(StartError::OutOfMemory)?;
     let mut pages = NativePages { tables, native: None };
     let mut flushed = Vec::new();

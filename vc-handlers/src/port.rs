@@ -13,7 +13,7 @@ pub(crate) struct Pending {
 }
 
 /// IN or OUT.
-#[inline]
+#[inline(never)]
 pub(crate) fn handle(access: &IoAccess, next_rip: u64, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let operation = match access.direction {
         Direction::Read => Operation::Read,
