@@ -8,6 +8,8 @@ use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range};
 use platform::{Gpa, PageRange, PageSize, RamMap, RamMapError, Reason};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::mem::Image;
+
 /// The most processors that a VM can have: APIC IDs of 8 bits, of which FFh is everybody.
 const MAX_PROCESSORS: u32 = 255;
 /// The legacy video area: never memory, whatever the host says.
@@ -86,7 +88,7 @@ pub struct Launch {
 
 impl Launch {
     /// Checks a launch block together with the bytes of the two parameter areas that it names.
-    pub fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
+    fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
         if block.magic != MAGIC || block.image.start != IMAGE_BASE || block.image.bytes > REGION_LIMIT {
             return Err(LaunchError::Block);
         }
@@ -117,29 +119,11 @@ impl Launch {
         Ok(launch)
     }
 
-    /// Reads the launch block at `block` and the parameter areas that it names.
-    ///
-    /// # Safety
-    /// `block` points to the launch block that the image's loader placed; the memory of the image is mapped at its own
-    /// addresses, and nothing else writes to it any more.
-    pub unsafe fn read(block: *const LaunchBlock) -> Result<Self, LaunchError> {
-        // SAFETY: the caller vouches for the pointer.
-        let block = unsafe { block.read() };
-        if block.magic != MAGIC {
-            return Err(LaunchError::Block);
-        }
-        let inside = |range: &Range| {
-            range.start >= block.image.start && range.end() <= block.image.end() && range.end() <= 4 * GIB
-        };
-        if !inside(&block.memory_map) || !inside(&block.processor_count) || block.processor_count.bytes < 4 {
-            return Err(LaunchError::Block);
-        }
-        let at = |range: &Range| core::ptr::with_exposed_provenance::<u8>(range.start as usize);
-        // SAFETY: the area lies inside the image, checked above, and so is mapped and initialised.
-        let map = unsafe { core::slice::from_raw_parts(at(&block.memory_map), block.memory_map.bytes as usize) };
-        // SAFETY: as above; four bytes are there.
-        let count = unsafe { at(&block.processor_count).cast::<u32>().read_unaligned() };
-        Self::new(&block, map, count)
+    /// Checks what the loader left in the image's memory.
+    pub fn read(image: &Image) -> Result<Self, LaunchError> {
+        let block = image.block();
+        let count = image.bytes(&block.processor_count).first_chunk().ok_or(LaunchError::Block)?;
+        Self::new(block, image.bytes(&block.memory_map), u32::from_le_bytes(*count))
     }
 
     /// Bytes that the VM has but the guest does not: what Parados costs.

@@ -2,7 +2,7 @@
 //! The core of Parados: from the launch block to the guest's first instruction, and from each exit back into the guest.
 //!
 //! Generic over [`platform::Platform`]; names none. The image's start code calls, in this order:
-//! [`Launch::read`] to check what the loader left, [`Machine::new`] to build the guest's PC and place its payload, and on
+//! [`Image::at`] and [`Launch::read`] to check what the loader left, [`Machine::new`] to build the guest's PC and place its payload, and on
 //! every processor [`Vcpu::run`], which never returns.
 //!
 //! Hostile parties: the guest, through every exit; the host, through the memory map and the processor count in the
@@ -17,6 +17,7 @@ mod env;
 mod launch;
 mod length;
 mod machine;
+mod mem;
 pub mod pages;
 mod payload;
 mod statistics;
@@ -24,5 +25,6 @@ mod vcpu;
 
 pub use launch::{Launch, LaunchError, region_bytes};
 pub use machine::{Machine, MachineError};
+pub use mem::Image;
 pub use statistics::Statistics;
 pub use vcpu::Vcpu;

@@ -7,7 +7,7 @@ use devices::acpi;
 use devices::apic::{Fabric, FabricError, Lapic};
 use devices::memory_map::{MapError, MemoryMap};
 use devices::pc::{Pc, PcConfig, PcHost};
-use image_abi::{LaunchBlock, Range, flag};
+use image_abi::flag;
 use platform::{
     Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Platform, Reason, Termination, VcpuState,
     Visibility, Waker,
@@ -16,6 +16,7 @@ use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
 use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use vmm_interface::{DispatchError, InterruptMessage, Lifecycle};
 
+use crate::mem::Image;
 use crate::pages::{PageStates, Transition};
 use crate::payload::{BootInformation, PayloadError};
 use crate::{Launch, Statistics};
@@ -115,12 +116,10 @@ pub struct Machine<P: Platform + 'static> {
 impl<P: Platform> Machine<P> {
     /// Gives the guest its memory, builds its PC and prepares its payload. `raw` reads the processor model's CPUID. The caller
     /// has built the decoder's tables (`vc_handlers::emulate::initialise`), because it knows best when.
-    ///
-    /// # Safety
-    /// `launch` comes from [`Launch::read`], and the image's memory is still as the loader left it.
-    pub unsafe fn new(
+    pub fn new(
         platform: &'static P,
         pages: P::Pages,
+        image: &Image,
         launch: &Launch,
         raw: &impl RawCpuid,
     ) -> Result<Self, MachineError> {
@@ -133,10 +132,8 @@ impl<P: Platform> Machine<P> {
             map: &map,
             rsdp,
             tsc_hz: platform.clock().tsc_hz(),
-            // SAFETY: the caller vouches for the image's memory.
-            command_line: unsafe { image_bytes(block, &block.command_line) },
-            // SAFETY: as above.
-            setup_header: unsafe { image_bytes(block, &block.setup_header) },
+            command_line: image.bytes(&block.command_line),
+            setup_header: image.bytes(&block.setup_header),
         }
         .place(platform.memory())?;
         let pc = Pc::new(&PcConfig {
@@ -284,19 +281,6 @@ fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, 
     let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| MachineError::MemoryMap)?;
     memory.copy_out(Gpa(acpi::BASE), Visibility::Private, buffer.get(..tables.used).unwrap_or(&buffer))?;
     Ok(tables.rsdp)
-}
-
-/// Bytes that the image placed, or none if the range is not within the image.
-///
-/// # Safety
-/// The image's memory is as the loader left it.
-unsafe fn image_bytes<'a>(block: &LaunchBlock, range: &Range) -> &'a [u8] {
-    if range.bytes == 0 || range.start < block.image.start || range.end() > block.image.end() {
-        return &[];
-    }
-    let start = core::ptr::with_exposed_provenance(range.start as usize);
-    // SAFETY: the range lies in the image, checked above, whose memory the caller vouches for.
-    unsafe { core::slice::from_raw_parts(start, range.bytes as usize) }
 }
 
 /// Kicks every processor but the one that asks: it looks at its letter box before it enters its guest again anyway.

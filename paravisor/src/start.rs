@@ -13,7 +13,7 @@ extern crate alloc;
 
 use image_abi::{LaunchBlock, flag};
 use log::LevelFilter;
-use paravisor_core::{Launch, Machine, Vcpu};
+use paravisor_core::{Image, Launch, Machine, Vcpu};
 use platform::{Clock, Platform, Reason, Termination};
 use platform_native::{Measurement, Native, emergency, prepare};
 use vc_handlers::cpuid::Registers;
@@ -48,8 +48,10 @@ extern "C" fn start(block: *const LaunchBlock) -> ! {
 fn build(block: *const LaunchBlock) -> &'static Native {
     // SAFETY: RDTSC has no side effect.
     let tsc = unsafe { _rdtsc() };
-    // SAFETY: the loader passes the launch block's address and has placed the image, mapped by the image's own tables.
-    let launch = match unsafe { Launch::read(block) } {
+    // SAFETY: the loader passes the launch block's address and has placed the image, which its own tables map; none of the
+    // ranges that the core reads is written to from here on.
+    let Some(image) = (unsafe { Image::at(block) }) else { give_up(Reason::BadLaunchBlock, 0) };
+    let launch = match Launch::read(&image) {
         Ok(launch) => launch,
         Err(error) => give_up(error.reason(), 0),
     };
@@ -64,8 +66,7 @@ fn build(block: *const LaunchBlock) -> &'static Native {
         Ok(parts) => parts,
         Err(error) => give_up(error.reason(), 0),
     };
-    // SAFETY: `launch` comes from `Launch::read`, and the image's pages are as they were placed.
-    let machine = match unsafe { Machine::new(native, pages, &launch, &raw_cpuid) } {
+    let machine = match Machine::new(native, pages, &image, &launch, &raw_cpuid) {
         Ok(machine) => leak(machine),
         Err(error) => give_up(error.reason(), 1),
     };
