@@ -14,6 +14,8 @@ pub(crate) const TIMER_VECTOR: u8 = 0x40;
 pub(crate) const KICK_VECTOR: u8 = 0x41;
 /// The vector of the console's interrupt.
 pub(crate) const CONSOLE_VECTOR: u8 = 0x42;
+/// The vector of the power button's interrupt.
+pub(crate) const POWER_VECTOR: u8 = 0x43;
 /// The spurious vector: no EOI.
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 

@@ -25,6 +25,7 @@ mod machine;
 mod memory;
 mod own_tables;
 mod port;
+mod power_button;
 mod smp;
 mod start;
 mod vector;

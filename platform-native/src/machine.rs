@@ -15,7 +15,7 @@ use crate::clock::TscClock;
 use crate::cpu::{LIVE_MSRS, NativeCpu};
 use crate::interrupts::{self, DescriptorTable};
 use crate::memory::NativeMemory;
-use crate::{apic, console, log, port};
+use crate::{apic, console, log, port, power_button};
 
 /// QEMU's `isa-debug-exit`.
 const EXIT_PORT: u16 = 0xf4;
@@ -241,6 +241,9 @@ impl HostEvents for NativeCpu {
                 }
                 apic::KICK_VECTOR => HostEvent::Kick,
                 apic::CONSOLE_VECTOR => HostEvent::ConsoleInput,
+                // Acknowledged at its source before the EOI, because the line is level-triggered.
+                apic::POWER_VECTOR if power_button::take() => HostEvent::PowerButton,
+                apic::POWER_VECTOR => HostEvent::Kick,
                 other => HostEvent::Unexpected(other),
             };
             apic::end_of_interrupt();

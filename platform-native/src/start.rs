@@ -19,7 +19,7 @@ use crate::descriptor::Descriptors;
 use crate::interrupts::DescriptorTable;
 use crate::machine::{HeapTables, Native, NativePages, Parts};
 use crate::memory::NativeMemory;
-use crate::{apic, console, log, own_tables, port, smp};
+use crate::{apic, console, log, own_tables, port, power_button, smp};
 
 /// CPUID 8000_0001h ECX: SVM.
 const SVM: u32 = 1 << 2;
@@ -86,7 +86,8 @@ pub fn prepare(
     uncover_low_memory();
     apic::enable();
     console::initialise();
-    route_console();
+    power_button::initialise();
+    route_interrupts();
     let clock = measurement.finish(tsc).ok_or(StartError::NoTimer)?;
     let tables = NestedTables::new(HeapTables, huge).ok_or(StartError::OutOfMemory)?;
     let mut pages = NativePages { tables, native: None };
@@ -223,16 +224,20 @@ fn uncover_low_memory() {
     unsafe { core::ptr::with_exposed_provenance_mut::<u8>(0xc_0000).write_bytes(0, 0x4_0000) };
 }
 
-/// Sends the console UART's interrupt (pin 4) to this processor, edge-triggered; all other pins stay masked.
-fn route_console() {
+/// Sends the console UART's interrupt (pin 4, edge) and the SCI (pin 9, level) to this processor; all other pins stay
+/// masked.
+fn route_interrupts() {
     const PINS: u32 = 24;
     const MASKED: u32 = 1 << 16;
-    const CONSOLE_PIN: u32 = 4;
+    const LEVEL: u32 = 1 << 15;
+    let routes = [(4, u32::from(apic::CONSOLE_VECTOR)), (9, LEVEL | u32::from(apic::POWER_VECTOR))];
     for pin in 0..PINS {
         write_ioapic(0x10 + 2 * pin, MASKED);
     }
-    write_ioapic(0x11 + 2 * CONSOLE_PIN, apic::id() << 24);
-    write_ioapic(0x10 + 2 * CONSOLE_PIN, u32::from(apic::CONSOLE_VECTOR));
+    for (pin, entry) in routes {
+        write_ioapic(0x11 + 2 * pin, apic::id() << 24);
+        write_ioapic(0x10 + 2 * pin, entry);
+    }
 }
 
 /// Writes a register of QEMU's IOAPIC through its select and window registers.
@@ -248,12 +253,24 @@ fn write_ioapic(register: u32, value: u32) {
 fn measure_apic(clock: &TscClock) -> u64 {
     let hz = platform::Clock::tsc_hz(clock);
     apic::start_timer(u32::MAX);
-    let begun = clock::tsc();
-    let mut passed = 0;
-    while passed < hz / 1000 {
-        passed = clock::tsc().wrapping_sub(begun);
-    }
-    let ticks = u64::from(u32::MAX - apic::timer_left());
+    let (begun, first) = bracketed_timer();
+    while clock::tsc().wrapping_sub(begun) < hz / 1000 {}
+    let (ended, last) = bracketed_timer();
     apic::start_timer(0);
+    let (ticks, passed) = (first.wrapping_sub(last), ended.wrapping_sub(begun));
     (u128::from(ticks) * u128::from(hz) / u128::from(passed.max(1))) as u64
+}
+
+/// The TSC and what is left of the APIC timer at one time: of some readings between two of the TSC, the tightest. An access
+/// to the emulated APIC takes microseconds, so a single reading would make a deadline a second away 10 ms late.
+fn bracketed_timer() -> (u64, u32) {
+    const READINGS: usize = 8;
+    let one = |_| {
+        let before = clock::tsc();
+        let left = apic::timer_left();
+        let slack = clock::tsc().wrapping_sub(before);
+        (slack, before.wrapping_add(slack / 2), left)
+    };
+    let (_, tsc, left) = (1..READINGS).map(one).fold(one(0), |best, next| if next.0 < best.0 { next } else { best });
+    (tsc, left)
 }

@@ -2,7 +2,8 @@
 //! One virtual processor of the guest, as the backend runs it.
 
 use crate::{
-    Control, DescriptorTable, Event, Exit, Gpa, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
+    Control, DescriptorTable, Event, Exit, Gpa, Gpr, Segment, SegmentRegister, SwitchedMsr, SystemRegisters,
+    TableRegister,
 };
 
 /// What the guest can take at its next entry.

@@ -5,7 +5,7 @@
 //! The backend keeps what its hardware needs besides (an SVM host's EFER.SVME, a TD's CR4.VMXE) and flushes translations
 //! when a value that it is given demands that.
 //!
-//! LMSW and SMSW with an operand in memory are not emulated; such a guest gets #UD, and it is counted.
+//! LMSW and SMSW with an operand in memory go to the instruction emulator.
 
 use iced_x86::{Mnemonic, OpKind, Register};
 use platform::{
@@ -112,8 +112,8 @@ pub(crate) fn handle(
 }
 
 /// What stands at RIP, or the outcome if it is not an access to the control register that the exit is about.
-fn decode(access: &ControlAccess, cpu: &impl GuestCpu, env: &mut impl Env) -> Result<Act, Outcome> {
-    let (instruction, gpa) = emulate::instruction(cpu, env)?;
+fn decode(access: &ControlAccess, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Result<Act, Outcome> {
+    let (instruction, _) = emulate::instruction(cpu, env)?;
     let (first, second) = (instruction.op0_register(), instruction.op1_register());
     let in_memory = instruction.op0_kind() == OpKind::Memory;
     let act = match (instruction.mnemonic(), access.register, access.direction) {
@@ -123,8 +123,7 @@ fn decode(access: &ControlAccess, cpu: &impl GuestCpu, env: &mut impl Env) -> Re
         (Mnemonic::Lmsw, Control::Cr0, Direction::Write) | (Mnemonic::Smsw, Control::Cr0, Direction::Read)
             if in_memory =>
         {
-            env.oddity(Oddity::NotEmulated(gpa));
-            return Err(Outcome::Inject(Exception::UNDEFINED));
+            return Err(emulate::intercepted(cpu, env));
         }
         (Mnemonic::Lmsw, Control::Cr0, Direction::Write) => operand::general(first).map(Act::Lmsw),
         (Mnemonic::Smsw, Control::Cr0, Direction::Read) => {

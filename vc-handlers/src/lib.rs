@@ -10,7 +10,7 @@
 //! Hostile party: the guest chooses every exit, register and byte that is looked at here. What it does wrong gets what
 //! real hardware would give it; nothing here panics, and nothing loops without bound.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
 
 mod control;
@@ -23,8 +23,8 @@ mod msr;
 mod operand;
 mod outcome;
 mod port;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod vcpu;
@@ -38,6 +38,7 @@ pub use vcpu::{VcpuContext, Vendor};
 use platform::{Exception, Exit, ExitReason, GuestCpu, Reason};
 
 /// Handles a guest exit. Registers are written; the caller applies the outcome.
+#[inline]
 pub fn handle(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let next_rip = exit.next_rip;
     match exit.reason {
@@ -46,6 +47,16 @@ pub fn handle(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, 
         ExitReason::Io(access) if access.string => emulate::string_io(&access, cpu, env),
         ExitReason::Io(access) => port::handle(&access, next_rip, cpu, env),
         ExitReason::Memory(fault) => emulate::memory_fault(&fault, cpu, env),
+        _ => rare(exit, vcpu, cpu, env),
+    }
+}
+/// The exits of which no guest makes many: apart, so that the frequent ones share few pages of code.
+#[inline(never)]
+fn rare(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    let next_rip = exit.next_rip;
+    match exit.reason {
+        // `handle` takes these.
+        ExitReason::Cpuid | ExitReason::Msr(_) | ExitReason::Io(_) | ExitReason::Memory(_) => Outcome::Resume,
         ExitReason::Hlt => instruction::hlt(next_rip, cpu),
         ExitReason::Control(access) => control::handle(&access, next_rip, vcpu, cpu, env),
         ExitReason::Debug(access) => debug::handle(&access, next_rip, cpu, env),

@@ -1,40 +1,51 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A processor and a machine made of plain data, on which the tests of this crate run the handlers.
+//! A processor and a machine made of plain data, on which tests run the handlers.
 
+#![allow(
+    missing_docs,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "for tests alone, where a panic is a failure"
+)]
+
+#[cfg(test)]
 pub(crate) mod models;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
 use platform::{
-    Clock, Control, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, InjectionState, Instant, MemoryError,
-    Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, VcpuState, Visibility,
+    Clock, Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, InjectionState, Instant,
+    MemoryError, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
+    VcpuState, Visibility,
 };
 
 use crate::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation};
 
 /// A vCPU that runs nothing: [`GuestCpu::run`] hands out the scripted exits.
 #[derive(Clone, Debug)]
-pub(crate) struct FakeCpu {
+pub struct FakeCpu {
     /// All that a snapshot holds.
-    pub(crate) state: VcpuState,
+    pub state: VcpuState,
     /// The task priority, bits 7:4 of the LAPIC's.
-    pub(crate) cr8: u64,
-    pub(crate) xcr0: u64,
-    pub(crate) pkru: u32,
+    pub cr8: u64,
+    pub xcr0: u64,
+    pub pkru: u32,
+    /// The YMM registers.
+    pub vectors: [[u8; 32]; 16],
     /// DR0–DR3; DR6 and DR7 are in `state`.
-    pub(crate) breakpoints: [u64; 4],
+    pub breakpoints: [u64; 4],
     /// Those switched MSRs that have no place in `state`.
-    pub(crate) msrs: BTreeMap<u8, u64>,
+    pub msrs: BTreeMap<u8, u64>,
     /// How often an instruction was completed.
-    pub(crate) completed: u32,
-    pub(crate) injection: InjectionState,
+    pub completed: u32,
+    pub injection: InjectionState,
     /// Events queued by the code under test.
-    pub(crate) injected: Vec<Event>,
-    pub(crate) interrupt_window: Option<u8>,
-    pub(crate) nmi_window: bool,
+    pub injected: Vec<Event>,
+    pub interrupt_window: Option<u8>,
+    pub nmi_window: bool,
     /// What `run` returns, first one first; then a broken exit.
-    pub(crate) exits: VecDeque<Exit>,
+    pub exits: VecDeque<Exit>,
 }
 
 impl Default for FakeCpu {
@@ -45,7 +56,7 @@ impl Default for FakeCpu {
 
 impl FakeCpu {
     /// 64-bit kernel code with flat segments, paging on; CR3 is zero until a test builds page tables.
-    pub(crate) fn long_mode() -> Self {
+    pub fn long_mode() -> Self {
         let mut cpu = Self::empty();
         cpu.state.cr0 = 0x8005_0033;
         cpu.state.cr4 = 0x0000_06a0;
@@ -55,7 +66,7 @@ impl FakeCpu {
     }
 
     /// 32-bit kernel code with flat segments and no paging.
-    pub(crate) fn protected_mode() -> Self {
+    pub fn protected_mode() -> Self {
         let mut cpu = Self::empty();
         cpu.state.cr0 = 0x11;
         cpu.flat(SegmentAttributes::DEFAULT_BIG);
@@ -63,7 +74,7 @@ impl FakeCpu {
     }
 
     /// Real mode, as after a start-up IPI to page zero.
-    pub(crate) fn real_mode() -> Self {
+    pub fn real_mode() -> Self {
         let mut cpu = Self::empty();
         cpu.state.cr0 = 0x10;
         for (number, segment) in cpu.state.segments.iter_mut().enumerate() {
@@ -95,6 +106,7 @@ impl FakeCpu {
             cr8: 0,
             xcr0: 1,
             pkru: 0,
+            vectors: [[0; 32]; 16],
             breakpoints: [0; 4],
             msrs: BTreeMap::new(),
             completed: 0,
@@ -123,7 +135,7 @@ impl FakeCpu {
     }
 
     /// Puts the processor at privilege level `cpl`, which is the DPL of SS.
-    pub(crate) fn set_cpl(&mut self, cpl: u8) {
+    pub fn set_cpl(&mut self, cpl: u8) {
         let both = SegmentAttributes::DPL_LOW | SegmentAttributes::DPL_HIGH;
         let dpl = SegmentAttributes::from_bits_retain(u16::from(cpl & 3) << 5);
         for number in [SegmentRegister::Cs, SegmentRegister::Ss] {
@@ -133,14 +145,14 @@ impl FakeCpu {
     }
 
     /// Sets RCX and RDX:RAX, the operands of WRMSR and XSETBV.
-    pub(crate) fn set_pair(&mut self, index: u32, value: u64) {
+    pub fn set_pair(&mut self, index: u32, value: u64) {
         self.set_gpr(Gpr::Rcx, u64::from(index));
         self.set_gpr(Gpr::Rax, value & 0xffff_ffff);
         self.set_gpr(Gpr::Rdx, value >> 32);
     }
 
     /// RDX:RAX, the result of RDMSR and RDTSC. The upper halves must be clear.
-    pub(crate) fn pair(&self) -> u64 {
+    pub fn pair(&self) -> u64 {
         let (low, high) = (self.gpr(Gpr::Rax), self.gpr(Gpr::Rdx));
         assert!(low <= 0xffff_ffff && high <= 0xffff_ffff, "upper halves of RAX and RDX must be zero");
         high << 32 | low
@@ -220,6 +232,18 @@ impl GuestCpu for FakeCpu {
     fn set_segment(&mut self, register: SegmentRegister, value: Segment) {
         self.state.segments[register as usize] = value;
     }
+    fn descriptor_table(&self, register: TableRegister) -> DescriptorTable {
+        match register {
+            TableRegister::Gdtr => self.state.gdtr,
+            TableRegister::Idtr => self.state.idtr,
+        }
+    }
+    fn set_descriptor_table(&mut self, register: TableRegister, value: DescriptorTable) {
+        match register {
+            TableRegister::Gdtr => self.state.gdtr = value,
+            TableRegister::Idtr => self.state.idtr = value,
+        }
+    }
     fn system(&self) -> SystemRegisters {
         let stack = self.segment(SegmentRegister::Ss).attributes.bits();
         SystemRegisters {
@@ -253,6 +277,21 @@ impl GuestCpu for FakeCpu {
         }
     }
 
+    fn vector(&self, number: u8) -> [u8; 32] {
+        let mut value = self.vectors[usize::from(number)];
+        if self.xcr0 & 4 == 0 {
+            value[16..].fill(0);
+        }
+        value
+    }
+    fn set_xmm(&mut self, number: u8, value: [u8; 16]) {
+        self.vectors[usize::from(number)][..16].copy_from_slice(&value);
+    }
+    fn set_ymm(&mut self, number: u8, value: [u8; 32]) {
+        assert_eq!(self.xcr0 & 6, 6, "AVX is off");
+        self.vectors[usize::from(number)] = value;
+    }
+
     fn injection_state(&self) -> InjectionState {
         self.injection
     }
@@ -276,15 +315,15 @@ impl GuestCpu for FakeCpu {
 
 /// RAM at one place, one view.
 #[derive(Debug)]
-pub(crate) struct FakeMemory {
-    pub(crate) base: u64,
-    pub(crate) bytes: RefCell<Vec<u8>>,
+pub struct FakeMemory {
+    pub base: u64,
+    pub bytes: RefCell<Vec<u8>>,
     /// How often the code under test reached memory.
-    pub(crate) accesses: Cell<u32>,
+    pub accesses: Cell<u32>,
 }
 
 impl FakeMemory {
-    pub(crate) fn new(base: u64, size: usize) -> Self {
+    pub fn new(base: u64, size: usize) -> Self {
         Self { base, bytes: RefCell::new(vec![0; size]), accesses: Cell::new(0) }
     }
 
@@ -295,13 +334,13 @@ impl FakeMemory {
     }
 
     /// Writes, for a test's own set-up.
-    pub(crate) fn put(&self, gpa: u64, data: &[u8]) {
+    pub fn put(&self, gpa: u64, data: &[u8]) {
         let offset = self.offset(Gpa(gpa), data.len()).unwrap();
         self.bytes.borrow_mut()[offset..offset + data.len()].copy_from_slice(data);
     }
 
     /// Reads, for a test's own checks.
-    pub(crate) fn get(&self, gpa: u64, length: usize) -> Vec<u8> {
+    pub fn get(&self, gpa: u64, length: usize) -> Vec<u8> {
         let offset = self.offset(Gpa(gpa), length).unwrap();
         self.bytes.borrow()[offset..offset + length].to_vec()
     }
@@ -345,9 +384,9 @@ impl GuestMemory for FakeMemory {
 
 /// A clock that stands still until a test sets it.
 #[derive(Debug)]
-pub(crate) struct FakeClock {
-    pub(crate) tsc: Cell<u64>,
-    pub(crate) hz: u64,
+pub struct FakeClock {
+    pub tsc: Cell<u64>,
+    pub hz: u64,
 }
 
 impl Clock for FakeClock {
@@ -367,18 +406,18 @@ impl Clock for FakeClock {
 
 /// The machine: RAM, scripted devices, and a record of what the handlers did.
 #[derive(Debug)]
-pub(crate) struct FakeEnv {
-    pub(crate) memory: FakeMemory,
-    pub(crate) clock: FakeClock,
+pub struct FakeEnv {
+    pub memory: FakeMemory,
+    pub clock: FakeClock,
     /// Every device access, in order.
-    pub(crate) requests: Vec<DeviceRequest>,
+    pub requests: Vec<DeviceRequest>,
     /// Answers, first one first. When none is left, reads give all-ones and writes are done.
-    pub(crate) replies: VecDeque<DeviceReply>,
+    pub replies: VecDeque<DeviceReply>,
     /// LAPIC MSRs that exist; any other faults.
-    pub(crate) apic: BTreeMap<u32, u64>,
-    pub(crate) oddities: Vec<Oddity>,
+    pub apic: BTreeMap<u32, u64>,
+    pub oddities: Vec<Oddity>,
     /// The instruction that waits for a device.
-    pub(crate) parked: Option<Emulation>,
+    pub parked: Option<Emulation>,
 }
 
 impl Default for FakeEnv {
@@ -389,7 +428,7 @@ impl Default for FakeEnv {
 }
 
 impl FakeEnv {
-    pub(crate) fn with_ram(base: u64, size: usize) -> Self {
+    pub fn with_ram(base: u64, size: usize) -> Self {
         Self {
             memory: FakeMemory::new(base, size),
             clock: FakeClock { tsc: Cell::new(0x12_3456_789a), hz: 2_000_000_000 },
@@ -402,7 +441,7 @@ impl FakeEnv {
     }
 
     /// The next device access answers with this value.
-    pub(crate) fn reply(&mut self, value: u64) {
+    pub fn reply(&mut self, value: u64) {
         self.replies.push_back(DeviceReply::Done(value));
     }
 }

@@ -377,12 +377,18 @@ fn undecoded_control_accesses_are_decoded_here() {
 }
 
 #[test]
-fn lmsw_from_memory_is_undefined_and_counted() {
+fn lmsw_and_smsw_reach_memory() {
     let table = everything(Vendor::Amd);
-    // LMSW [ECX].
+    // LMSW [ECX]; SMSW [ECX].
     let mut guest = Guest::new(&table).with_code(&[0x0f, 0x01, 0x31]);
-    assert_eq!(guest.undecoded(Control::Cr0, Direction::Write), UNDEFINED);
-    assert_eq!(guest.env.oddities, [Oddity::NotEmulated(platform::Gpa(0x1000))]);
+    guest.env.memory.put(0x8000, &[0x0f, 0]);
+    guest.cpu.set_gpr(Gpr::Rcx, 0x8000);
+    assert_eq!(guest.undecoded(Control::Cr0, Direction::Write), Outcome::Complete(0x1003));
+    assert_eq!(guest.cpu.state.cr0, 0x1f);
+    let mut guest = Guest::new(&table).with_code(&[0x0f, 0x01, 0x21]);
+    guest.cpu.set_gpr(Gpr::Rcx, 0x8000);
+    assert_eq!(guest.undecoded(Control::Cr0, Direction::Read), Outcome::Complete(0x1003));
+    assert_eq!(guest.env.memory.get(0x8000, 2), [0x11, 0]);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 /// CR0 (APM vol. 2, 3.1.1).
 pub(super) mod cr0 {
     pub(crate) const PE: u64 = 1 << 0;
+    pub(crate) const EM: u64 = 1 << 2;
+    pub(crate) const TS: u64 = 1 << 3;
     pub(crate) const WP: u64 = 1 << 16;
     pub(crate) const AM: u64 = 1 << 18;
     pub(crate) const PG: u64 = 1 << 31;
@@ -13,7 +15,10 @@ pub(super) mod cr0 {
 pub(super) mod cr4 {
     pub(crate) const PSE: u64 = 1 << 4;
     pub(crate) const PAE: u64 = 1 << 5;
+    pub(crate) const OSFXSR: u64 = 1 << 9;
+    pub(crate) const UMIP: u64 = 1 << 11;
     pub(crate) const LA57: u64 = 1 << 12;
+    pub(crate) const OSXSAVE: u64 = 1 << 18;
     pub(crate) const SMEP: u64 = 1 << 20;
     pub(crate) const SMAP: u64 = 1 << 21;
     pub(crate) const PKE: u64 = 1 << 22;
@@ -23,6 +28,12 @@ pub(super) mod cr4 {
 pub(super) mod efer {
     pub(crate) const LMA: u64 = 1 << 10;
     pub(crate) const NXE: u64 = 1 << 11;
+}
+
+/// XCR0 (APM vol. 2, 11.5.2).
+pub(super) mod xcr0 {
+    /// SSE and AVX state, both of which the YMM registers need.
+    pub(crate) const YMM: u64 = 1 << 1 | 1 << 2;
 }
 
 /// RFLAGS (APM vol. 2, 3.1.6).

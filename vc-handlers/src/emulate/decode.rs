@@ -11,6 +11,8 @@ use super::fetch::{Code, MAX_LENGTH};
 use super::shift::{Shift, Side};
 use super::stop::{Result, Stop};
 use super::string::Element;
+use super::system::System;
+use super::vector::VectorMove;
 
 /// What an instruction does, apart from where its operands are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,15 +51,21 @@ pub(super) enum Operation {
     Pop,
     Call,
     Jump,
-    /// Cache-line maintenance and prefetches: the address is checked, nothing moves.
+    /// Cache-line maintenance: the address is checked, nothing moves.
     Touch,
+    /// Nothing at all happens.
+    Prefetch,
+    Vector(VectorMove),
+    System(System),
 }
 
 impl Operation {
     /// Whether memory operand `index` is read, and whether it is written.
     pub(super) const fn accesses(self, index: u32) -> (bool, bool) {
         match (self, index) {
-            (Self::Touch, _) => (false, false),
+            (Self::Touch | Self::Prefetch, _) => (false, false),
+            (Self::Vector(it), _) => (!it.stores(), it.stores()),
+            (Self::System(it), _) => (!it.stores(), it.stores()),
             (Self::Move | Self::MoveSwapped | Self::Set | Self::Pop, 0) => (false, true),
             (Self::Binary(binary), 0) => (true, binary.writes()),
             (Self::Bit(Bit::Test), 0)
@@ -151,6 +159,9 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
     if instruction.is_string_instruction() {
         return Element::of(instruction.mnemonic()).map(Operation::String);
     }
+    if let Some(system) = System::of(instruction) {
+        return Some(Operation::System(system));
+    }
     // MOV to and from control, debug and segment registers, and vector forms that share a mnemonic.
     let general = (0..instruction.op_count()).all(|index| {
         let is_source = index > 0;
@@ -160,7 +171,7 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
             || register.is_segment_register() && is_source
     });
     if !general {
-        return None;
+        return VectorMove::of(instruction).map(Operation::Vector);
     }
     Some(match instruction.mnemonic() {
         Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => Operation::Move,
@@ -205,16 +216,14 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
         Mnemonic::Pop => Operation::Pop,
         Mnemonic::Call if is_near(instruction) => Operation::Call,
         Mnemonic::Jmp if is_near(instruction) => Operation::Jump,
-        Mnemonic::Clflush
-        | Mnemonic::Clflushopt
-        | Mnemonic::Clwb
-        | Mnemonic::Prefetch
+        Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Operation::Touch,
+        Mnemonic::Prefetch
         | Mnemonic::Prefetchw
         | Mnemonic::Prefetchwt1
         | Mnemonic::Prefetchnta
         | Mnemonic::Prefetcht0
         | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2 => Operation::Touch,
+        | Mnemonic::Prefetcht2 => Operation::Prefetch,
         mnemonic => return conditional(instruction, mnemonic),
     })
 }

@@ -4,7 +4,9 @@
 //! Registers and flags wait in [`Effects`] until the store has succeeded, so that a fault leaves no trace.
 
 use iced_x86::{Instruction, OpKind};
-use platform::{Exception, Gpr, GuestCpu};
+use platform::{
+    Control, DescriptorTable, Exception, Gpr, GuestCpu, GuestMemory, Segment, SegmentRegister, TableRegister,
+};
 
 use super::alu::Binary;
 use super::bits::rflags::ZF;
@@ -17,6 +19,28 @@ use super::segment;
 use super::stack;
 use super::stop::{Result, Stop};
 use super::string::Element;
+use super::vector::VectorWrite;
+
+/// A change of state other than general-purpose registers and flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    Vector(VectorWrite),
+    Table(TableRegister, DescriptorTable),
+    Segment(SegmentRegister, Segment),
+    /// CR0, of which LMSW changes the low four bits.
+    Status(u64),
+}
+
+impl Change {
+    fn apply(&self, cpu: &mut impl GuestCpu) {
+        match *self {
+            Self::Vector(write) => write.apply(cpu),
+            Self::Table(register, table) => cpu.set_descriptor_table(register, table),
+            Self::Segment(register, segment) => cpu.set_segment(register, segment),
+            Self::Status(cr0) => cpu.set_control(Control::Cr0, cr0),
+        }
+    }
+}
 
 /// The changes that an instruction makes when it retires.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +48,7 @@ pub(super) struct Effects {
     /// Whole registers, in the order in which they are written.
     registers: [Option<(Gpr, u64)>; 2],
     rflags: Option<u64>,
+    change: Option<Change>,
     /// What goes to the store operand.
     pub(super) stored: Bytes,
     /// Where the guest goes on, if not after the instruction.
@@ -31,6 +56,14 @@ pub(super) struct Effects {
 }
 
 impl Effects {
+    fn storing(stored: Bytes) -> Self {
+        Self { stored, ..Self::default() }
+    }
+
+    fn changing(change: Option<Change>) -> Self {
+        Self { change, ..Self::default() }
+    }
+
     fn set(&mut self, register: Gpr, whole: u64) {
         if let Some(slot) = self.registers.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some((register, whole));
@@ -48,6 +81,9 @@ impl Effects {
         }
         if let Some(value) = self.rflags {
             cpu.set_rflags(value);
+        }
+        if let Some(change) = self.change {
+            change.apply(cpu);
         }
     }
 }
@@ -125,8 +161,8 @@ impl<C: GuestCpu> Inputs<'_, C> {
         effects
     }
 
-    /// Executes `operation`.
-    pub(super) fn execute(&self, operation: Operation) -> Result<Effects> {
+    /// Executes `operation`. Descriptors are read from `memory`.
+    pub(super) fn execute(&self, operation: Operation, memory: &impl GuestMemory) -> Result<Effects> {
         let rflags = self.cpu.rflags();
         let size = self.size(0);
         Ok(match operation {
@@ -180,7 +216,16 @@ impl<C: GuestCpu> Inputs<'_, C> {
                 effects
             }
             Operation::Jump => Effects { branch: Some(self.target(size)?), ..Effects::default() },
-            Operation::Touch => Effects::default(),
+            Operation::Touch | Operation::Prefetch => Effects::default(),
+            Operation::Vector(it) if it.stores() => Effects::storing(it.stored(self.cpu, self.instruction())),
+            Operation::Vector(it) => {
+                let write = it.loaded(self.cpu, self.instruction(), self.first());
+                Effects::changing(write.map(Change::Vector))
+            }
+            Operation::System(it) if it.stores() => Effects::storing(it.stored(self.cpu, self.context)),
+            Operation::System(it) => {
+                Effects::changing(Some(it.loaded(self.cpu, self.context, memory, self.instruction(), self.first())?))
+            }
         })
     }
 

@@ -16,7 +16,7 @@ use super::effects::{Effects, Inputs};
 use super::operand::{Bytes, Piece, Span};
 use super::place::{Place, Places, Placing};
 use super::stop::{self, Result, Stop};
-use super::string::{self, Element};
+use super::string;
 use super::walk::Intent;
 use crate::{DeviceRequest, Env, Operation as DeviceOperation, Outcome, Target};
 
@@ -107,20 +107,12 @@ impl Machine {
             let gva = fault.gva.is_none_or(|gva| [span.linear, last].iter().any(|at| (at ^ gva.0) & page == 0));
             direction && gpa && gva
         };
-        self.empty || self.places.spans().any(fits)
+        self.empty || self.operation == Operation::Prefetch || self.places.spans().any(fits)
     }
 
     /// Whether an operand is on a device.
     pub(super) fn touches_mmio(&self) -> bool {
         self.places.spans().any(Span::touches_mmio)
-    }
-
-    /// The element of INS or OUTS.
-    pub(super) fn element(&self) -> Option<Element> {
-        match self.operation {
-            Operation::String(element) => Some(element),
-            _ => None,
-        }
     }
 
     /// Goes on until a device is needed or the instruction is over. `reply` answers the last request.
@@ -140,7 +132,7 @@ impl Machine {
                 Stage::Load(index) => self.load(index, env)?,
                 Stage::Execute => {
                     let inputs = Inputs { cpu, context, decoded: &self.decoded, loaded: &self.loaded };
-                    self.effects = inputs.execute(self.operation)?;
+                    self.effects = inputs.execute(self.operation, env.memory())?;
                     self.enter(Stage::Store);
                     None
                 }

@@ -7,7 +7,7 @@
 //!
 //! | emulated, where an operand is in memory | notes |
 //! |---|---|
-//! | MOV (all forms but to segment, control and debug registers), MOVZX, MOVSX, MOVSXD, MOVNTI, MOVBE | `moffs` too |
+//! | MOV (all forms but to SS), MOVZX, MOVSX, MOVSXD, MOVNTI, MOVBE | `moffs` too |
 //! | MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS | with all repeat prefixes, in bounded batches |
 //! | ADD, ADC, SUB, SBB, AND, OR, XOR, CMP, TEST, INC, DEC, NOT, NEG | |
 //! | MUL, IMUL (one, two and three operands), DIV, IDIV | |
@@ -16,10 +16,13 @@
 //! | XCHG, XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B | atomic on memory, a read and a write on a device |
 //! | SETcc, CMOVcc | |
 //! | PUSH, POP, near CALL and JMP | the stack may be a device as well |
-//! | CLFLUSH, CLFLUSHOPT, CLWB, PREFETCH… | nothing moves |
+//! | CLFLUSH, CLFLUSHOPT, CLWB, PREFETCH… | nothing moves; a prefetch does not even fault |
+//! | MOVUPS, MOVAPS, MOVDQU, MOVDQA, MOVNT…, LDDQU, MOVD, MOVQ, MOVSS, MOVSD, MOVLP…, MOVHP…; the VEX forms | 4 to 32 bytes |
+//! | LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR, LMSW, SMSW | descriptors are read from memory |
 //!
-//! Any other instruction on device memory gives the guest #UD and is counted ([`Oddity::NotEmulated`]): x87, SSE and AVX,
-//! XSAVE, far branches, loads of segment and descriptor-table registers. Accesses that the processor makes by itself
+//! Any other instruction on device memory gives the guest #UD and is counted ([`Oddity::NotEmulated`]): x87, MMX, vector
+//! arithmetic, EVEX, XSAVE, far branches, MOV to SS. `docs/emulator.md` has the details, and what a comparison with a real
+//! processor covers. Accesses that the processor makes by itself
 //! (descriptor tables, TSS, interrupt frames) cannot be emulated on devices; see `memory_fault`.
 //!
 //! Hostile party: the guest, with every byte, register and page table, on several processors at once. Nothing here
@@ -30,6 +33,7 @@ mod bit;
 mod bits;
 mod context;
 mod decode;
+mod descriptor;
 mod effects;
 mod fetch;
 mod flags;
@@ -44,8 +48,10 @@ mod shift;
 mod stack;
 mod stop;
 mod string;
+mod system;
 #[cfg(test)]
 mod tests;
+mod vector;
 mod walk;
 
 use iced_x86::{Mnemonic, OpKind};
@@ -92,6 +98,7 @@ pub fn initialise() {
 /// device, it is emulated all the same. If none is, the guest runs it again: the processor can complete it, or faults
 /// anew. A guest that has put its descriptor tables or its interrupt stack on a device thus faults forever, one exit at
 /// a time, and stops nobody but itself.
+#[inline(never)]
 pub fn memory_fault(fault: &MemoryFault, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let context = Context::of(cpu);
     let code = match Code::first(cpu, &context, env.memory()) {
@@ -124,6 +131,7 @@ pub fn memory_fault(fault: &MemoryFault, cpu: &mut impl GuestCpu, env: &mut impl
 /// Emulates INS or OUTS, one batch of elements. RCX, RSI, RDI and RIP are left so that the instruction goes on.
 ///
 /// Everything comes from the instruction's own bytes; `access` is what the hardware reported, which must fit.
+#[inline(never)]
 pub fn string_io(access: &IoAccess, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let context = Context::of(cpu);
     let decoded = match decode::decode(cpu, &context, env.memory()) {
@@ -189,6 +197,23 @@ pub(crate) fn instruction(
     }
 }
 
+/// Emulates the instruction at RIP, which the platform intercepts for what it does and not for where its operand is.
+pub(crate) fn intercepted(cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    let context = Context::of(cpu);
+    let decoded = match decode::decode(cpu, &context, env.memory()) {
+        Ok(decoded) => decoded,
+        Err(stop) => return end(stop, &context),
+    };
+    let machine = decoded
+        .operation
+        .ok_or(Stop::Unsupported)
+        .and_then(|operation| Machine::begin(decoded, operation, cpu, &context, env));
+    match machine {
+        Ok(machine) => drive(machine, None, cpu, &context, env),
+        Err(stop) => refuse(stop, &decoded, &context, env),
+    }
+}
+
 /// The instruction, ready to run; `None` if the guest shall execute it again.
 fn prepare(
     fault: &MemoryFault,
@@ -200,16 +225,17 @@ fn prepare(
     let Some(operation) = decoded.operation else {
         return if touches_device(fault, &decoded, cpu, context, env)? { Err(Stop::Unsupported) } else { Ok(None) };
     };
+    if let Operation::String(Element::Ins | Element::Outs) = operation {
+        // The right to the port comes before the right to the memory.
+        let width = decoded.instruction.memory_size().size() as u8;
+        ports::check(cpu, context, env.memory(), cpu.gpr(platform::Gpr::Rdx) as u16, width)?;
+    }
     let machine = Machine::begin(decoded, operation, cpu, context, env)?;
     if !machine.agrees(fault) {
         if !machine.touches_mmio() && fault.access != Access::Fetch {
             return Ok(None);
         }
         env.oddity(Oddity::Mismatch);
-    }
-    if let Some(Element::Ins | Element::Outs) = machine.element() {
-        let width = decoded.instruction.memory_size().size() as u8;
-        ports::check(cpu, context, env.memory(), cpu.gpr(platform::Gpr::Rdx) as u16, width)?;
     }
     Ok(Some(machine))
 }

@@ -15,7 +15,17 @@ use crate::Env;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Bytes([u8; 32]);
 
+impl From<[u8; 32]> for Bytes {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
 impl Bytes {
+    pub(super) const fn all(self) -> [u8; 32] {
+        self.0
+    }
+
     pub(super) fn of(value: u64) -> Self {
         Self::wide(u128::from(value))
     }
@@ -141,6 +151,18 @@ pub(super) fn segment_register(register: Register) -> Option<SegmentRegister> {
     })
 }
 
+/// The segment of a ModRM operand. In 64-bit mode a prefix other than for FS and GS is ignored, so it does not decide
+/// between #SS and #GP either (APM vol. 3, 1.2.4).
+fn named_segment(instruction: &Instruction) -> Option<SegmentRegister> {
+    let segment = segment_register(instruction.memory_segment())?;
+    if instruction.code_size() != IcedCodeSize::Code64 || matches!(segment, SegmentRegister::Fs | SegmentRegister::Gs) {
+        return Some(segment);
+    }
+    let on_stack =
+        GprPart::of(instruction.memory_base()).is_some_and(|base| matches!(base.register, Gpr::Rsp | Gpr::Rbp));
+    Some(if on_stack { SegmentRegister::Ss } else { SegmentRegister::Ds })
+}
+
 /// A segment and an offset in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Address {
@@ -179,7 +201,7 @@ pub(super) fn address(cpu: &impl GuestCpu, instruction: &Instruction, index: u32
 
 /// Base, index, scale and displacement of a ModRM operand or a `moffs` (APM vol. 3, 1.4).
 fn effective(cpu: &impl GuestCpu, instruction: &Instruction, popped: u64) -> Option<Address> {
-    let segment = segment_register(instruction.memory_segment())?;
+    let segment = named_segment(instruction)?;
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let size = address_size(instruction);
     let mut offset = instruction.memory_displacement64();
@@ -255,6 +277,8 @@ impl Span {
         intent: Intent,
     ) -> Result<Self> {
         let linear = segment::linear(cpu, context, address.segment, address.offset, u64::from(length), intent)?;
+        // Processors look at the alignment before they translate.
+        check_alignment(context, linear, length)?;
         let translate = |linear| {
             let gpa = walk::translate(env.memory(), &context.system, linear, intent, Privilege::Current)?;
             Ok(Part { gpa, mmio: env.is_mmio(gpa) })
@@ -267,7 +291,6 @@ impl Span {
         } else {
             (length, first)
         };
-        check_alignment(context, linear, length)?;
         Ok(Self { linear, length, intent, split, first, second })
     }
 
@@ -320,8 +343,9 @@ impl Span {
 /// #AC, where the guest asked for it (APM vol. 2, 8.2.18).
 fn check_alignment(context: &Context, linear: u64, length: u8) -> Result<()> {
     let wanted = context.is_user() && context.system.cr0 & cr0::AM != 0 && context.system.rflags & rflags::AC != 0;
-    let natural = matches!(length, 2 | 4 | 8);
-    if wanted && natural && linear & u64::from(length - 1) != 0 {
+    // A 32-byte operand counts as two of 16.
+    let natural = matches!(length, 2 | 4 | 8 | 16 | 32);
+    if wanted && natural && linear & u64::from(length.min(16) - 1) != 0 {
         return Err(Stop::Fault(Exception::ALIGNMENT));
     }
     Ok(())

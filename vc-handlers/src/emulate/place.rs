@@ -60,6 +60,13 @@ impl<C: GuestCpu, E: Env> Placing<'_, C, E> {
     pub(super) fn of(&self, operation: Operation) -> Result<Places> {
         let instruction = &self.decoded.instruction;
         match operation {
+            Operation::Vector(it) => it.check(self.cpu, self.context)?,
+            Operation::System(it) => it.check(self.context)?,
+            // A prefetch of a bad address does nothing.
+            Operation::Prefetch => return Ok(Places::default()),
+            _ => {}
+        }
+        match operation {
             Operation::String(element) => self.element(element),
             Operation::Push | Operation::Call => {
                 let load = self.explicit(operation, 0)?.loads;
@@ -94,9 +101,15 @@ impl<C: GuestCpu, E: Env> Placing<'_, C, E> {
         }
         let (reads, writes) = operation.accesses(index);
         let intent = if writes { Intent::Write } else { Intent::Read };
-        if operation == Operation::CompareExchangeWide && length == 16 {
-            let linear = segment::linear(self.cpu, self.context, address.segment, address.offset, 16, intent)?;
-            if linear & 15 != 0 {
+        let is_aligned = match operation {
+            Operation::CompareExchangeWide => length == 16,
+            Operation::Vector(it) => it.is_aligned(),
+            _ => false,
+        };
+        if is_aligned {
+            let beyond = u64::from(length);
+            let linear = segment::unchecked(self.cpu, self.context, address.segment, address.offset);
+            if linear & (beyond - 1) != 0 {
                 return Err(Stop::GENERAL_PROTECTION);
             }
         }

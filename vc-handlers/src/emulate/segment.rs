@@ -22,11 +22,7 @@ pub(super) fn linear(
     };
     let beyond = length.saturating_sub(1);
     if context.is_64bit() {
-        let base = match register {
-            SegmentRegister::Fs | SegmentRegister::Gs => cpu.segment(register).base,
-            _ => 0,
-        };
-        let first = base.wrapping_add(offset);
+        let first = unchecked(cpu, context, register, offset);
         let fits = context.is_canonical(first) && context.is_canonical(first.wrapping_add(beyond));
         return if fits { Ok(first) } else { Err(Stop::Fault(fault)) };
     }
@@ -35,6 +31,17 @@ pub(super) fn linear(
         return Err(Stop::Fault(fault));
     }
     Ok(segment.base.wrapping_add(offset) & 0xffff_ffff)
+}
+
+/// The linear address of `offset`, whether or not it may be used.
+pub(super) fn unchecked(cpu: &impl GuestCpu, context: &Context, register: SegmentRegister, offset: u64) -> u64 {
+    if !context.is_64bit() {
+        return cpu.segment(register).base.wrapping_add(offset) & 0xffff_ffff;
+    }
+    match register {
+        SegmentRegister::Fs | SegmentRegister::Gs => cpu.segment(register).base.wrapping_add(offset),
+        _ => offset,
+    }
 }
 
 /// Whether the segment's type allows the access; a null selector allows none.

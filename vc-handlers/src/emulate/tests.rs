@@ -9,6 +9,8 @@ mod plain;
 mod ports;
 mod random;
 mod strings;
+mod system;
+mod vectors;
 
 use platform::{Access, Exception, Gpa, Gpr, GuestCpu, MemoryFault, SegmentRegister};
 

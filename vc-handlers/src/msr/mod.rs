@@ -20,6 +20,7 @@ use crate::{Env, Oddity, Outcome, VcpuContext};
 use table::{Read, Row, Write};
 
 /// RDMSR or WRMSR.
+#[inline(never)]
 pub(crate) fn handle(
     access: MsrAccess,
     next_rip: u64,

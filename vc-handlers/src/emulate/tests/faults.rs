@@ -8,8 +8,8 @@ use crate::Oddity;
 
 #[test]
 fn an_unknown_instruction_on_a_device_is_undefined_and_counted() {
-    // fld dword [rbx]; movaps xmm0, [rbx]; lgdt [rbx]; mov ds, [rbx]
-    for code in [&[0xd9, 0x03][..], &[0x0f, 0x28, 0x03], &[0x0f, 0x01, 0x13], &[0x8e, 0x1b]] {
+    // fld dword [rbx]; fxsave [rbx]; jmp far [rbx]; verr [rbx]
+    for code in [&[0xd9, 0x03][..], &[0x0f, 0xae, 0x03], &[0xff, 0x2b], &[0x0f, 0x00, 0x23]] {
         let mut guest = Guest::long(code).gpr(Gpr::Rbx, DEVICE);
         assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED), "{code:x?}");
         assert_eq!(guest.env.oddities, [Oddity::NotEmulated(Gpa(CODE))]);
@@ -136,6 +136,37 @@ fn a_fault_without_a_physical_address_finds_its_operand() {
     assert_eq!(memory_fault(&fault, &mut guest.cpu, &mut guest.env), done(2));
     assert_eq!(guest.rax(), 5);
     assert_eq!(guest.env.oddities, []);
+}
+
+/// #AC came only if the page was there.
+#[test]
+fn misalignment_comes_before_a_page_fault() {
+    let mut guest = Guest::long(&[0x66, 0x8b, 0x03]).gpr(Gpr::Rbx, 0x1_0000_0001).flags(1 << 18);
+    guest.cpu.set_cpl(3);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::ALIGNMENT));
+}
+
+/// A prefix for SS made a data operand fault with #SS in 64-bit mode, and one for DS a stack operand with #GP.
+#[test]
+fn segment_prefixes_do_not_choose_the_fault_in_64_bit_mode() {
+    for (code, exception) in [
+        (&[0x36, 0x8a, 0x03][..], Exception::GENERAL_PROTECTION),
+        (&[0x3e, 0x8a, 0x45, 0x00], Exception::STACK),
+        (&[0x65, 0x8a, 0x45, 0x00], Exception::GENERAL_PROTECTION),
+    ] {
+        let mut guest = Guest::long(code).gpr(Gpr::Rbx, 1 << 47).gpr(Gpr::Rbp, 1 << 47);
+        assert_eq!(guest.read(DEVICE), Outcome::Inject(exception), "{code:x?}");
+    }
+}
+
+/// A prefetch of a bad address faulted.
+#[test]
+fn a_prefetch_never_faults_and_reaches_no_device() {
+    for address in [DEVICE, 1 << 47, 0x1_0000_0000] {
+        let mut guest = Guest::long(&[0x0f, 0x18, 0x0b]).gpr(Gpr::Rbx, address);
+        assert_eq!(guest.read(DEVICE), done(3));
+        assert_eq!(guest.env.requests, []);
+    }
 }
 
 #[test]

@@ -42,8 +42,10 @@ impl Random {
     fn code(&mut self) -> [u8; 15] {
         let mut bytes = [0; 15];
         bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
-        let likely =
-            [0x88, 0x89, 0x8a, 0x8b, 0xa4, 0xa5, 0xaa, 0xae, 0xa6, 0x0f, 0xff, 0xf7, 0xc1, 0x6c, 0x6f, 0x8f, 0x87];
+        let likely = [
+            0x88, 0x89, 0x8a, 0x8b, 0xa4, 0xa5, 0xaa, 0xae, 0xa6, 0x0f, 0xff, 0xf7, 0xc1, 0x6c, 0x6f, 0x8f, 0x87, 0x8e,
+            0xc5,
+        ];
         let prefixes = [0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x64, 0x48, 0x41];
         let mut at = 0;
         while at < 4 && self.one_in(3) {
@@ -93,6 +95,12 @@ impl Random {
                 *flip ^= 1 << self.below(32);
             }
         }
+        if self.one_in(2) {
+            // OSXSAVE, so that AVX exists.
+            state.cr4 |= 1 << 18;
+            guest.cpu.xcr0 = 7;
+        }
+        let state = &mut guest.cpu.state;
         if self.one_in(32) {
             state.cr3 = self.next();
         }
@@ -141,7 +149,7 @@ fn check(outcome: Outcome, guest: &Guest, before: &FakeCpu, case: u64) {
     match outcome {
         Outcome::Resume | Outcome::Complete(_) => {}
         Outcome::Inject(exception) => {
-            assert!(matches!(exception.vector, 0 | 6 | 12 | 13 | 14 | 17), "case {case}: {exception:?}");
+            assert!(matches!(exception.vector, 0 | 6 | 7 | 11 | 12 | 13 | 14 | 17), "case {case}: {exception:?}");
             assert_eq!(exception.fault_address.is_some(), exception.vector == 14, "case {case}");
         }
         Outcome::Terminate(Reason::NestedFault, _) => panic!("case {case}: the fake host never fails"),

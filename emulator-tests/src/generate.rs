@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Makes cases: an encoding of a form, and registers with which its operand lies where it is wanted.
+
+mod address;
+
+use crate::forms::{Field, Form, Immediate, Kind, Undefined};
+use crate::layout::{self, CODE, CODE_SIZE, DATA_SIZE, Mode};
+use crate::random::Random;
+use crate::state::{Case, State};
+
+const CF: u64 = 1 << 0;
+const PF: u64 = 1 << 2;
+const AF: u64 = 1 << 4;
+const ZF: u64 = 1 << 6;
+const SF: u64 = 1 << 7;
+const OF: u64 = 1 << 11;
+const DF: u64 = 1 << 10;
+const AC: u64 = 1 << 18;
+/// Reserved bit 1 and IF, as every process has them.
+const FIXED: u64 = 0x202;
+
+const RCX: usize = 1;
+const RSP: usize = 4;
+const RSI: usize = 6;
+const RDI: usize = 7;
+
+/// Segment override prefixes.
+const PREFIX_ES: u8 = 0x26;
+const PREFIX_SS: u8 = 0x36;
+const PREFIX_DS: u8 = 0x3e;
+const PREFIX_GS: u8 = 0x65;
+
+/// What a cell of the table has in common.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Cell {
+    /// The form's family.
+    pub family: &'static str,
+    /// Operand size in bytes.
+    pub size: u8,
+    /// Which of the mode's address sizes.
+    pub address: u8,
+    /// Index into [`Mode::ALL`].
+    pub mode: u8,
+}
+
+/// All cells of a form.
+pub fn cells(form: &Form) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (index, mode) in Mode::ALL.into_iter().enumerate() {
+        for &size in form.sizes {
+            if exists(form, mode, size) {
+                for address in mode.address_sizes() {
+                    cells.push(Cell { family: form.family, size, address, mode: index as u8 });
+                }
+            }
+        }
+    }
+    cells
+}
+
+/// Whether the mode has this form at this operand size.
+fn exists(form: &Form, mode: Mode, size: u8) -> bool {
+    let is_general = !matches!(form.field, Field::Vector);
+    match (form.kind, mode) {
+        _ if form.long_only && !mode.is_long() => false,
+        // Stack instructions have no 32-bit form in 64-bit mode. Vendors differ in 16-bit branches there.
+        (Kind::Stack, Mode::Long) => size != 4,
+        (Kind::Branch, Mode::Long) => size == 8,
+        _ => !is_general || size < 8 || mode.is_long(),
+    }
+}
+
+/// Bytes of an instruction, in order.
+#[derive(Default)]
+struct Encoding {
+    prefixes: Vec<u8>,
+    rex: u8,
+    needs_rex: bool,
+    opcode: Vec<u8>,
+    address: Vec<u8>,
+    immediate: Vec<u8>,
+    /// The displacement in `address` counts from the next instruction.
+    relative: bool,
+}
+
+impl Encoding {
+    fn bytes(&self, form: &Form, size: u8, mode: Mode, third: u8) -> Vec<u8> {
+        let mut bytes = self.prefixes.clone();
+        if let Kind::Vex { map, prefix, wide, .. } = form.kind {
+            let rest = (!third & 0xf) << 3 | u8::from(size == 32) << 2 | prefix;
+            let [r, x, b] = [4, 2, 1].map(|bit| if self.rex & bit == 0 { 1_u8 } else { 0 });
+            if map == 1 && !wide && x == 1 && b == 1 {
+                bytes.extend([0xc5, r << 7 | rest]);
+            } else {
+                bytes.extend([0xc4, r << 7 | x << 6 | b << 5 | map, u8::from(wide) << 7 | rest]);
+            }
+        } else {
+            bytes.extend(form.prefix);
+            if mode.is_long() && (self.rex != 0 || self.needs_rex) {
+                bytes.push(0x40 | self.rex);
+            }
+        }
+        bytes.extend(&self.opcode);
+        bytes.extend(&self.address);
+        bytes.extend(&self.immediate);
+        bytes
+    }
+}
+
+/// Makes one case after another.
+pub struct Generator<'a> {
+    random: &'a mut Random,
+    form: &'a Form,
+    cell: Cell,
+    mode: Mode,
+    state: State,
+    encoding: Encoding,
+    /// The operand does not lie at its target but nowhere.
+    is_wild: bool,
+}
+
+impl<'a> Generator<'a> {
+    /// A case of `form` in `cell`.
+    pub fn case(random: &'a mut Random, form: &'a Form, cell: Cell) -> Case {
+        let mode = Mode::ALL[usize::from(cell.mode)];
+        let mut state = State { ds: layout::DS.selector(), es: layout::ES.selector(), ..State::default() };
+        state.gs = layout::GS.selector();
+        if !mode.is_long() && random.one_in(12) {
+            let other = [layout::DOWN, layout::CONSTANT, layout::DOWN16];
+            state.ds = random.pick(&other).selector();
+        }
+        state.gprs = core::array::from_fn(|_| random.operand());
+        state.rflags = FIXED | random.word() & (CF | PF | AF | ZF | SF | OF | DF);
+        if random.one_in(16) {
+            state.rflags |= AC;
+        }
+        for value in &mut state.vectors {
+            value.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&random.word().to_le_bytes()));
+        }
+        let near_border = random.one_in(8);
+        state.rip = if near_border { 0xff0 + random.below(16) } else { 0x100 + random.below(64) };
+        Generator { random, form, cell, mode, state, encoding: Encoding::default(), is_wild: false }.build()
+    }
+
+    fn is(&self, kind: Kind) -> bool {
+        self.form.kind == kind
+    }
+
+    fn build(mut self) -> Case {
+        self.opcode();
+        let target = self.target();
+        let memory = self.memory(target);
+        match self.form.kind {
+            Kind::String => self.string(target),
+            Kind::Offset => self.offset(target),
+            _ => self.modrm(target),
+        }
+        self.operands(target);
+        let third = if matches!(self.form.kind, Kind::Vex { third: true, .. }) { self.vector_number() } else { 0 };
+        let mut bytes = self.encoding.bytes(self.form, self.cell.size, self.mode, third);
+        if self.encoding.relative {
+            let at = bytes.len() - self.encoding.immediate.len() - 4;
+            let wanted = i32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+            let next = (CODE + self.state.rip) as i32 + bytes.len() as i32;
+            bytes[at..at + 4].copy_from_slice(&wanted.wrapping_sub(next).to_le_bytes());
+        }
+        // Only an access that the guest's own tables allow is reported by its address.
+        let told = (0..0x2000).contains(&target) && !self.is_wild && self.random.one_in(2);
+        let told = told.then_some(target as u64);
+        Case {
+            mode: self.mode,
+            undefined_flags: self.undefined(&bytes),
+            undefined_result: self.is_undefined(&bytes),
+            bytes,
+            state: self.state,
+            memory,
+            partly_memory: !self.is(Kind::String) && self.random.one_in(2),
+            told,
+            told_write: self.random.one_in(2),
+        }
+    }
+
+    /// Prefixes for sizes, LOCK and REP, and the opcode.
+    fn opcode(&mut self) {
+        let form = self.form;
+        let [usual, _] = self.mode.address_sizes();
+        let mut prefixes = Vec::new();
+        if self.cell.address != usual {
+            prefixes.push(0x67);
+        }
+        let is_general = !matches!(form.field, Field::Vector);
+        let code16 = self.mode == Mode::Compatibility16;
+        if is_general && matches!((self.cell.size, code16), (2, false) | (4, true)) {
+            prefixes.push(0x66);
+        }
+        let wide_by_itself = matches!(form.kind, Kind::Stack | Kind::Branch);
+        if is_general && self.cell.size == 8 && !wide_by_itself {
+            self.encoding.rex |= 8;
+        }
+        if form.lockable && self.random.one_in(4) && matches!(form.field, Field::Register | Field::Digit(_)) {
+            prefixes.push(0xf0);
+        }
+        if self.is(Kind::String) && !matches!(form.family, "ins" | "outs") && !self.random.one_in(3) {
+            prefixes.push(self.random.pick(&[0xf3, 0xf2]));
+        }
+        if self.random.one_in(4) {
+            prefixes.push(self.random.pick(&[PREFIX_DS, PREFIX_ES, PREFIX_SS, PREFIX_GS]));
+        }
+        // Their order does not matter.
+        for last in (1..prefixes.len()).rev() {
+            let other = self.random.below(last as u64 + 1) as usize;
+            prefixes.swap(last, other);
+        }
+        self.encoding.prefixes = prefixes;
+        self.encoding.opcode = form.opcode.to_vec();
+        let variant = self.random.below(u64::from(form.variants)) as u8;
+        let wide = form.sizes.first() == Some(&1) && self.cell.size > 1;
+        if let Some(last) = self.encoding.opcode.last_mut() {
+            *last += variant + u8::from(wide);
+        }
+    }
+
+    /// Where the operand shall lie, as an offset in the data.
+    fn target(&mut self) -> i64 {
+        let size = i64::from(self.cell.size.max(8));
+        let near = |random: &mut Random, border: i64| border - size + random.below(2 * size as u64) as i64;
+        let target = match self.random.below(32) {
+            0..=2 => near(self.random, 0x1000),
+            3 | 4 => near(self.random, 0x2000),
+            5 => near(self.random, DATA_SIZE as i64),
+            6 => near(self.random, 0),
+            7 => near(self.random, self.random_limit()),
+            8 | 9 => 0x2000 + self.random.below(0x1000) as i64,
+            10 | 11 => 0x1000 + self.random.below(0x1000) as i64,
+            12 => DATA_SIZE as i64 + self.random.below(0x1000) as i64,
+            _ => 0x40 + self.random.below(0xf00) as i64,
+        };
+        let alignment = self.random.pick(&[1, 1, 2, 4, 8, 16, 32, 32]);
+        if self.random.one_in(2) { target } else { target & -alignment }
+    }
+
+    fn random_limit(&self) -> i64 {
+        [0x800, 0x1800, 0x2800, 0x2020][(self.state.gprs[0] & 3) as usize]
+    }
+
+    /// An interesting value at the operand.
+    fn memory(&mut self, target: i64) -> Vec<(u64, Vec<u8>)> {
+        let mut value: Vec<u8> = (0..4).flat_map(|_| self.random.operand().to_le_bytes()).collect();
+        match self.form.kind {
+            Kind::Branch => {
+                let base = if self.mode.is_long() { CODE } else { 0 };
+                let beyond = self.random.one_in(16) && !self.mode.is_long();
+                // Not into the instruction itself, which would run again.
+                let place = if beyond { CODE_SIZE + self.random.below(0x1000) } else { self.random.below(0x100) };
+                value[..8].copy_from_slice(&(base + place).to_le_bytes());
+            }
+            Kind::Compare if self.random.one_in(2) => {
+                value[..8].copy_from_slice(&self.state.gprs[0].to_le_bytes());
+                let half = usize::from(self.cell.size);
+                if self.form.family.ends_with('b') {
+                    value[half..half + 8].copy_from_slice(&self.state.gprs[2].to_le_bytes());
+                }
+            }
+            Kind::Selector => {
+                let known =
+                    [layout::DS, layout::GS, layout::CS32, layout::CONSTANT, layout::DOWN].map(|it| it.selector());
+                // Returning to level 3, the processor itself clears null selectors of other levels.
+                let odd = [0, 3, 4, 7, 0x57, 0xfff8, 0xffff, 0x80, 0xc, 0x26, 0x2c];
+                let selector = if self.random.one_in(2) { self.random.pick(&known) } else { self.random.pick(&odd) };
+                value[..2].copy_from_slice(&selector.to_le_bytes());
+            }
+            _ => {}
+        }
+        let start = target.clamp(0, DATA_SIZE as i64);
+        let end = (target + value.len() as i64).clamp(start, DATA_SIZE as i64);
+        let part = value[(start - target).clamp(0, 32) as usize..][..(end - start) as usize].to_vec();
+        vec![(start as u64, part)]
+    }
+
+    fn vector_number(&mut self) -> u8 {
+        self.random.below(if self.mode.is_long() { 16 } else { 8 }) as u8
+    }
+
+    fn string(&mut self, target: i64) {
+        let source = self.offset_of(target, self.segment_prefix());
+        self.set_low(RSI, source);
+        let other = if self.random.one_in(4) {
+            target + self.random.below(64) as i64 - 32
+        } else {
+            0x40 + self.random.below(0x1f00) as i64
+        };
+        let other = if matches!(self.form.family, "stos" | "scas" | "ins") { target } else { other };
+        // Which operand of CMPS faults if both do is not told by any manual, and varies with the prefixes.
+        let other = if self.form.family == "cmps" { 0x800 + (self.random.below(0x400) as i64 & -8) } else { other };
+        let destination = self.offset_of(other, None);
+        self.set_low(RDI, destination);
+        let count = self.random.below(40);
+        self.set_low(RCX, count);
+    }
+
+    /// Immediates, and registers that the instruction uses besides its address.
+    fn operands(&mut self, target: i64) {
+        let length = match self.form.immediate {
+            Immediate::None => 0,
+            Immediate::Byte => 1,
+            Immediate::Operand => usize::from(self.cell.size.min(4)),
+        };
+        let immediate = self.random.operand();
+        self.encoding.immediate.extend(&immediate.to_le_bytes()[..length]);
+        if let Some(count) = self.encoding.immediate.first_mut()
+            && matches!(self.form.undefined, Undefined::Shift | Undefined::Rotate)
+            && self.random.one_in(3)
+        {
+            *count = 1;
+        }
+        let address_register = self.used_registers();
+        if matches!(self.form.kind, Kind::Stack | Kind::Branch) && !address_register.contains(&RSP) {
+            let near = if self.random.one_in(4) { target } else { 0x40 + self.random.below(0x1f00) as i64 };
+            let stack = self.offset_of(near & !1, None);
+            self.state.gprs[RSP] = if self.mode.is_long() { stack } else { stack & 0xffff_ffff };
+        }
+        if self.mode.is_long() && self.cell.address == 4 && address_register.contains(&RSP) {
+            // The address uses the low half, the stack all of it.
+            self.state.gprs[RSP] &= 0xffff_ffff;
+        }
+        if self.is(Kind::Divide) && !self.random.one_in(8) {
+            // A quotient that fits, as far as the registers are free.
+            if !address_register.contains(&2) {
+                self.state.gprs[2] = if self.form.family == "idiv" && self.state.gprs[0] >> 63 != 0 {
+                    u64::MAX
+                } else {
+                    self.random.below(3)
+                };
+            }
+            if self.cell.size == 1 && !address_register.contains(&0) {
+                self.state.gprs[0] = self.state.gprs[0] & !0xff00 | self.random.below(4) << 8;
+            }
+        }
+    }
+
+    /// Whether the manuals leave the result itself undefined.
+    fn is_undefined(&self, bytes: &[u8]) -> bool {
+        matches!(self.form.family, "shld" | "shrd") && self.count(bytes) > 8 * u64::from(self.cell.size)
+    }
+
+    /// By how much a shift or rotate moves.
+    fn count(&self, bytes: &[u8]) -> u64 {
+        let by_one = self.encoding.opcode.first().is_some_and(|opcode| matches!(opcode, 0xd0 | 0xd1));
+        let count = if by_one {
+            1
+        } else if self.form.immediate == Immediate::Byte {
+            u64::from(bytes.last().copied().unwrap_or(0))
+        } else {
+            self.state.gprs[RCX] & 0xff
+        };
+        count & if self.cell.size == 8 { 63 } else { 31 }
+    }
+
+    /// The flags that the manuals leave undefined for these operands.
+    fn undefined(&self, bytes: &[u8]) -> u64 {
+        let bits = 8 * u64::from(self.cell.size);
+        let count = self.count(bytes);
+        if self.is_undefined(bytes) {
+            return CF | PF | AF | ZF | SF | OF;
+        }
+        match self.form.undefined {
+            Undefined::Nothing => 0,
+            Undefined::Adjust => AF,
+            Undefined::Shift | Undefined::Rotate if count == 0 => 0,
+            Undefined::Rotate => {
+                if count == 1 {
+                    0
+                } else {
+                    OF
+                }
+            }
+            Undefined::Shift => {
+                let overflow = if count == 1 { 0 } else { OF };
+                let carry = if count >= bits { CF } else { 0 };
+                AF | overflow | carry
+            }
+            Undefined::Multiply => SF | ZF | AF | PF,
+            Undefined::Divide => CF | PF | AF | ZF | SF | OF,
+            Undefined::Bit => OF | SF | AF | PF,
+        }
+    }
+}
