@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Exceptions that a probe expects: [`attempt!`] runs one instruction, and says which exception it raised, if any.
 //!
-//! Interrupts from 30h on are counted, and the address that they interrupted is kept.
+//! Interrupts from 30h on are counted, and the address that they interrupted is kept, unless `interrupts` takes them over.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -47,25 +47,52 @@ macro_rules! attempt {
     }};
 }
 
+/// What the stubs and the processor pushed.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Frame {
+    /// RBX, R11 to R8, RDI, RSI, RDX, RCX, RAX.
+    pub registers: [u64; 10],
+    /// The vector.
+    pub vector: u64,
+    /// The error code, or 0.
+    pub error_code: u64,
+    /// Where it came.
+    pub rip: u64,
+    /// CS.
+    pub cs: u64,
+    /// RFLAGS.
+    pub flags: u64,
+}
+
 #[cfg(target_os = "none")]
-pub use bare::{forget, install};
+pub use bare::{forget, install, load_installed, set_hook};
 
 /// There are no exceptions to install handlers for on a hosted target.
 #[cfg(not(target_os = "none"))]
 pub fn forget() {}
 
+/// As `forget`.
+#[cfg(not(target_os = "none"))]
+pub fn load_installed() {}
+
+/// As `forget`.
+#[cfg(not(target_os = "none"))]
+pub fn set_hook(_: fn(&mut Frame)) {}
+
 #[cfg(target_os = "none")]
 mod bare {
-    use super::{FAULT, FIRST_INTERRUPT, INTERRUPTED, INTERRUPTS, RECOVERY};
+    use super::{FAULT, FIRST_INTERRUPT, Frame, INTERRUPTED, INTERRUPTS, RECOVERY};
     use crate::machine::{exit, lapic};
     use crate::say;
     use core::arch::{asm, global_asm};
-    use core::sync::atomic::Ordering;
+    use core::sync::atomic::{AtomicUsize, Ordering};
 
-    const VECTORS: usize = 64;
+    const VECTORS: usize = 256;
     const STUB: u64 = 16;
     const INTERRUPT_GATE: u64 = 0x8e00;
     const CODE: u64 = 8;
+    const NMI: u64 = 2;
     /// Vectors with an error code (APM vol. 2, table 8-1).
     const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
@@ -125,16 +152,21 @@ mod bare {
         safe static exception_stubs: u8;
     }
 
-    /// What the stubs and the processor pushed.
-    #[repr(C)]
-    struct Frame {
-        registers: [u64; 10],
-        vector: u64,
-        error_code: u64,
-        rip: u64,
+    /// Who takes NMIs and interrupts; 0 for nobody.
+    static HOOK: AtomicUsize = AtomicUsize::new(0);
+
+    /// Hands NMIs and all vectors from 20h on to `hook`.
+    pub fn set_hook(hook: fn(&mut Frame)) {
+        HOOK.store(hook as usize, Ordering::Release);
     }
 
     extern "C" fn handle(frame: &mut Frame) {
+        let hook = HOOK.load(Ordering::Acquire);
+        if hook != 0 && (frame.vector == NMI || frame.vector >= 32) {
+            // SAFETY: only `set_hook` stores there, and what it stores is such a function.
+            let hook = unsafe { core::mem::transmute::<usize, fn(&mut Frame)>(hook) };
+            return hook(frame);
+        }
         if frame.vector >= u64::from(FIRST_INTERRUPT) {
             INTERRUPTS.fetch_add(1, Ordering::Relaxed);
             INTERRUPTED.store(frame.rip, Ordering::Relaxed);
@@ -163,9 +195,15 @@ mod bare {
         unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
     }
 
-    /// Loads the interrupt descriptor table. Called once, at the start.
+    static mut IDT: [[u64; 2]; VECTORS] = [[0; 2]; VECTORS];
+
+    /// Loads the table that [`install`] made, on another processor.
+    pub fn load_installed() {
+        load(&raw const IDT as u64, (VECTORS * 16 - 1) as u16);
+    }
+
+    /// Makes and loads the interrupt descriptor table. Called once, at the start.
     pub fn install() {
-        static mut IDT: [[u64; 2]; VECTORS] = [[0; 2]; VECTORS];
         let stubs = &raw const exception_stubs as u64;
         let mut gates = [[0; 2]; VECTORS];
         for (vector, gate) in (0..).zip(gates.iter_mut()) {
@@ -174,9 +212,9 @@ mod bare {
                 [address & 0xffff | CODE << 16 | INTERRUPT_GATE << 32 | (address >> 16 & 0xffff) << 48, address >> 32];
         }
         let idt = &raw mut IDT;
-        // SAFETY: nothing else uses the static, and there is one processor.
+        // SAFETY: the processor alone reads the static, and there is one yet.
         unsafe { idt.write(gates) };
-        load(idt as u64, (size_of_val(&gates) - 1) as u16);
+        load_installed();
     }
 
     /// Loads an empty table, so that any exception is a triple fault.

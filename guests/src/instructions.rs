@@ -29,6 +29,40 @@ pub fn in_byte(port: u16) -> u8 {
     value
 }
 
+/// IN of two bytes.
+pub fn in_word(port: u16) -> u16 {
+    let value;
+    // SAFETY: as in `out_byte`.
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// IN of four bytes.
+pub fn in_dword(port: u16) -> u32 {
+    let value;
+    // SAFETY: as in `out_byte`.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// STI, and one instruction for its shadow.
+pub fn open() {
+    // SAFETY: interrupts find their handlers. Not `nomem`: they change memory.
+    unsafe { asm!("sti", "nop", options(nostack)) };
+}
+
+/// CLI.
+pub fn close() {
+    // SAFETY: only holds interrupts off.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
+/// STI; HLT; CLI: sleeps until the next interrupt, also if it is pending already.
+pub fn sleep() {
+    // SAFETY: as in `open`.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
 /// RDTSC.
 pub fn time_stamp() -> u64 {
     let (low, high): (u32, u32);
@@ -75,6 +109,7 @@ macro_rules! control_register {
 }
 
 control_register!(read_cr2, write_cr2, "cr2");
+control_register!(read_cr3, write_cr3, "cr3");
 control_register!(read_cr4, write_cr4, "cr4");
 control_register!(read_cr8, write_cr8, "cr8");
 control_register!(read_cr0, write_cr0, "cr0");

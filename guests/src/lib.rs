@@ -8,14 +8,19 @@
 
 #![cfg_attr(target_os = "none", no_std)]
 
+pub mod apic;
 pub mod elf;
 #[cfg(target_os = "none")]
 mod entry;
 pub mod exceptions;
 pub mod instructions;
+pub mod interrupts;
 pub mod machine;
 pub mod report;
 pub mod serial;
+pub mod smp;
+pub mod time;
+pub mod wires;
 
 /// Makes `$run`, which takes the address of the PVH start information and returns the value to exit with, the whole guest.
 #[macro_export]

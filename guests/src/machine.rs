@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The parts of the PC that the guests use: ports, the local APIC, the end of the run, and the memory map.
 
-use crate::instructions::{out_byte, out_dword, out_word};
+use crate::instructions::{in_byte, out_byte, out_dword, out_word};
 use core::arch::asm;
 use specs::apic::LAPIC_BASE;
 use specs::pvh::{MemoryMapEntry, StartInfo};
@@ -89,11 +89,7 @@ pub mod lapic {
 
 /// Whether the memory map that the guest was started with has RAM at an address.
 pub fn map_has_ram(start_info: u64, address: u64) -> bool {
-    let info: StartInfo = read(start_info);
-    (0..u64::from(info.memory_map_entries)).any(|index| {
-        let entry: MemoryMapEntry = read(info.memory_map + index * size_of::<MemoryMapEntry>() as u64);
-        entry.kind == 1 && entry.start <= address && address - entry.start < entry.bytes
-    })
+    memory_map(start_info).any(|entry| entry.kind == 1 && entry.start <= address && address - entry.start < entry.bytes)
 }
 
 /// Copies a structure that the boot loader made.
@@ -101,4 +97,31 @@ pub fn read<T: zerocopy::FromBytes>(address: u64) -> T {
     let pointer: *const T = core::ptr::with_exposed_provenance(address as usize);
     // SAFETY: all of the first 4 GiB is mapped, and any bytes are a `T`.
     unsafe { pointer.read_unaligned() }
+}
+
+/// How many processors fw_cfg says that there are.
+pub fn processors() -> usize {
+    const FW_CFG_CPUS: u16 = 5;
+    out_word(0x510, FW_CFG_CPUS);
+    usize::from(in_byte(0x511)) | usize::from(in_byte(0x511)) << 8
+}
+
+/// The first number in the command line.
+pub fn command_line_number(start_info: u64) -> Option<u64> {
+    let info: StartInfo = read(start_info);
+    if info.command_line == 0 {
+        return None;
+    }
+    let byte = |at: u64| read::<u8>(info.command_line + at);
+    let mut bytes =
+        (0..4096).map(byte).take_while(|byte| *byte != 0).skip_while(|byte| !byte.is_ascii_digit()).peekable();
+    bytes.peek()?;
+    Some(bytes.take_while(u8::is_ascii_digit).fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// The entries of the memory map that the guest was started with.
+pub fn memory_map(start_info: u64) -> impl Iterator<Item = MemoryMapEntry> {
+    let info: StartInfo = read(start_info);
+    (0..u64::from(info.memory_map_entries))
+        .map(move |index| read(info.memory_map + index * size_of::<MemoryMapEntry>() as u64))
 }

@@ -24,7 +24,7 @@ const GP: u8 = 13;
 /// EFER.SVME.
 const SVME: u64 = 1 << 12;
 /// MSRs that belong to hypervisors or to SEV guests.
-const OTHER_MSRS: [(&str, u32); 3] = [("VM_CR", MSR_VM_CR), ("VM_HSAVE_PA", MSR_VM_HSAVE_PA), ("GHCB", 0xc001_0130)];
+const OTHER_MSRS: [(&str, u32); 1] = [("GHCB", 0xc001_0130)];
 
 guest!(run);
 
@@ -121,6 +121,25 @@ fn registers(report: &mut Report, svm: bool) {
     let after = read_msr(EFER);
     report.check("efer is unchanged", after == efer, format_args!("EFER {after:#x}"));
     write_msr(EFER, efer);
+    // Operating systems read VM_CR whatever CPUID says: 0 without SVM, or SVMDIS and LOCK as firmware leaves it, whose
+    // writes are ignored (APM vol. 2, 15.30.1).
+    let control = || {
+        let mut value = 0u32;
+        let seen = attempt!("rdmsr", in("ecx") MSR_VM_CR, inout("eax") value, out("edx") _);
+        (seen, value)
+    };
+    let (seen, value) = control();
+    let known = seen.is_none() && matches!(value, 0 | 0x18);
+    report.check("VM_CR", known, format_args!("read: {value:#x}, {}", Seen(seen)));
+    let seen = attempt!("wrmsr", in("ecx") MSR_VM_CR, in("eax") 2u32, in("edx") 0);
+    let kept = control() == (None, value) && matches!(seen, None | Some(GP));
+    report.check("VM_CR", kept, format_args!("write: {}, then {:#x}", Seen(seen), control().1));
+    let mut value = 0u32;
+    let seen = attempt!("rdmsr", in("ecx") MSR_VM_HSAVE_PA, inout("eax") value, out("edx") _);
+    let nothing = matches!(seen, None | Some(GP)) && value & !0xfff == 0;
+    report.check("VM_HSAVE_PA", nothing, format_args!("read: {value:#x}, {}", Seen(seen)));
+    let seen = attempt!("wrmsr", in("ecx") MSR_VM_HSAVE_PA, in("eax") PARAVISOR as u32, in("edx") 0);
+    report.check("VM_HSAVE_PA", seen == Some(GP), format_args!("write: {}", Seen(seen)));
     for (name, index) in OTHER_MSRS {
         let seen = attempt!("rdmsr", in("ecx") index, out("eax") _, out("edx") _);
         report.check(name, seen == Some(GP), format_args!("read: {}", Seen(seen)));
