@@ -88,7 +88,7 @@ pub struct Launch {
 
 impl Launch {
     /// Checks a launch block together with the bytes of the two parameter areas that it names.
-    fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
+    pub(crate) fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
         if block.magic != MAGIC || block.image.start != IMAGE_BASE || block.image.bytes > REGION_LIMIT {
             return Err(LaunchError::Block);
         }
@@ -120,6 +120,7 @@ impl Launch {
     }
 
     /// Checks what the loader left in the image's memory.
+    #[inline(never)]
     pub fn read(image: &Image) -> Result<Self, LaunchError> {
         let block = image.block();
         let count = image.bytes(&block.processor_count).first_chunk().ok_or(LaunchError::Block)?;
@@ -190,13 +191,13 @@ fn visible(all: &RamMap, low_end: u64, high_bytes: u64) -> Result<RamMap, RamMap
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use image_abi::PAYLOAD_RANGES;
 
     const MIB: u64 = 1 << 20;
 
-    fn block() -> LaunchBlock {
+    pub(crate) fn block() -> LaunchBlock {
         LaunchBlock {
             magic: MAGIC,
             image: Range { start: IMAGE_BASE, bytes: 600 * KIB },
@@ -216,7 +217,7 @@ mod tests {
         }
     }
 
-    fn map(ranges: &[(u64, u64, u16)]) -> Vec<u8> {
+    pub(crate) fn map(ranges: &[(u64, u64, u16)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for &(start, end, kind) in ranges {
             bytes.extend((start >> 12).to_le_bytes());

@@ -116,6 +116,7 @@ pub struct Machine<P: Platform + 'static> {
 impl<P: Platform> Machine<P> {
     /// Gives the guest its memory, builds its PC and prepares its payload. `raw` reads the processor model's CPUID. The caller
     /// has built the decoder's tables (`vc_handlers::emulate::initialise`), because it knows best when.
+    #[inline(never)]
     pub fn new(
         platform: &'static P,
         pages: P::Pages,
@@ -144,12 +145,11 @@ impl<P: Platform> Machine<P> {
             command_console: block.has(flag::COMMAND),
             unix_time: 0,
         })?;
-        let lapics: &'static mut [Lapic] =
-            each(launch.processors, |index| Lapic::new(index, index == BOOT_PROCESSOR))?.leak();
-        let mut lapics = lapics.iter_mut();
+        let fabric = Fabric::new(0..launch.processors)?;
+        let mut lapics = new_lapics(launch.processors, &fabric)?.iter_mut();
         Ok(Self {
             platform,
-            fabric: Fabric::new(0..launch.processors)?,
+            fabric,
             cpuid: CpuidTable::new(raw, &policy(platform.clock(), launch))?,
             pc_deadline: AtomicU64::new(pc.deadline().0),
             pc: Mutex::new(pc),
@@ -241,6 +241,19 @@ impl<P: Platform> Machine<P> {
 /// The vCPU that calls the PC when a device's deadline comes, and that the 8259s interrupt.
 pub(crate) const BOOT_PROCESSOR: u32 = 0;
 
+/// The local APICs, as firmware leaves them. Others can send to them from now on, before their processors have come up.
+#[inline(never)]
+fn new_lapics(processors: u32, fabric: &Fabric) -> Result<&'static mut [Lapic], MachineError> {
+    let lapics = each(processors, |index| Lapic::new(index, index == BOOT_PROCESSOR))?.leak();
+    for (index, lapic) in (0..).zip(lapics.iter_mut()) {
+        lapic.enter_virtual_wire();
+        if let Some(port) = fabric.port(index) {
+            lapic.publish(port);
+        }
+    }
+    Ok(lapics)
+}
+
 /// One value for each vCPU.
 fn each<T>(processors: u32, value: impl FnMut(u32) -> T) -> Result<Vec<T>, MachineError> {
     let mut all = Vec::new();
@@ -259,6 +272,7 @@ fn policy(clock: &impl Clock, launch: &Launch) -> PolicyConfig {
     }
 }
 
+#[inline(never)]
 fn give_memory<H: platform::GuestPages>(hardware: H, launch: &Launch) -> Result<PageStates<H>, MachineError> {
     let end = launch.ram.iter().last().map_or(Gpa(0), |range| range.end());
     let mut pages = PageStates::new(end, hardware)?;
@@ -269,6 +283,7 @@ fn give_memory<H: platform::GuestPages>(hardware: H, launch: &Launch) -> Result<
     Ok(pages)
 }
 
+#[inline(never)]
 fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, MachineError> {
     let description = acpi::Description {
         processors: launch.processors,

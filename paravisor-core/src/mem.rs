@@ -28,6 +28,12 @@ impl Image {
         ours.then_some(Self { block })
     }
 
+    /// An image that is nothing but its launch block.
+    #[cfg(test)]
+    pub(crate) const fn of(block: LaunchBlock) -> Self {
+        Self { block }
+    }
+
     /// The launch block.
     pub const fn block(&self) -> &LaunchBlock {
         &self.block

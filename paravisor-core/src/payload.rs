@@ -62,6 +62,7 @@ pub(crate) struct BootInformation<'a> {
 
 impl BootInformation<'_> {
     /// Writes the boot structures and returns the state in which the boot processor starts.
+    #[inline(never)]
     pub(crate) fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
         let line = self.command_line.get(..COMMAND_LINE_LIMIT as usize).unwrap_or(self.command_line);
         write(memory, COMMAND_LINE, line)?;

@@ -5,9 +5,9 @@
 //! it reads is the vCPU's own letter box. Everything about interrupts happens in [`Vcpu::service`].
 
 use devices::apic::{ApicPort, Lapic, Lint, Signals};
-use platform::{Clock, SegmentRegister};
 use platform::{
-    Control, Event, Exit, ExitReason, Gpr, GuestCpu, HostEvent, HostEvents, Instant, Platform, Termination, Timer,
+    Clock, Control, Event, Exit, ExitReason, Gpr, GuestCpu, HostEvent, HostEvents, Instant, Platform, SegmentRegister,
+    Termination, Timer,
 };
 use specs::msr;
 use vc_handlers::{Outcome, VcpuContext, handle};
@@ -72,7 +72,6 @@ impl<P: Platform> Vcpu<P> {
         let port = machine.fabric.port(index)?;
         let statistics = machine.statistics.get(index as usize)?;
         let lapic = machine.take_lapic(index)?;
-        lapic.enter_virtual_wire();
         cpu.restore(&machine.start);
         Some(Self {
             cpu,
@@ -92,19 +91,24 @@ impl<P: Platform> Vcpu<P> {
     /// Runs the vCPU for ever.
     pub fn run(mut self) -> ! {
         loop {
-            if self.recheck || self.port.needs_attention() {
-                self.service();
-                if self.activity != Activity::Running {
-                    self.idle();
-                    continue;
-                }
-                // Our own timer may just have sent us something, without a kick: it must not wait for the next exit.
-                if self.port.needs_attention() {
-                    continue;
-                }
-            }
-            self.step();
+            self.turn();
         }
+    }
+
+    /// One turn of the loop: a guest entry, a sleep, or another look at what arrived.
+    #[inline(always)]
+    fn turn(&mut self) {
+        if self.recheck || self.port.needs_attention() {
+            self.service();
+            if self.activity != Activity::Running {
+                return self.idle();
+            }
+            // Our own timer may just have sent us something, without a kick: it must not wait for the next exit.
+            if self.port.needs_attention() {
+                return;
+            }
+        }
+        self.step();
     }
 
     /// One guest entry, the exit that ends it, and what becomes of the guest.
@@ -370,3 +374,6 @@ impl<P: Platform> Vcpu<P> {
         self.host_interrupt();
     }
 }
+
+#[cfg(test)]
+mod tests;

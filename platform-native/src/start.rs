@@ -67,6 +67,7 @@ pub fn early(level: ::log::LevelFilter) {
 
 /// Takes over the machine and builds the platform for a guest with this memory. Runs once, on the boot processor, with
 /// a heap. `tsc` is the time-stamp counter at Parados's start, and `measurement` one that has begun since then.
+#[inline(never)]
 pub fn prepare(
     ram: RamMap,
     processors: u32,

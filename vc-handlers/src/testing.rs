@@ -15,9 +15,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
 use platform::{
-    Clock, Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, InjectionState, Instant,
-    MemoryError, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
-    VcpuState, Visibility,
+    Clock, Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, HostEvent, HostEvents,
+    InjectionState, Instant, MemoryError, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr,
+    SystemRegisters, TableRegister, Timer, VcpuState, Visibility,
 };
 
 use crate::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation};
@@ -44,6 +44,12 @@ pub struct FakeCpu {
     pub injected: Vec<Event>,
     pub interrupt_window: Option<u8>,
     pub nmi_window: bool,
+    /// What the last [`Timer::arm`] said.
+    pub armed: Instant,
+    /// What [`HostEvents::take`] returns, first one first.
+    pub host_events: VecDeque<HostEvent>,
+    /// How often the processor went to sleep.
+    pub waits: u32,
     /// What `run` returns, first one first; then a broken exit.
     pub exits: VecDeque<Exit>,
 }
@@ -114,6 +120,9 @@ impl FakeCpu {
             injected: Vec::new(),
             interrupt_window: None,
             nmi_window: false,
+            armed: Instant::NEVER,
+            host_events: VecDeque::new(),
+            waits: 0,
             exits: VecDeque::new(),
         }
     }
@@ -156,6 +165,22 @@ impl FakeCpu {
         let (low, high) = (self.gpr(Gpr::Rax), self.gpr(Gpr::Rdx));
         assert!(low <= 0xffff_ffff && high <= 0xffff_ffff, "upper halves of RAX and RDX must be zero");
         high << 32 | low
+    }
+}
+
+impl Timer for FakeCpu {
+    fn arm(&mut self, deadline: Instant) {
+        self.armed = deadline;
+    }
+
+    fn wait(&mut self) {
+        self.waits += 1;
+    }
+}
+
+impl HostEvents for FakeCpu {
+    fn take(&mut self) -> Option<HostEvent> {
+        self.host_events.pop_front()
     }
 }
 
