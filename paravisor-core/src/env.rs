@@ -41,6 +41,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
         }
     }
 
+    #[inline(never)]
     fn port(&mut self, port: u16, width: u8, operation: Operation) -> u64 {
         let answer = self.machine.with_pc(self.index, |pc, around| match operation {
             Operation::Read => pc.port_read(port, width, around),
@@ -59,6 +60,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
         u64::from(answer.value())
     }
 
+    #[inline(never)]
     fn mmio(&mut self, gpa: Gpa, width: u8, operation: Operation) -> u64 {
         if gpa.page().0 == APIC_PAGE && self.lapic.mode() == devices::apic::Mode::XApic {
             let offset = gpa.page_offset() as u16;
@@ -104,6 +106,7 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
         self.machine.platform.clock()
     }
 
+    #[inline]
     fn access(&mut self, request: DeviceRequest) -> DeviceReply {
         DeviceReply::Done(match request.target {
             Target::Port(port) => self.port(port, request.width, request.operation),

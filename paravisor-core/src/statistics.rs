@@ -96,10 +96,8 @@ impl Statistics {
     pub(crate) fn exit(&self, reason: &ExitReason) {
         let counter = match reason {
             ExitReason::Cpuid => &self.cpuid,
-            ExitReason::Msr(access) if access.direction == Direction::Read => &self.rdmsr,
-            ExitReason::Msr(_) => &self.wrmsr,
-            ExitReason::Io(access) if access.direction == Direction::Read => &self.port_in,
-            ExitReason::Io(_) => &self.port_out,
+            ExitReason::Msr(access) => return self.msr(access.direction),
+            ExitReason::Io(access) => return self.port(access.direction),
             ExitReason::Memory(_) => &self.mmio,
             ExitReason::Hlt => &self.hlt,
             ExitReason::HostInterrupt => &self.host_interrupt,
@@ -107,6 +105,18 @@ impl Statistics {
             _ => &self.other,
         };
         counter.count();
+    }
+
+    /// Counts RDMSR or WRMSR.
+    #[inline]
+    pub(crate) fn msr(&self, direction: Direction) {
+        if direction == Direction::Read { self.rdmsr.count() } else { self.wrmsr.count() }
+    }
+
+    /// Counts a port access.
+    #[inline]
+    pub(crate) fn port(&self, direction: Direction) {
+        if direction == Direction::Read { self.port_in.count() } else { self.port_out.count() }
     }
 
     pub(crate) fn oddity(&self, oddity: Oddity) {

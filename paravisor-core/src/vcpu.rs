@@ -89,6 +89,7 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// Runs the vCPU for ever.
+    #[inline(never)]
     pub fn run(mut self) -> ! {
         loop {
             self.turn();
@@ -112,21 +113,43 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// One guest entry, the exit that ends it, and what becomes of the guest.
+    ///
+    /// The frequent exits are told apart at once, before the exit has to be put together in memory, and need nothing but
+    /// their handler: an exit's other costs are a handful of pages of code and data, each a TLB miss on the emulator.
     #[inline(always)]
     fn step(&mut self) {
         let exit = self.cpu.run();
-        // The most frequent exit of all is done on the spot: it needs nothing but the vCPU and one table.
-        if exit.reason == ExitReason::Cpuid && exit.next_rip != 0 {
-            self.statistics.cpuid.count();
-            vc_handlers::cpuid::answer(&self.context, &mut self.cpu);
-            self.cpu.complete_instruction(exit.next_rip);
-        } else {
-            self.exit(exit);
+        match exit.reason {
+            ExitReason::Cpuid if exit.next_rip != 0 => {
+                self.statistics.cpuid.count();
+                vc_handlers::cpuid::answer(&self.context, &mut self.cpu);
+                self.cpu.complete_instruction(exit.next_rip);
+            }
+            ExitReason::Io(access) if !access.string => {
+                self.statistics.port(access.direction);
+                self.handle(|_, cpu, env| vc_handlers::port::handle(&access, exit.next_rip, cpu, env));
+            }
+            ExitReason::Msr(access) if exit.next_rip != 0 && !task_priority_access(&exit.reason, &self.cpu) => {
+                self.statistics.msr(access.direction);
+                self.handle(|vcpu, cpu, env| vc_handlers::msr::handle(access, exit.next_rip, vcpu, cpu, env));
+            }
+            _ => self.exit(exit),
+        }
+    }
+
+    /// Runs a handler in this vCPU's environment and applies its outcome.
+    #[inline(always)]
+    fn handle(&mut self, handler: impl FnOnce(&mut VcpuContext<'static>, &mut P::Cpu, &mut VcpuEnv<'_, P>) -> Outcome) {
+        let mut env =
+            VcpuEnv { machine: self.machine, lapic: self.lapic, index: self.index, recheck: &mut self.recheck };
+        match handler(&mut self.context, &mut self.cpu, &mut env) {
+            Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
+            other => self.apply(other),
         }
     }
 
     /// What becomes of the guest after an exit.
-    #[inline(always)]
+    #[inline(never)]
     fn exit(&mut self, mut exit: Exit) {
         self.statistics.exit(&exit.reason);
         match exit.reason {
@@ -142,21 +165,15 @@ impl<P: Platform> Vcpu<P> {
         if priority {
             self.sync_task_priority();
         }
-        let mut env =
-            VcpuEnv { machine: self.machine, lapic: self.lapic, index: self.index, recheck: &mut self.recheck };
-        let outcome = match length::complete(&mut exit, &mut self.cpu, &env) {
-            Ok(()) => handle(&exit, &mut self.context, &mut self.cpu, &mut env),
+        self.handle(|vcpu, cpu, env| match length::complete(&mut exit, cpu, env) {
+            Ok(()) => handle(&exit, vcpu, cpu, env),
             Err(outcome) => outcome,
-        };
+        });
         if priority && self.recheck {
             self.cpu.set_control(Control::Cr8, u64::from(self.lapic.task_priority()));
         }
         // A MOV to CR8 exits only if an interrupt waits for it.
         self.recheck |= matches!(exit.reason, ExitReason::Control(_));
-        match outcome {
-            Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
-            other => self.apply(other),
-        }
     }
 
     /// The only place where an outcome touches the guest.
@@ -226,6 +243,7 @@ impl<P: Platform> Vcpu<P> {
 
     /// Everything that can make an interrupt deliverable or move a deadline.
     #[cold]
+    #[inline(never)]
     fn service(&mut self) {
         self.recheck = false;
         self.sync_task_priority();
@@ -367,6 +385,7 @@ impl<P: Platform> Vcpu<P> {
     }
 
     /// Sleeps until something happens that [`Self::service`] must look at.
+    #[inline(never)]
     fn idle(&mut self) {
         if !self.port.needs_attention() {
             self.cpu.wait();

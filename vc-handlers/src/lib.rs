@@ -19,10 +19,10 @@ mod debug;
 pub mod emulate;
 mod env;
 mod instruction;
-mod msr;
+pub mod msr;
 mod operand;
 mod outcome;
-mod port;
+pub mod port;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

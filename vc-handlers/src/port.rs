@@ -13,8 +13,8 @@ pub(crate) struct Pending {
 }
 
 /// IN or OUT.
-#[inline(never)]
-pub(crate) fn handle(access: &IoAccess, next_rip: u64, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+#[inline]
+pub fn handle(access: &IoAccess, next_rip: u64, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let operation = match access.direction {
         Direction::Read => Operation::Read,
         Direction::Write => Operation::Write(cpu.gpr(Gpr::Rax) & u64::from(access.width.ones())),

@@ -21,7 +21,7 @@ use table::{Read, Row, Write};
 
 /// RDMSR or WRMSR.
 #[inline(never)]
-pub(crate) fn handle(
+pub fn handle(
     access: MsrAccess,
     next_rip: u64,
     vcpu: &mut VcpuContext<'_>,
