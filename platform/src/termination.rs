@@ -21,6 +21,11 @@ macro_rules! reasons {
                 match self { $(Self::$name => $words,)+ }
             }
 
+            /// The reason at more length, for documentation.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+
             /// The stable number.
             pub const fn code(self) -> u16 {
                 self as u16
@@ -75,4 +80,39 @@ pub enum Termination {
     TestExit(u32),
     /// Parados gave up, with a detail whose meaning depends on the reason.
     Fatal(Reason, u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `docs/termination-codes.md` must hold.
+    fn page() -> String {
+        let mut page = String::from(
+            "# Termination codes\n\nWhy Parados ended a VM. Made from the table in `platform/src/termination.rs`; a test \
+             compares. The codes\nare stable; the native platform puts code and words into its last record, and \
+             `cargo xtask run` ends with\nstatus 70 (69 for 15h, 64 for 13h).\n\n| code | reason | explanation |\n|---|---|---|\n",
+        );
+        for reason in Reason::ALL {
+            page += &format!("| {:02x}h | {} |{} |\n", reason.code(), reason.words(), reason.explanation());
+        }
+        page
+    }
+
+    /// To rewrite the page after a change of the table: `UPDATE_DOCS=1 cargo test -p platform`.
+    #[test]
+    fn the_page_of_codes_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/termination-codes.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), page());
+    }
+
+    #[test]
+    fn codes_are_distinct() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert!(Reason::ALL.iter().skip(index + 1).all(|other| other.code() != reason.code()), "{reason:?}");
+        }
+    }
 }
