@@ -9,15 +9,18 @@ use core::arch::asm;
 use core::ptr::NonNull;
 
 use platform::{
-    Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState, Instant, PAGE_SIZE, Segment,
-    SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
+    Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState, Instant, Segment,
+    SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
 };
-use specs::svm::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
+use specs::svm::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
 use svm::GuestRegisters;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
+use crate::code_page::CodePage;
 use crate::exit::decode;
+use crate::intercepts::{ALWAYS_1, ALWAYS_2};
+use crate::live::{from_vmcb, is_live, live_msr, to_vmcb};
 use crate::machine::Native;
 use crate::vector;
 
@@ -36,68 +39,10 @@ const INTERCEPT_CR8_WRITE: u32 = 1 << (16 + 8);
 /// #DB.
 const DEBUG_VECTOR: u64 = 1;
 
-/// What every guest exits for: all that a confidential platform would intercept, and each SVM instruction.
-const ALWAYS_1: Misc1 = Misc1::INTR
-    .union(Misc1::NMI)
-    .union(Misc1::SMI)
-    .union(Misc1::INIT)
-    .union(Misc1::VINTR)
-    .union(Misc1::RDPMC)
-    .union(Misc1::CPUID)
-    .union(Misc1::RSM)
-    .union(Misc1::INVD)
-    .union(Misc1::HLT)
-    .union(Misc1::INVLPGA)
-    .union(Misc1::IOIO)
-    .union(Misc1::MSR)
-    .union(Misc1::FERR_FREEZE)
-    .union(Misc1::SHUTDOWN);
-const ALWAYS_2: Misc2 = Misc2::VMRUN
-    .union(Misc2::VMMCALL)
-    .union(Misc2::VMLOAD)
-    .union(Misc2::VMSAVE)
-    .union(Misc2::STGI)
-    .union(Misc2::CLGI)
-    .union(Misc2::SKINIT)
-    .union(Misc2::WBINVD)
-    .union(Misc2::MONITOR)
-    .union(Misc2::MWAIT)
-    .union(Misc2::MWAIT_ARMED)
-    .union(Misc2::XSETBV)
-    .union(Misc2::RDPRU);
-
 /// The guest's only address-space identifier: there is one guest.
 const ASID: u32 = 1;
 /// TLB_CONTROL: flush everything at the next entry (APM vol. 2, 15.16.1).
 const FLUSH_ALL: u32 = 1;
-
-const PAGE_MASK: u64 = 0xfff;
-
-/// Where a page of guest code lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct CodePage {
-    /// The tables under which it was found, and RIP's page there. In code with another base than zero the same pair may mean
-    /// another page; the bytes are compared, and an instruction's length alone is at stake.
-    cr3: u64,
-    rip: u64,
-    gpa: u64,
-}
-
-/// The plain form of the instruction behind an exit code, without prefixes: its first bytes and their number.
-#[inline]
-const fn plain_form(code: u64, info1: u64) -> Option<(u32, u64)> {
-    Some(match code {
-        exit::CPUID => (0xa20f, 2),
-        exit::MSR => (if info1 == 0 { 0x320f } else { 0x300f }, 2),
-        exit::HLT => (0xf4, 1),
-        exit::VMMCALL => (0xd9_010f, 3),
-        exit::XSETBV => (0xd1_010f, 3),
-        exit::WBINVD => (0x090f, 2),
-        exit::INVD => (0x080f, 2),
-        exit::RDPMC => (0x330f, 2),
-        _ => return None,
-    })
-}
 
 /// CR4's PSE, PGE, SMEP and SMAP. QEMU empties its TLB, which costs a third of an exit, once more for every switch between
 /// host and guest that changes one of them. To Parados they mean nothing: it runs in long mode, marks no page global and
@@ -314,30 +259,10 @@ impl NativeCpu {
         }
         let mut exit = decode(code, info1, info2);
         if exit.next_rip == 0 {
-            exit.next_rip = self.next_rip(code, info1).unwrap_or(0);
+            exit.next_rip =
+                self.code_page.as_ref().and_then(|page| page.next_rip(self.saved(), code, info1)).unwrap_or(0);
         }
         exit
-    }
-
-    /// RIP after the instruction that exited with `code`, if it stands in its plain form on the remembered code page.
-    ///
-    /// QEMU tells no next RIP. Walking the guest's page tables on each exit would cost more than the exit's own work, so the
-    /// bytes are looked for where they were last; the core finds what is not there and says so by `remember_code_page`.
-    #[inline]
-    fn next_rip(&self, code: u64, info1: u64) -> Option<u64> {
-        let (bytes, length) = plain_form(code, info1)?;
-        let page = self.code_page.as_ref()?;
-        let save = self.saved();
-        let offset = save.rip & PAGE_MASK;
-        // Four bytes are read for one look; the page's very end is left to the core.
-        if page.cr3 != save.cr3 || page.rip != save.rip & !PAGE_MASK || offset > PAGE_MASK - 3 {
-            return None;
-        }
-        let at = core::ptr::with_exposed_provenance::<u32>((page.gpa + offset) as usize);
-        // SAFETY: the page is guest memory (`remember_code_page` checks it), identity-mapped, and RAM is never unmapped; the
-        // four bytes lie within it. The guest may be writing them: whatever comes is compared, nothing else.
-        let found = unsafe { at.read_volatile() };
-        (found & ((1 << (8 * length)) - 1) == bytes).then(|| save.rip.wrapping_add(length))
     }
 
     /// An exit during the delivery of an event: deliver it again. A software interrupt is executed again instead.
@@ -377,62 +302,6 @@ impl NativeCpu {
     }
 }
 
-/// The number of an MSR that the guest reaches without an exit, so that its value is live in the processor.
-const fn live_msr(msr: SwitchedMsr) -> Option<u32> {
-    Some(match msr {
-        SwitchedMsr::Star => 0xc000_0081,
-        SwitchedMsr::Lstar => 0xc000_0082,
-        SwitchedMsr::Cstar => 0xc000_0083,
-        SwitchedMsr::Sfmask => 0xc000_0084,
-        SwitchedMsr::FsBase => 0xc000_0100,
-        SwitchedMsr::GsBase => 0xc000_0101,
-        SwitchedMsr::KernelGsBase => 0xc000_0102,
-        SwitchedMsr::TscAux => 0xc000_0103,
-        SwitchedMsr::SysenterCs => 0x174,
-        SwitchedMsr::SysenterEsp => 0x175,
-        SwitchedMsr::SysenterEip => 0x176,
-        SwitchedMsr::Efer | SwitchedMsr::Pat | SwitchedMsr::DebugCtl => return None,
-    })
-}
-
-/// The MSRs of [`live_msr`], for the permission map.
-pub(crate) const LIVE_MSRS: [u32; 11] = [
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-    0xc000_0103,
-    0x174,
-    0x175,
-    0x176,
-];
-
-/// Whether the segment is in the processor while Parados runs, rather than in the VMCB.
-const fn is_live(register: SegmentRegister) -> bool {
-    matches!(register, SegmentRegister::Fs | SegmentRegister::Gs | SegmentRegister::Ldtr | SegmentRegister::Tr)
-}
-
-fn from_vmcb(segment: VmcbSegment) -> Segment {
-    Segment {
-        selector: segment.selector,
-        attributes: SegmentAttributes::from_bits_retain(segment.attributes),
-        limit: segment.limit,
-        base: segment.base,
-    }
-}
-
-fn to_vmcb(segment: Segment) -> VmcbSegment {
-    VmcbSegment {
-        selector: segment.selector,
-        attributes: segment.attributes.bits(),
-        limit: segment.limit,
-        base: segment.base,
-    }
-}
-
 impl GuestCpu for NativeCpu {
     fn run(&mut self) -> Exit {
         if self.shadow.is_some() {
@@ -451,9 +320,7 @@ impl GuestCpu for NativeCpu {
     }
 
     fn remember_code_page(&mut self, gpa: Gpa) {
-        let save = self.saved();
-        let page = CodePage { cr3: save.cr3, rip: save.rip & !PAGE_MASK, gpa: gpa.page().0 };
-        self.code_page = self.native.ram().contains(gpa.page(), PAGE_SIZE).then_some(page);
+        self.code_page = CodePage::new(self.saved(), gpa, self.native.ram());
     }
 
     fn gpr(&self, register: Gpr) -> u64 {
@@ -487,7 +354,10 @@ impl GuestCpu for NativeCpu {
     }
 
     fn complete_instruction(&mut self, next_rip: u64) {
-        self.shadow = None;
+        if self.shadow.take().is_some() {
+            // QEMU 10 and real processors obey it on VMRUN: it would hold for the next instruction too.
+            self.control_mut().interrupt_state &= !SHADOW;
+        }
         let save = self.saved_mut();
         save.rip = next_rip;
         if save.rflags & RFLAGS_TF != 0 {

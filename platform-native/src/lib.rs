@@ -15,11 +15,14 @@ extern crate alloc;
 
 mod apic;
 mod clock;
+mod code_page;
 mod console;
 mod cpu;
 mod descriptor;
 mod exit;
+mod intercepts;
 mod interrupts;
+mod live;
 mod log;
 mod machine;
 mod memory;

@@ -12,8 +12,9 @@ use platform::{
 use svm::{IoPermissions, MsrPermissions, NestedTables, Rights, TableMemory};
 
 use crate::clock::TscClock;
-use crate::cpu::{LIVE_MSRS, NativeCpu};
+use crate::cpu::NativeCpu;
 use crate::interrupts::{self, DescriptorTable};
+use crate::live::LIVE_MSRS;
 use crate::memory::NativeMemory;
 use crate::{apic, console, log, port, power_button};
 
@@ -23,14 +24,15 @@ const EXIT_PORT: u16 = 0xf4;
 /// Every port exits.
 static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
 
-/// Every MSR exits but those that the processor keeps for the guest.
+/// Every MSR exits, but for reads of those that the processor keeps for the guest. QEMU takes any value for them, where a
+/// processor refuses addresses that are not canonical, so writes are checked here.
 static MSR_PERMISSIONS: MsrPermissions = {
     let mut map = MsrPermissions::INTERCEPT_ALL;
     let mut index = 0;
     while index < LIVE_MSRS.len() {
         #[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
         {
-            map = map.with_direct(LIVE_MSRS[index]);
+            map = map.with_direct_reads(LIVE_MSRS[index]);
         }
         index += 1;
     }
