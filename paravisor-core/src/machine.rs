@@ -222,19 +222,23 @@ impl<P: Platform> Machine<P> {
     pub(crate) fn pump_input(&self, index: u32) {
         // The UART's FIFO is 16 bytes; what does not fit waits for the guest to read.
         const BATCH: usize = 64;
-        let waits = self.with_pc(index, |pc, around| {
+        self.with_pc(index, |pc, around| {
+            let mut waits = true;
             for _ in 0..BATCH {
                 if !pc.console_has_room(Console::Terminal) {
-                    return true;
+                    break;
                 }
                 match around.machine.platform.host().receive(Console::Terminal) {
                     Some(byte) => pc.receive(Console::Terminal, byte, around),
-                    None => return false,
+                    None => {
+                        waits = false;
+                        break;
+                    }
                 };
             }
-            true
+            // Under the lock: a processor that makes room afterwards must see that input waits for it.
+            around.machine.input_waits.store(waits, Ordering::Release);
         });
-        self.input_waits.store(waits, Ordering::Release);
     }
 }
 

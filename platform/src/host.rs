@@ -41,6 +41,7 @@ pub trait HostEvents {
 
 /// Makes another processor leave its guest or its wait. Usable from any processor.
 pub trait Waker {
-    /// Kicks processor `index`. Never blocks; a kick to oneself is allowed.
+    /// Kicks processor `index`. Never blocks; a kick to oneself is allowed. What the sender wrote before is visible to the
+    /// target when it wakes: a backend whose kick does not serialise (an x2APIC ICR write) fences first.
     fn kick(&self, index: u32);
 }

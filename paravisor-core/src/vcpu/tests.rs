@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The run loop on a processor and a host made of plain data. Each test plays exits and looks at what the guest would get.
 
+#[cfg(loom)]
+mod model;
+
 use core::fmt;
 use std::cell::Cell;
 use std::sync::Mutex;
