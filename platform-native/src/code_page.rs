@@ -38,10 +38,11 @@ const fn plain_form(code: u64, info1: u64) -> Option<(u32, u64)> {
 }
 
 impl CodePage {
-    /// The page at `gpa`, which holds RIP now; `None` unless it is the guest's memory.
+    /// The page at `gpa`, which holds RIP now; `None` unless it is the guest's memory, and for page 0, to whose first byte
+    /// no Rust pointer may point.
     pub(crate) fn new(save: &VmcbSave, gpa: Gpa, ram: &RamMap) -> Option<Self> {
         let page = Self { cr3: save.cr3, rip: save.rip & !PAGE_MASK, gpa: gpa.page().0 };
-        ram.contains(gpa.page(), PAGE_SIZE).then_some(page)
+        (page.gpa != 0 && ram.contains(gpa.page(), PAGE_SIZE)).then_some(page)
     }
 
     /// RIP after the instruction that exited with `code`, if it stands here in its plain form.

@@ -9,8 +9,8 @@ use core::arch::asm;
 use core::ptr::NonNull;
 
 use platform::{
-    Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState, Instant, Segment,
-    SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
+    Control, ControlAccess, DescriptorTable, Direction, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState,
+    Instant, Segment, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
 };
 use specs::svm::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
 use svm::GuestRegisters;
@@ -19,13 +19,14 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::code_page::CodePage;
 use crate::exit::decode;
-use crate::intercepts::{ALWAYS_1, ALWAYS_2};
+use crate::intercepts::{ALWAYS_1, ALWAYS_2, ALWAYS_CR, ALWAYS_EXCEPTIONS};
 use crate::live::{from_vmcb, is_live, live_msr, to_vmcb};
 use crate::machine::Native;
 use crate::vector;
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_RF: u64 = 1 << 16;
 const EFER_SVME: u64 = 1 << 12;
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// XCR0: SSE and AVX state, both of which the YMM registers need (APM vol. 2, 11.5.2).
@@ -69,6 +70,8 @@ pub struct NativeCpu {
     /// An NMI is being handled; IRET ends that.
     nmi_blocked: bool,
     step: Option<Step>,
+    /// RIP at the last exit that said that the guest's state is invalid.
+    refused: Option<u64>,
     /// The guest's bits of [`MIRRORED`], which Parados's own CR4 shows as well; all ones before the first entry.
     mirrored: u64,
     /// The guest's code page at the last exit whose instruction had to be found.
@@ -84,6 +87,8 @@ impl NativeCpu {
     /// A processor for the VMCB, which is owned from here on. Its state is all zero until [`GuestCpu::restore`].
     pub(crate) fn new(native: &'static Native, index: u32, vmcb: &'static mut Vmcb) -> Self {
         let control = &mut vmcb.control;
+        control.intercept_cr = ALWAYS_CR;
+        control.intercept_exceptions = ALWAYS_EXCEPTIONS;
         control.intercept_misc1 = ALWAYS_1.bits();
         control.intercept_misc2 = ALWAYS_2.bits();
         control.iopm_base = native.io_permissions();
@@ -104,6 +109,7 @@ impl NativeCpu {
             nmi_window: false,
             nmi_blocked: false,
             step: None,
+            refused: None,
             mirrored: u64::MAX,
             code_page: None,
             armed: None,
@@ -201,7 +207,7 @@ impl NativeCpu {
         let task_priority = (self.control().virtual_interrupt & 0xf) as u8;
         let held = self.window.is_some_and(|class| class <= task_priority);
         let control = self.control_mut();
-        control.intercept_cr = if held { INTERCEPT_CR8_WRITE } else { 0 };
+        control.intercept_cr = ALWAYS_CR | if held { INTERCEPT_CR8_WRITE } else { 0 };
         self.set_virtual_interrupt(self.window.filter(|_| !held));
     }
 
@@ -258,11 +264,26 @@ impl NativeCpu {
             return self.iret();
         }
         let mut exit = decode(code, info1, info2);
+        if code & 0xffff_ffff == exit::INVALID_LOW {
+            exit.reason = self.refuse(exit.reason);
+        }
         if exit.next_rip == 0 {
             exit.next_rip =
                 self.code_page.as_ref().and_then(|page| page.next_rip(self.saved(), code, info1)).unwrap_or(0);
         }
         exit
+    }
+
+    /// QEMU reports an invalid state not only for VMRUN but also for a guest's MOV to CR3 that sets reserved bits in long
+    /// mode. The handler looks whether that is what stands at RIP, and raises the #GP; if it is not, the next entry is
+    /// refused as well.
+    #[cold]
+    fn refuse(&mut self, broken: ExitReason) -> ExitReason {
+        let rip = self.saved().rip;
+        if self.refused.replace(rip) == Some(rip) {
+            return broken;
+        }
+        ExitReason::Control(ControlAccess { register: Control::Cr3, direction: Direction::Write, operand: None })
     }
 
     /// An exit during the delivery of an event: deliver it again. A software interrupt is executed again instead.
@@ -564,6 +585,10 @@ impl GuestCpu for NativeCpu {
                 if let Some(address) = exception.fault_address {
                     self.saved_mut().cr2 = address;
                 }
+                // Only #DB is ever a trap here; a double fault's image does not matter.
+                if u64::from(exception.vector) != DEBUG_VECTOR {
+                    self.saved_mut().rflags |= RFLAGS_RF;
+                }
                 let code = exception.error_code.map_or(0, |code| event::ERROR_CODE_VALID | u64::from(code) << 32);
                 event::TYPE_EXCEPTION | u64::from(exception.vector) | code
             }
@@ -608,7 +633,7 @@ impl GuestCpu for NativeCpu {
         self.update_window();
         let control = self.control_mut();
         control.event_injection = 0;
-        control.intercept_exceptions = 0;
+        control.intercept_exceptions = ALWAYS_EXCEPTIONS;
         control.intercept_misc1 = ALWAYS_1.bits();
         let [es, cs, ss, ds, fs, gs, ldtr, tr] = state.segments.map(to_vmcb);
         let table = |table: DescriptorTable| VmcbSegment {

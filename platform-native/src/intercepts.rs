@@ -4,6 +4,13 @@
 
 use specs::svm::{Misc1, Misc2};
 
+/// #UD: QEMU pushes RFLAGS without the resume flag that a processor sets in the image for every fault (APM vol. 2, 8.2).
+pub(crate) const ALWAYS_EXCEPTIONS: u32 = 1 << 6;
+
+/// Writes to CR0 and CR4 (APM vol. 2, table B-1). QEMU ends a guest that sets a reserved bit there with `VMEXIT_INVALID`,
+/// where a processor raises #GP, and lets it use what CPUID hides.
+pub(crate) const ALWAYS_CR: u32 = 1 << 16 | 1 << (16 + 4);
+
 /// What every guest exits for: all that a confidential platform would intercept, and each SVM instruction.
 pub(crate) const ALWAYS_1: Misc1 = Misc1::INTR
     .union(Misc1::NMI)

@@ -46,6 +46,15 @@ pub(crate) fn map_up_to(end: u64, huge: bool) -> Result<(), NoTable> {
     Ok(())
 }
 
+/// Maps page 0, which the image leaves absent: it is the guest's memory, with its real-mode vectors and often the code that
+/// starts its other processors.
+pub(crate) fn map_first_page() -> Result<(), NoTable> {
+    let (table, index) = leaf(0)?;
+    set(table, index, DATA);
+    flush(0);
+    Ok(())
+}
+
 /// Makes the 4 KiB page at `address` absent: a guard.
 pub(crate) fn unmap(address: u64) -> Result<(), NoTable> {
     let (table, index) = leaf(address)?;

@@ -84,6 +84,7 @@ pub fn prepare(
     let huge = extended(0x8000_0001).edx & HUGE_PAGES != 0;
     let end = ram.iter().last().map_or(0, |range| range.end().0);
     own_tables::map_up_to(end, huge).map_err(|_| StartError::OutOfMemory)?;
+    own_tables::map_first_page().map_err(|_| StartError::OutOfMemory)?;
     uncover_low_memory();
     apic::enable();
     console::initialise();

@@ -20,8 +20,8 @@ impl MsrPermissions {
     /// Every MSR exits.
     pub const INTERCEPT_ALL: Self = Self([0xff; MSRPM_BYTES]);
 
-    /// The same map with reads and writes of `msr` left to the hardware. MSRs outside the map stay intercepted.
-    pub const fn with_direct(mut self, msr: u32) -> Self {
+    /// The same map with reads of `msr` left to the hardware. MSRs outside the map stay intercepted.
+    pub const fn with_direct_reads(mut self, msr: u32) -> Self {
         let (base, first) = match msr {
             0..=0x1fff => (0, 0),
             0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
@@ -32,7 +32,7 @@ impl MsrPermissions {
         // The offset is below 0x800 and the base at most 0x1000.
         #[allow(clippy::indexing_slicing, reason = "bounded by the match above")]
         {
-            self.0[base + bit / 8] &= !(3 << (bit % 8));
+            self.0[base + bit / 8] &= !(1 << (bit % 8));
         }
         self
     }
@@ -43,9 +43,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_direct_msr_clears_its_two_bits_alone() {
-        let map = MsrPermissions::INTERCEPT_ALL.with_direct(0xc000_0102).with_direct(0x174).with_direct(0x4000_0000);
+    fn a_direct_read_clears_its_bit_alone() {
+        let all = MsrPermissions::INTERCEPT_ALL;
+        let map = all.with_direct_reads(0xc000_0102).with_direct_reads(0x174).with_direct_reads(0x4000_0000);
         let cleared: Vec<_> = (0..MSRPM_BYTES).filter(|&i| map.0[i] != 0xff).map(|i| (i, map.0[i])).collect();
-        assert_eq!(cleared, [(0x174 * 2 / 8, 0xff & !(3 << (0x174 * 2 % 8))), (0x800 + 0x102 * 2 / 8, 0xcf)]);
+        assert_eq!(cleared, [(0x174 * 2 / 8, !(1 << (0x174 * 2 % 8))), (0x800 + 0x102 * 2 / 8, 0xef)]);
     }
 }

@@ -5,7 +5,7 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpK
 use platform::{Gpa, GuestCpu, GuestMemory};
 
 use super::alu::{Binary, Unary};
-use super::bit::Bit;
+use super::bit::{Bit, Scan};
 use super::context::{CodeSize, Context};
 use super::fetch::{Code, MAX_LENGTH};
 use super::shift::{Shift, Side};
@@ -37,6 +37,7 @@ pub(super) enum Operation {
     Shift(Shift),
     DoubleShift(Side),
     Bit(Bit),
+    Scan(Scan),
     /// MUL, and IMUL with one operand.
     Multiply {
         signed: bool,
@@ -50,7 +51,14 @@ pub(super) enum Operation {
     Push,
     Pop,
     Call,
+    /// CALL to an address in the instruction.
+    CallDirect,
     Jump,
+    /// Near RET.
+    Return,
+    /// ENTER without nesting.
+    Enter,
+    Leave,
     /// Cache-line maintenance: the address is checked, nothing moves.
     Touch,
     /// Nothing at all happens.
@@ -207,6 +215,8 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
         Mnemonic::Bts => Operation::Bit(Bit::Set),
         Mnemonic::Btr => Operation::Bit(Bit::Reset),
         Mnemonic::Btc => Operation::Bit(Bit::Complement),
+        Mnemonic::Bsf => Operation::Scan(Scan::Forward),
+        Mnemonic::Bsr => Operation::Scan(Scan::Reverse),
         Mnemonic::Mul => Operation::Multiply { signed: false },
         Mnemonic::Imul if instruction.op_count() == 1 => Operation::Multiply { signed: true },
         Mnemonic::Imul => Operation::MultiplyInto,
@@ -215,6 +225,10 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
         Mnemonic::Push => Operation::Push,
         Mnemonic::Pop => Operation::Pop,
         Mnemonic::Call if is_near(instruction) => Operation::Call,
+        Mnemonic::Call if instruction.is_call_near() => Operation::CallDirect,
+        Mnemonic::Ret => Operation::Return,
+        Mnemonic::Enter if instruction.immediate8_2nd() & 0x1f == 0 => Operation::Enter,
+        Mnemonic::Leave => Operation::Leave,
         Mnemonic::Jmp if is_near(instruction) => Operation::Jump,
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Operation::Touch,
         Mnemonic::Prefetch

@@ -200,6 +200,14 @@ impl<C: GuestCpu> Inputs<'_, C> {
                 self.result(side.apply(size, self.value(0), self.value(1), self.count(2), rflags))
             }
             Operation::Bit(bit) => self.result(bit.apply(size, self.value(0), self.value(1), rflags)),
+            Operation::Scan(scan) => {
+                let (found, rflags) = scan.apply(size, self.value(1), rflags);
+                let mut effects = Effects { rflags: Some(rflags), ..Effects::default() };
+                if let Some(index) = found {
+                    self.deliver(&mut effects, 0, index);
+                }
+                effects
+            }
             Operation::Multiply { signed } => self.multiply(size, signed, rflags),
             Operation::MultiplyInto => {
                 let (left, right) = if self.instruction().op_count() == 2 { (0, 1) } else { (1, 2) };
@@ -215,6 +223,16 @@ impl<C: GuestCpu> Inputs<'_, C> {
                 effects.branch = Some(self.target(size)?);
                 effects
             }
+            Operation::CallDirect => {
+                let mut effects = self.push(self.decoded.next_rip);
+                let rip = self.instruction().near_branch_target();
+                segment::check_branch(self.context, rip)?;
+                effects.branch = Some(rip);
+                effects
+            }
+            Operation::Return => self.return_near()?,
+            Operation::Enter => self.enter(),
+            Operation::Leave => self.leave(),
             Operation::Jump => Effects { branch: Some(self.target(size)?), ..Effects::default() },
             Operation::Touch | Operation::Prefetch => Effects::default(),
             Operation::Vector(it) if it.stores() => Effects::storing(it.stored(self.cpu, self.instruction())),
@@ -326,6 +344,39 @@ impl<C: GuestCpu> Inputs<'_, C> {
         let size = stack::slot(self.instruction());
         effects.set_part(self.cpu, pointer, pointer.read(self.cpu).wrapping_add(u64::from(size)));
         self.deliver(&mut effects, 0, self.first().low() & mask(size));
+        effects
+    }
+
+    fn return_near(&self) -> Result<Effects> {
+        let mut effects = Effects::default();
+        let pointer = stack::pointer(self.cpu, self.context);
+        let size = stack::slot(self.instruction());
+        let rip = self.first().low() & mask(size);
+        segment::check_branch(self.context, rip)?;
+        let popped = u64::from(size) + u64::from(stack::released(self.instruction()));
+        effects.set_part(self.cpu, pointer, pointer.read(self.cpu).wrapping_add(popped));
+        effects.branch = Some(rip);
+        Ok(effects)
+    }
+
+    fn enter(&self) -> Effects {
+        let pointer = stack::pointer(self.cpu, self.context);
+        let size = stack::slot(self.instruction());
+        let base = GprPart::low(Gpr::Rbp, size);
+        let frame = pointer.read(self.cpu).wrapping_sub(size.into());
+        let mut effects = Effects { stored: Bytes::of(base.read(self.cpu)), ..Effects::default() };
+        effects.set_part(self.cpu, base, frame);
+        effects.set_part(self.cpu, pointer, frame.wrapping_sub(stack::released(self.instruction()).into()));
+        effects
+    }
+
+    fn leave(&self) -> Effects {
+        let pointer = stack::pointer(self.cpu, self.context);
+        let size = stack::slot(self.instruction());
+        let frame = GprPart::low(Gpr::Rbp, pointer.size).read(self.cpu);
+        let mut effects = Effects::default();
+        effects.set_part(self.cpu, pointer, frame.wrapping_add(size.into()));
+        effects.set_part(self.cpu, GprPart::low(Gpr::Rbp, size), self.first().low());
         effects
     }
 

@@ -74,6 +74,19 @@ impl<C: GuestCpu, E: Env> Placing<'_, C, E> {
                 let store = self.span(slot, stack::slot(instruction), Intent::Write)?;
                 Ok(Places { loads: load, store, touched: None })
             }
+            Operation::CallDirect | Operation::Enter => {
+                let slot = stack::pushed(self.cpu, self.context, instruction);
+                let store = self.span(slot, stack::slot(instruction), Intent::Write)?;
+                Ok(Places { store, ..Places::default() })
+            }
+            Operation::Return | Operation::Leave => {
+                let slot = match operation {
+                    Operation::Leave => stack::frame(self.cpu, self.context),
+                    _ => stack::popped(self.cpu, self.context),
+                };
+                let load = self.span(slot, stack::slot(instruction), Intent::Read)?;
+                Ok(Places { loads: [load, None], ..Places::default() })
+            }
             Operation::Pop => {
                 let size = stack::slot(instruction);
                 let slot = stack::popped(self.cpu, self.context);

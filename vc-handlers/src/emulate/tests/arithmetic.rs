@@ -39,6 +39,15 @@ fn addition_and_subtraction_match_wide_arithmetic_for_all_bytes() {
 }
 
 #[test]
+fn bit_scans_find_the_ends_and_leave_the_destination_alone_for_zero() {
+    use bit::Scan;
+    assert_eq!(Scan::Forward.apply(2, 0xc000, ZF | CF), (Some(14), CF));
+    assert_eq!(Scan::Reverse.apply(4, 0xc000, 0), (Some(15), 0));
+    assert_eq!(Scan::Reverse.apply(8, 1 << 63 | 1, 0), (Some(63), 0));
+    assert_eq!(Scan::Forward.apply(4, 1 << 32, CF), (None, CF | ZF));
+}
+
+#[test]
 fn inc_and_dec_keep_carry_and_not_keeps_all() {
     assert_eq!(Unary::Inc.apply(4, 0xffff_ffff, CF), (0, CF | ZF | PF | AF));
     assert_eq!(Unary::Dec.apply(8, 0, 0), (u64::MAX, SF | PF | AF));

@@ -187,3 +187,26 @@ fn near_branches_through_a_device_go_where_it_says() {
     assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::GENERAL_PROTECTION));
     assert_eq!(guest.cpu.gpr(Gpr::Rsp), 0x7000, "a faulting call leaves the stack pointer");
 }
+
+#[test]
+fn returns_and_frames_work_on_a_device() {
+    // ret 10h
+    let mut guest = Guest::long(&[0xc2, 0x10, 0]).gpr(Gpr::Rsp, DEVICE).reply(0x1234);
+    assert_eq!(guest.read(DEVICE), Outcome::Complete(0x1234));
+    assert_eq!(guest.cpu.gpr(Gpr::Rsp), DEVICE + 0x18);
+    let mut guest = Guest::long(&[0xc3]).gpr(Gpr::Rsp, DEVICE).reply(1 << 63);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::GENERAL_PROTECTION));
+    // leave
+    let mut guest = Guest::long(&[0xc9]).gpr(Gpr::Rbp, DEVICE + 8).reply(77);
+    assert_eq!(guest.read(DEVICE + 8), done(1));
+    assert_eq!((guest.cpu.gpr(Gpr::Rsp), guest.cpu.gpr(Gpr::Rbp)), (DEVICE + 0x10, 77));
+    // enter 20h, 0
+    let mut guest = Guest::long(&[0xc8, 0x20, 0, 0]).gpr(Gpr::Rsp, DEVICE + 0x40).gpr(Gpr::Rbp, 55);
+    assert_eq!(guest.write(DEVICE + 0x38), done(4));
+    assert_eq!((guest.cpu.gpr(Gpr::Rsp), guest.cpu.gpr(Gpr::Rbp)), (DEVICE + 0x18, DEVICE + 0x38));
+    assert_eq!(guest.env.requests, [mmio_write(DEVICE + 0x38, 8, 55)]);
+    // call +10h
+    let mut guest = Guest::long(&[0xe8, 0x10, 0, 0, 0]).gpr(Gpr::Rsp, DEVICE + 0x40);
+    assert_eq!(guest.write(DEVICE + 0x38), Outcome::Complete(CODE + 0x15));
+    assert_eq!(guest.env.requests, [mmio_write(DEVICE + 0x38, 8, CODE + 5)]);
+}
