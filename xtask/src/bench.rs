@@ -7,6 +7,7 @@
 mod boot;
 mod exits;
 mod figure;
+mod idle;
 mod machine;
 mod memory;
 mod plot;
@@ -27,9 +28,11 @@ enum Suite {
     Exits,
     Boot,
     Memory,
+    Idle,
+    Clock,
 }
 
-const ALL: [Suite; 3] = [Suite::Exits, Suite::Boot, Suite::Memory];
+const ALL: [Suite; 5] = [Suite::Exits, Suite::Boot, Suite::Memory, Suite::Idle, Suite::Clock];
 
 #[derive(Default)]
 struct Options {
@@ -50,7 +53,9 @@ impl Options {
                     Some("exits") => Suite::Exits,
                     Some("boot") => Suite::Boot,
                     Some("memory") => Suite::Memory,
-                    _ => return Err(Failure::usage("bench: there are exits, boot and memory")),
+                    Some("idle") => Suite::Idle,
+                    Some("clock") => Suite::Clock,
+                    _ => return Err(Failure::usage("bench: there are exits, boot, memory, idle and clock")),
                 }),
                 Long("json") => set(&mut options.json, "json", options::path(&mut parser)?)?,
                 Long("plot") => set(&mut options.plot, "plot", options::path(&mut parser)?)?,
@@ -78,13 +83,16 @@ fn pairs(text: &str) -> Result<usize> {
 pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
     let options = Options::parse(parser)?;
     let bench = Bench::new(options.qemu.as_deref())?;
-    let pairs = options.pairs.unwrap_or(5);
+    // A boot varies more than a loop of exits, and its minimum is what counts.
+    let (exit_pairs, boot_pairs) = (options.pairs.unwrap_or(5), options.pairs.unwrap_or(10));
     let (mut figures, mut outcome) = (Vec::new(), status::OK);
     for suite in ALL.into_iter().filter(|suite| options.suites.is_empty() || options.suites.contains(suite)) {
         let measured = match suite {
-            Suite::Exits => exits::measure(&bench, pairs, &mut figures),
-            Suite::Boot => boot::measure(&bench, pairs, &mut figures),
+            Suite::Exits => exits::measure(&bench, exit_pairs, &mut figures),
+            Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),
             Suite::Memory => memory::measure(&bench, &mut figures),
+            Suite::Idle => idle::measure_idle(&bench, &mut figures),
+            Suite::Clock => idle::measure_clock(&bench, &mut figures),
         };
         if let Err(failure) = measured {
             // What the others find is worth having all the same, unless the user has had enough.

@@ -25,6 +25,9 @@ pub(crate) const SHELL: &str = "guest: a busybox shell";
 
 const INIT: &[u8] = include_bytes!("../guest/init");
 
+/// The modules without which the kernel does not tell the power button's user: its driver, and events for programs.
+const BUTTON_MODULES: [&str; 2] = ["*/drivers/acpi/button.ko*", "*/drivers/input/evdev.ko*"];
+
 /// What the guest does once it is up; see `guest/init`.
 pub(crate) enum Task<'a> {
     Shell,
@@ -37,6 +40,8 @@ pub(crate) enum Task<'a> {
 pub(crate) struct Files {
     pub(crate) kernel: PathBuf,
     busybox: PathBuf,
+    /// Those of [`BUTTON_MODULES`] that are not built into the kernel.
+    modules: Vec<PathBuf>,
 }
 
 impl Files {
@@ -49,23 +54,31 @@ impl Files {
         }
         fs::create_dir_all(&directory).map_err(|error| Failure::system(directory.display(), error))?;
         let package = packages::resolve_kernel(&distribution)?;
-        let kernel = fetch(&directory, &package, "./boot/vmlinuz-*")?;
-        let busybox = fetch(&directory, "busybox-static", "*bin/busybox")?;
-        let record = json!({ "distribution": distribution.name, "kernel": kernel, "busybox": busybox });
+        let (kernel, modules) = fetch(&directory, &package, "./boot/vmlinuz-*", &BUTTON_MODULES)?;
+        let (busybox, _) = fetch(&directory, "busybox-static", "*bin/busybox", &[])?;
+        let name = &distribution.name;
+        let record = json!({ "distribution": name, "kernel": kernel, "busybox": busybox, "modules": modules });
         write_atomically(&directory.join("files.json"), format!("{record:#}\n").as_bytes())?;
-        Ok(Self { kernel: directory.join(kernel), busybox: directory.join(busybox) })
+        let modules = modules.iter().map(|module| directory.join(module)).collect();
+        Ok(Self { kernel: directory.join(kernel), busybox: directory.join(busybox), modules })
     }
 
     fn kept(directory: &Path, distribution: &Distribution) -> Option<Self> {
         let record: Value = serde_json::from_slice(&fs::read(directory.join("files.json")).ok()?).ok()?;
         let file = |name: &str| Some(directory.join(record.get(name)?.as_str()?)).filter(|path| path.is_file());
-        (record.get("distribution")? == &distribution.name)
-            .then_some(Self { kernel: file("kernel")?, busybox: file("busybox")? })
+        let modules = record.get("modules")?.as_array()?.iter();
+        let modules = modules.map(|module| Some(directory.join(module.as_str()?)).filter(|path| path.is_file()));
+        (record.get("distribution")? == &distribution.name).then_some(Self {
+            kernel: file("kernel")?,
+            busybox: file("busybox")?,
+            modules: modules.collect::<Option<_>>()?,
+        })
     }
 
     /// The RAM disk for one task.
     pub(crate) fn initrd(&self, task: &Task) -> Result<Vec<u8>> {
-        let busybox = fs::read(&self.busybox).map_err(|error| Failure::system(self.busybox.display(), error))?;
+        let read = |path: &Path| fs::read(path).map_err(|error| Failure::system(path.display(), error));
+        let busybox = read(&self.busybox)?;
         let mut archive = Archive::new();
         for name in ["bin", "dev", "proc", "root", "sys", "tmp"] {
             archive.directory(name);
@@ -73,7 +86,13 @@ impl Files {
         archive.character_device("dev/console", 5, 1);
         archive.file("bin/busybox", 0o755, &busybox).link("bin/sh", "busybox").file("init", 0o755, INIT);
         match task {
-            Task::Shell => &mut archive,
+            Task::Shell => {
+                archive.directory("modules");
+                for module in &self.modules {
+                    archive.file(&format!("modules/{}", packages::file_name(module)), 0o644, &read(module)?);
+                }
+                &mut archive
+            }
             Task::Command(command) => archive.file("command", 0o644, format!("{command}\n").as_bytes()),
             Task::Figure => archive.file("figure", 0o644, b""),
         };
@@ -81,23 +100,31 @@ impl Files {
     }
 }
 
-/// Downloads a package and takes one file out of it. Gives the file's path below `directory`.
-fn fetch(directory: &Path, package: &str, pattern: &str) -> Result<String> {
+/// Downloads a package and takes one file out of it, and others if it has them. Gives their paths below `directory`.
+fn fetch(directory: &Path, package: &str, pattern: &str, optional: &[&str]) -> Result<(String, Vec<String>)> {
     let system = |error: std::io::Error| Failure::system(directory.display(), error);
     // Two runs at once do not meet: each works apart, and the last one's result stays.
     let work = directory.join(format!("{package}.{}.tmp", std::process::id()));
     fs::create_dir_all(&work).map_err(system)?;
+    let below = |file: &Path| Path::new(package).join(file.strip_prefix(&work).unwrap_or(file));
+    let find = |pattern: &str| {
+        let file = find(&work, pattern.rsplit('/').next().unwrap_or_default().trim_end_matches('*'))?;
+        Some(below(&file).to_string_lossy().into_owned())
+    };
     let found = packages::download(package, &work).and_then(|deb| {
         packages::unpack(&deb, pattern, &work)?;
-        find(&work, pattern.rsplit('/').next().unwrap_or_default().trim_end_matches('*'))
-            .ok_or_else(|| Failure::missing(format!("{} has no {pattern}", deb.display())))
+        let file = find(pattern).ok_or_else(|| Failure::missing(format!("{} has no {pattern}", deb.display())))?;
+        let others = optional.iter().filter_map(|pattern| {
+            // What the package does not have is in the kernel itself, or missing for good.
+            packages::unpack(&deb, pattern, &work).ok().and_then(|()| find(pattern))
+        });
+        Ok((file, others.collect()))
     });
-    let kept = found.and_then(|file| {
-        let below = file.strip_prefix(&work).unwrap_or(&file).to_owned();
+    let kept = found.and_then(|files| {
         let place = directory.join(package);
         let _ = fs::remove_dir_all(&place);
         fs::rename(&work, &place).map_err(system)?;
-        Ok(Path::new(package).join(below).to_string_lossy().into_owned())
+        Ok(files)
     });
     let _ = fs::remove_dir_all(&work);
     kept

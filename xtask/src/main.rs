@@ -19,6 +19,7 @@ mod guest;
 mod image;
 mod options;
 mod packages;
+mod power_button;
 mod process;
 mod qemu;
 mod record;

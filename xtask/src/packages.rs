@@ -94,15 +94,20 @@ pub(crate) fn resolve_kernel(distribution: &Distribution) -> Result<String> {
     })
 }
 
-/// From a package such as `linux-image-cloud-amd64` to one such as `linux-image-6.1.0-56-cloud-amd64`.
+/// From a package such as `linux-image-cloud-amd64` to the one that holds the kernel.
 fn follow(package: &str, steps: usize) -> Option<String> {
-    if names_a_version(package) {
-        return Some(package.to_owned());
-    }
     let output = Command::new("apt-cache").args(["depends", package]).env("LC_ALL", "C").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
+    if names_a_version(package) {
+        return Some(binary_package(&text).unwrap_or(package).to_owned());
+    }
     let mut images = text.lines().filter_map(dependency).filter(|name| name.starts_with("linux-image-"));
     images.find_map(|name| follow(name, steps.checked_sub(1)?))
+}
+
+/// From Debian 14 on a package such as `linux-image-7.2.13+deb14-cloud-amd64` is empty and depends on this one.
+fn binary_package(depends: &str) -> Option<&str> {
+    depends.lines().filter_map(dependency).find(|name| name.starts_with("linux-binary-"))
 }
 
 fn names_a_version(package: &str) -> bool {
@@ -240,5 +245,13 @@ mod tests {
         assert_eq!(dependency("  Depends: linux-image-6.1.0-56-cloud-amd64"), Some("linux-image-6.1.0-56-cloud-amd64"));
         assert_eq!(dependency(" |Depends: linux-image-generic"), Some("linux-image-generic"));
         assert_eq!(dependency("  Suggests: fdutils"), None);
+    }
+
+    #[test]
+    fn the_kernel_can_be_in_a_package_of_its_own() {
+        let split = "linux-image-7.2.13+deb14-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  Depends: <x>\n    \
+            dracut\n  Depends: linux-binary-7.2.13+deb14-amd64\n  Depends: linux-modules-7.2.13+deb14-amd64\n";
+        assert_eq!(binary_package(split), Some("linux-binary-7.2.13+deb14-amd64"));
+        assert_eq!(binary_package("linux-image-6.1.0-56-amd64\n  Depends: kmod\n  Depends: linux-base\n"), None);
     }
 }

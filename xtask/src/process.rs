@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 
 use crate::command_output::Filter;
 use crate::failure::{Failure, Result};
+use crate::power_button::PowerButton;
 use crate::qemu::{Channel, Machine};
 use crate::record::{End, Message, Splitter};
 use crate::scratch::Scratch;
@@ -31,6 +33,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// QEMU ends within microseconds of the record, and within this after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a guest may take to power off after the button was pressed: as long as container runtimes give.
+const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// How much of a console that nobody watches is kept.
 const CONSOLE_KEPT: usize = 256 << 10;
@@ -46,6 +51,8 @@ pub(crate) enum Console {
 
 /// What a run tells while it goes on.
 pub(crate) enum Event<'a> {
+    /// QEMU runs, as this process.
+    Started(u32),
     /// A line of Parados or of the host.
     Line(&'a str),
     /// Bytes of the command that `--exec` runs.
@@ -91,6 +98,8 @@ pub(crate) struct Streams {
     pub(crate) console: Console,
     /// Whether there is a second serial port with a command's output.
     pub(crate) command: bool,
+    /// Whether the first SIGTERM presses the guest's power button.
+    pub(crate) power_button: bool,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -112,6 +121,12 @@ pub(crate) fn run(mut machine: Machine, streams: &Streams, listener: &mut dyn Fn
         sockets.push(listen(&scratch, "command", Stream::Command, &sender)?);
         machine.command = Some(Channel::Socket(scratch.file("command")));
     }
+    let mut session = Session::default();
+    if streams.power_button {
+        let (button, socket) = PowerButton::new(&scratch)?;
+        machine.monitor = Some(Channel::Socket(socket));
+        session.button = Some(button);
+    }
     machine.console = match streams.console {
         Console::Inherited { terminal: true } => Channel::Terminal,
         Console::Inherited { terminal: false } | Console::Kept => Channel::Stdio,
@@ -120,7 +135,7 @@ pub(crate) fn run(mut machine: Machine, streams: &Streams, listener: &mut dyn Fn
     let before = children_seconds();
     let mut child = start(&machine, streams.console, &sender)?;
     drop(sender);
-    let mut session = Session::default();
+    session.tell(listener, Event::Started(child.id()));
     let cause = session.follow(&mut child, &receiver, streams.deadline, &sockets, listener);
     let cpu_seconds = children_seconds() - before;
     Ok(session.ended(cause?, cpu_seconds, listener))
@@ -129,6 +144,10 @@ pub(crate) fn run(mut machine: Machine, streams: &Streams, listener: &mut dyn Fn
 fn start(machine: &Machine, console: Console, sender: &Sender<(Stream, Vec<u8>)>) -> Result<Child> {
     let mut command = tied(&machine.qemu);
     command.args(machine.arguments()).stderr(Stdio::piped());
+    if console != (Console::Inherited { terminal: true }) {
+        // A signal to our whole group, as `timeout` sends it, is for us to obey; only a terminal needs one group.
+        command.process_group(0);
+    }
     if console == Console::Kept {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
@@ -197,6 +216,9 @@ struct Session {
     end: Option<End>,
     facts: Map<String, Value>,
     stopped: bool,
+    button: Option<PowerButton>,
+    /// When it was.
+    pressed: Option<Instant>,
 }
 
 impl Session {
@@ -236,11 +258,11 @@ impl Session {
     }
 
     /// Asks QEMU to end if it should; a record alone gives it the time to do so by itself.
-    fn reason_to_end(&self, child: &Child, deadline: Option<Instant>) -> Option<(Option<Cause>, Instant)> {
+    fn reason_to_end(&mut self, child: &Child, deadline: Option<Instant>) -> Option<(Option<Cause>, Instant)> {
         if self.end.is_some() {
             return Some((None, Instant::now()));
         }
-        let cause = if let Some(signal) = signals::caught() {
+        let cause = if let Some(signal) = self.signal() {
             Cause::Signal(signal)
         } else if self.stopped {
             Cause::Stopped
@@ -254,6 +276,17 @@ impl Session {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         Some((Some(cause), Instant::now()))
+    }
+
+    /// The signal that ends the run now. The first SIGTERM only asks the guest to power off.
+    fn signal(&mut self) -> Option<u8> {
+        if self.button.is_some() && self.pressed.is_none() && signals::take_termination() {
+            let pressed = self.button.as_mut().is_some_and(PowerButton::press);
+            self.pressed = pressed.then(Instant::now);
+            return if pressed { None } else { Some(signals::TERMINATION) };
+        }
+        let patience_is_over = self.pressed.is_some_and(|pressed| pressed.elapsed() > SHUTDOWN);
+        signals::caught().or(patience_is_over.then_some(signals::TERMINATION))
     }
 
     fn take(&mut self, stream: Stream, piece: &[u8], listener: &mut dyn FnMut(Event) -> Next) {

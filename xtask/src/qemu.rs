@@ -93,6 +93,8 @@ pub(crate) struct Machine {
     pub(crate) log: Channel,
     /// COM2 of the guest: the output of `--exec`.
     pub(crate) command: Option<Channel>,
+    /// QEMU's monitor, in the form for programs.
+    pub(crate) monitor: Option<Channel>,
     /// Further arguments, such as `-icount`.
     pub(crate) extra: Vec<String>,
 }
@@ -109,6 +111,7 @@ impl Machine {
             console: Channel::Stdio,
             log: Channel::Stderr,
             command: None,
+            monitor: None,
             extra: vec![],
         }
     }
@@ -159,6 +162,9 @@ impl Machine {
                 ("-device", "isa-debugcon,iobase=0xea,chardev=command")
             };
             arguments.pair(device.0, device.1);
+        }
+        if let Some(monitor) = &self.monitor {
+            arguments.pair("-chardev", monitor.chardev("monitor")).pair("-mon", "chardev=monitor,mode=control");
         }
         arguments.pair("-chardev", self.log.chardev("log"));
         arguments.pair("-device", "isa-debugcon,iobase=0xe9,chardev=log");

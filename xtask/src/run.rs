@@ -102,6 +102,7 @@ fn once(options: &Options, machine: Machine, deadline: Option<Instant>) -> Resul
     let console = if command { Console::Kept } else { Console::Inherited { terminal: io::stdin().is_terminal() } };
     let mut listener = |event: Event| {
         match event {
+            Event::Started(_) => {}
             Event::Line(line) => say::line(line),
             Event::Output(bytes) => {
                 if say::write_out(bytes).is_err() {
@@ -111,7 +112,9 @@ fn once(options: &Options, machine: Machine, deadline: Option<Instant>) -> Resul
         }
         Next::Continue
     };
-    process::run(machine, &Streams { console, command, deadline }, &mut listener)
+    // A command's RAM disk has nobody who waits for the button.
+    let streams = Streams { console, command, power_button: !command, deadline };
+    process::run(machine, &streams, &mut listener)
 }
 
 /// A console that nobody watched is of interest if the command did not come to its end.

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! SIGINT, SIGTERM and SIGHUP end a run in order: QEMU first, then the temporary files, then we.
+//! SIGINT, SIGTERM and SIGHUP end a run in order: the guest if it can, then QEMU, the temporary files, and we.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// SIGTERM's number.
+pub(crate) const TERMINATION: u8 = SIGTERM as u8;
 
 fn pending() -> &'static Arc<AtomicUsize> {
     static PENDING: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
@@ -22,6 +25,11 @@ fn pending() -> &'static Arc<AtomicUsize> {
 /// From now on signals are only noted.
 pub(crate) fn catch() {
     pending();
+}
+
+/// Whether SIGTERM came and nothing else did; that one counts as obeyed from now on.
+pub(crate) fn take_termination() -> bool {
+    pending().compare_exchange(SIGTERM.unsigned_abs() as usize, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 /// The signal that asked us to end, if one did.

@@ -3,6 +3,7 @@
 
 mod boot;
 mod driver;
+mod kvm_unit_tests;
 mod unit;
 
 use std::ops::AddAssign;
@@ -34,34 +35,37 @@ impl AddAssign for Totals {
 enum Suite {
     Unit,
     Boot,
+    KvmUnitTests,
 }
 
-const ALL: [Suite; 2] = [Suite::Unit, Suite::Boot];
+const ALL: [Suite; 3] = [Suite::Unit, Suite::Boot, Suite::KvmUnitTests];
+const NAMES: &str = "unit, boot and kvm-unit-tests";
 
 impl Suite {
     fn parse(name: &str) -> Result<Self> {
         match name {
             "unit" => Ok(Self::Unit),
             "boot" => Ok(Self::Boot),
-            "kvm-unit-tests" | "attacks" | "fuzz-smoke" | "gdb" => {
-                Err(Failure::usage(format!("test: the suite '{name}' is not built yet; there are unit and boot")))
+            "kvm-unit-tests" => Ok(Self::KvmUnitTests),
+            "attacks" | "fuzz-smoke" | "gdb" => {
+                Err(Failure::usage(format!("test: the suite '{name}' is not built yet; there are {NAMES}")))
             }
-            _ => Err(Failure::usage(format!("test: unknown suite '{name}'; there are unit and boot"))),
+            _ => Err(Failure::usage(format!("test: unknown suite '{name}'; there are {NAMES}"))),
         }
     }
 }
 
 /// The verb.
 pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
-    let mut suites = Vec::new();
-    let (mut platform, mut qemu): (_, Option<PathBuf>) = (None, None);
+    let (mut suites, mut slow) = (Vec::new(), false);
+    let (mut platform, mut qemu, mut directory): (_, Option<PathBuf>, Option<PathBuf>) = (None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Value(name) => suites.push(Suite::parse(&name.to_string_lossy())?),
             Long("platform") => set(&mut platform, "platform", options::platform(&options::text(&mut parser)?)?)?,
             Long("qemu") => set(&mut qemu, "qemu", options::path(&mut parser)?)?,
-            // The slow suite has no tests of its own yet.
-            Long("slow") => {}
+            Long("dir") => set(&mut directory, "dir", options::path(&mut parser)?)?,
+            Long("slow") => slow = true,
             other => return Err(other.unexpected().into()),
         }
     }
@@ -69,7 +73,8 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     for suite in ALL.into_iter().filter(|suite| suites.is_empty() || suites.contains(suite)) {
         totals += match suite {
             Suite::Unit => unit::run()?,
-            Suite::Boot => boot::run(qemu.as_deref())?,
+            Suite::Boot => boot::run(qemu.as_deref(), slow)?,
+            Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), qemu.as_deref())?,
         };
     }
     say::out(&format!("\n{} passed, {} failed, {} skipped\n", totals.passed, totals.failed, totals.skipped));

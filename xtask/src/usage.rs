@@ -21,12 +21,14 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
-cargo xtask test    [unit|boot ...] [--platform native] [--slow]         default: all
+cargo xtask test    [unit|boot|kvm-unit-tests ...] [--platform native] [--slow]         default: all
+  --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
-cargo xtask bench   [exits|boot|memory ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
+cargo xtask bench   [exits|boot|memory|idle|clock ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
 cargo xtask check   formatting, clippy, docs, licences, layering
 
 Status of `run`: 0 the guest powered off (with --exec: COMMAND's own), 64 usage or unusable file, 65 corrupt or
 foreign image, 69 something needed is missing here, 70 Parados or the host terminated the VM, 71 the guest crashed or
-reset, 124 timeout. In a terminal, Ctrl-A X ends QEMU and Ctrl-A H lists its other keys.
+reset, 124 timeout. SIGTERM presses the guest's power button and ends the run 10 s later if the guest did not; a
+second one, or SIGINT, ends it at once. In a terminal, Ctrl-A X ends QEMU and Ctrl-A H lists its other keys.
 ";

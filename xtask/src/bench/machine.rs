@@ -47,7 +47,12 @@ impl Bench {
     /// Runs a machine whose guest must print `marker` and then end the VM itself.
     pub(super) fn run(&self, machine: Machine, marker: &str) -> Result<Ended> {
         let parados = !matches!(machine.start, Start::Bare { .. });
-        let streams = Streams { console: Console::Kept, command: false, deadline: Some(Instant::now() + LIMIT) };
+        let streams = Streams {
+            console: Console::Kept,
+            command: false,
+            power_button: false,
+            deadline: Some(Instant::now() + LIMIT),
+        };
         let mut log = Vec::new();
         let ended = process::run(machine, &streams, &mut |event| {
             if let process::Event::Line(line) = event {

@@ -5,8 +5,10 @@
 //! (caches, stale translations, timing) they cannot show.
 
 mod cases;
+mod common;
 mod control;
 mod images;
+mod pc;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -43,13 +45,16 @@ pub(super) struct Case {
     run: fn(&Context) -> Outcome,
 }
 
-pub(super) fn run(qemu: Option<&Path>) -> Result<Totals> {
+/// `slow`: also those that take minutes.
+pub(super) fn run(qemu: Option<&Path>, slow: bool) -> Result<Totals> {
     say::progress("boot tests");
     Qemu::find(qemu)?;
     build::reference_host()?;
     build::paravisor()?;
     let context = Context { qemu: qemu.map(Path::to_owned), kernel: Files::get()?.kernel };
-    Ok(all(&context, &[control::ALL, cases::ALL, images::ALL].into_iter().flatten().collect::<Vec<_>>()))
+    let of_slow = if slow { pc::SLOW } else { &[] };
+    let cases = [of_slow, control::ALL, pc::ALL, cases::ALL, images::ALL];
+    Ok(all(&context, &cases.into_iter().flatten().collect::<Vec<_>>()))
 }
 
 /// Two processors a test: one for the guest, one for everything else.
@@ -87,7 +92,8 @@ fn one(context: &Context, case: &Case) -> Totals {
 impl Context {
     /// A test guest from `guests/`, if there is one of that name.
     fn guest(&self, name: &str) -> std::result::Result<Option<PathBuf>, String> {
-        if !build::workspace().join("guests/src/bin").join(format!("{name}.rs")).exists() {
+        let sources = build::workspace().join("guests/src/bin");
+        if !sources.join(format!("{name}.rs")).exists() && !sources.join(name).is_dir() {
             return Ok(None);
         }
         build::guest(name).map(Some).map_err(|failure| failure.message)

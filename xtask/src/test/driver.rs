@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::process;
@@ -107,9 +109,10 @@ impl Run {
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).map_err(|error| format!("typing: {error}"))
     }
 
-    /// The process, for signals.
-    pub(super) fn id(&self) -> u32 {
-        self.child.id()
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), String> {
+        let id = i32::try_from(self.child.id()).map_err(|error| error.to_string())?;
+        kill(Pid::from_raw(id), signal).map_err(|error| format!("sending {signal}: {error}"))
     }
 
     /// Waits for the end. `stdout` is what was not waited for.

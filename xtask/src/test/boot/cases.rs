@@ -3,12 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use super::{Case, Context, Outcome, Verdict};
-use crate::guest::SHELL;
-use crate::test::driver::{self, Finished, Run};
+use super::common::{at_the_shell, expect, guest, output, passed, run, same, tail};
+use super::{Case, Context, Outcome};
 
 /// All of them, the long ones first.
 pub(super) const ALL: &[Case] = &[
@@ -17,13 +13,9 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "default_guest_has_a_shell_on_the_serial_line", run: shell },
     Case { name: "poweroff_ends_with_0", run: poweroff },
     Case { name: "exit_of_the_shell_powers_off", run: exit_of_the_shell },
-    Case { name: "reset_starts_the_guest_again", run: reset },
-    Case { name: "reset_with_no_reboot_ends_with_71", run: reset_no_reboot },
-    Case { name: "sigterm_ends_the_run_and_qemu", run: sigterm },
     Case { name: "exec_prints_the_output_alone", run: exec },
     Case { name: "exec_passes_the_status_on", run: exec_status },
     Case { name: "exec_output_is_binary_safe", run: exec_binary },
-    Case { name: "two_processors", run: two_processors },
     Case { name: "memory_of_256_mib", run: little_memory },
     Case { name: "memory_of_3_gib", run: much_memory },
     Case { name: "append_reaches_the_kernel", run: append },
@@ -32,64 +24,12 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "jump_into_nowhere_ends_with_71", run: jump_nowhere },
     Case { name: "svm_instructions_are_undefined_for_a_guest", run: svm_probe },
     Case { name: "processor_state_survives_exits", run: state_probe },
-    Case { name: "guest_without_an_os_can_reset", run: guest_reset },
     Case { name: "guest_without_an_os_can_power_off", run: guest_poweroff },
     Case { name: "halt_without_interrupts_ends_with_the_timeout", run: halt_forever },
     Case { name: "no_svm_ends_with_69", run: no_svm },
     Case { name: "unknown_cpu_ends_with_64", run: unknown_cpu },
     Case { name: "absent_qemu_ends_with_69", run: absent_qemu },
 ];
-
-fn passed() -> Outcome {
-    Ok(Verdict::Passed)
-}
-
-/// The status, the kind in the status file, and that nothing panicked.
-fn expect(finished: &Finished, status: i32, kind: &str) -> Result<(), String> {
-    let recorded = finished.record.get("kind").and_then(|kind| kind.as_str()).unwrap_or("none");
-    if finished.status != status || recorded != kind || finished.record.get("status") != Some(&status.into()) {
-        let got = format!("got {} ({recorded})", finished.status);
-        return Err(format!("expected status {status} ({kind}), {got}; {}", tail(finished)));
-    }
-    if finished.stderr.contains("panicked") {
-        return Err(format!("something panicked; {}", tail(finished)));
-    }
-    Ok(())
-}
-
-fn tail(finished: &Finished) -> String {
-    let last = |text: &str| {
-        let lines: Vec<_> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(4)..).unwrap_or_default().join(" / ")
-    };
-    format!("stderr ends: {}; stdout ends: {}", last(&finished.stderr), last(&finished.stdout))
-}
-
-fn same(what: &str, expected: &str, got: &str) -> Result<(), String> {
-    if expected == got { Ok(()) } else { Err(format!("{what}: expected {expected:?}, got {got:?}")) }
-}
-
-fn run(context: &Context, arguments: &[&str]) -> Result<Finished, String> {
-    driver::run(context.qemu.as_deref(), arguments)
-}
-
-fn start(context: &Context, arguments: &[&str]) -> Result<Run, String> {
-    Run::start(context.qemu.as_deref(), arguments)
-}
-
-/// A run whose guest is at its shell's prompt.
-fn at_the_shell(context: &Context, arguments: &[&str]) -> Result<Run, String> {
-    let mut run = start(context, arguments)?;
-    run.wait_for(SHELL)?;
-    Ok(run)
-}
-
-/// The output of a command in the guest, which must succeed.
-fn output(context: &Context, command: &str, arguments: &[&str]) -> Result<String, String> {
-    let finished = run(context, &[&["--exec", command], arguments].concat())?;
-    expect(&finished, 0, "poweroff")?;
-    Ok(finished.stdout)
-}
 
 fn shell(context: &Context) -> Outcome {
     let mut run = at_the_shell(context, &[])?;
@@ -124,31 +64,6 @@ fn exit_of_the_shell(context: &Context) -> Outcome {
     passed()
 }
 
-fn reset(context: &Context) -> Outcome {
-    let mut run = at_the_shell(context, &[])?;
-    run.send("reboot\n")?;
-    run.wait_for(SHELL)?;
-    run.send("exit\n")?;
-    expect(&run.finish()?, 0, "poweroff")?;
-    passed()
-}
-
-fn reset_no_reboot(context: &Context) -> Outcome {
-    let mut run = at_the_shell(context, &["--no-reboot"])?;
-    run.send("reboot\n")?;
-    expect(&run.finish()?, 71, "reset")?;
-    passed()
-}
-
-fn sigterm(context: &Context) -> Outcome {
-    let run = at_the_shell(context, &[])?;
-    let id = i32::try_from(run.id()).map_err(|error| error.to_string())?;
-    kill(Pid::from_raw(id), Signal::SIGTERM).map_err(|error| error.to_string())?;
-    // QEMU holds stdout too: one that was left behind would keep it open.
-    expect(&run.finish()?, 128 + 15, "interrupted")?;
-    passed()
-}
-
 fn timeout(context: &Context) -> Outcome {
     let begun = Instant::now();
     let finished = run(context, &["--timeout", "6"])?;
@@ -174,11 +89,6 @@ fn exec_binary(context: &Context) -> Outcome {
     let stdout = output(context, r"printf 'a\r\nb\n\0360\n\003\004\021\023'; seq 1 5000", &[])?;
     let numbers: String = (1..=5000).map(|number| format!("{number}\n")).collect();
     same("stdout", &format!("a\r\nb\n\x1e0\n\x03\x04\x11\x13{numbers}"), &stdout)?;
-    passed()
-}
-
-fn two_processors(context: &Context) -> Outcome {
-    same("nproc", "2\n", &output(context, "nproc", &["--smp", "2"])?)?;
     passed()
 }
 
@@ -218,16 +128,6 @@ fn statistics(context: &Context) -> Outcome {
     if stats.is_object() && shown { passed() } else { Err(format!("{stats}; {}", tail(&finished))) }
 }
 
-/// Runs a test guest.
-fn guest(context: &Context, name: &str, arguments: &[&str], status: i32, kind: &str) -> Outcome {
-    let Some(kernel) = context.guest(name)? else {
-        return Ok(Verdict::Skipped(format!("there is no test guest {name}")));
-    };
-    let finished = run(context, &[&["--kernel", &kernel.to_string_lossy()], arguments].concat())?;
-    expect(&finished, status, kind)?;
-    passed()
-}
-
 fn triple_fault(context: &Context) -> Outcome {
     guest(context, "triple-fault", &[], 71, "triple-fault")
 }
@@ -243,10 +143,6 @@ fn spin(context: &Context) -> Outcome {
 /// The guest's vector registers, debug registers and more survive exits; it says so with 0.
 fn state_probe(context: &Context) -> Outcome {
     guest(context, "state-probe", &["--test-devices"], 1, "test-exit")
-}
-
-fn guest_reset(context: &Context) -> Outcome {
-    guest(context, "reset", &["--no-reboot"], 71, "reset")
 }
 
 fn guest_poweroff(context: &Context) -> Outcome {

@@ -24,7 +24,8 @@ fn bare(context: &Context, task: &Task) -> Result<(Ended, Vec<u8>), String> {
     std::fs::write(&file, initrd).map_err(|error| error.to_string())?;
     let start = Start::Bare { kernel, initrd: Some(file), append: COMMAND_LINE.into() };
     let deadline = Some(Instant::now() + Duration::from_secs(120));
-    let streams = Streams { console: Console::Kept, command: matches!(task, Task::Command(_)), deadline };
+    let command = matches!(task, Task::Command(_));
+    let streams = Streams { console: Console::Kept, command, power_button: false, deadline };
     let mut output = Vec::new();
     let mut listener = |event: Event| {
         if let Event::Output(bytes) = event {

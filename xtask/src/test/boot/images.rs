@@ -113,7 +113,7 @@ fn own_loader(context: &Context) -> Outcome {
     write(&file, &image()?)?;
     let machine = Machine { processors: 2, ..Machine::new(qemu.path, Start::Igvm { image: file }) };
     let deadline = Some(Instant::now() + Duration::from_secs(120));
-    let streams = Streams { console: Console::Kept, command: false, deadline };
+    let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };
     let ended = process::run(machine, &streams, &mut |_| Next::Continue).map_err(|failure| failure.message)?;
     if ended.end.is_some() && String::from_utf8_lossy(&ended.console).contains(USER_MODE) {
         Ok(Verdict::Passed)

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The boot tests about the guest's PC: processors, interrupts, time, resets, the power button.
+//!
+//! The guests in `guests/` judge what they see themselves. None of these tests depends on how fast the machine is, within
+//! the limits of the waits.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::common::{at_the_shell, expect, guest, kernel, output, passed, run, same, start};
+use super::{Case, Context, Outcome};
+use crate::guest::SHELL;
+use crate::test::driver::Run;
+
+/// All of them, the long ones first.
+pub(super) const ALL: &[Case] = &[
+    Case { name: "processors_survive_a_minute_of_stress", run: stress },
+    Case { name: "sigterm_ends_a_guest_that_does_not_listen", run: deaf },
+    Case { name: "sigterm_powers_the_guest_off", run: sigterm },
+    Case { name: "second_sigterm_ends_the_run_at_once", run: second_sigterm },
+    Case { name: "sigterm_ends_a_command_at_once", run: command_sigterm },
+    Case { name: "sigint_ends_the_run_at_once", run: sigint },
+    Case { name: "reset_starts_the_guest_again", run: reset },
+    Case { name: "reset_with_no_reboot_ends_with_71", run: reset_no_reboot },
+    Case { name: "reset_of_every_kind_starts_the_guest_again", run: all_resets },
+    Case { name: "reset_of_every_kind_with_no_reboot_ends_with_71", run: all_resets_no_reboot },
+    Case { name: "linux_resets_by_acpi", run: |context| linux_reset(context, "acpi", "reset") },
+    Case { name: "linux_resets_by_the_keyboard_controller", run: |context| linux_reset(context, "kbd", "reset") },
+    Case { name: "linux_resets_by_port_cf9", run: |context| linux_reset(context, "pci", "reset") },
+    Case { name: "linux_resets_by_triple_fault", run: |context| linux_reset(context, "triple", "triple-fault") },
+    Case { name: "one_processor", run: |context| processors(context, "1") },
+    Case { name: "two_processors", run: |context| processors(context, "2") },
+    Case { name: "four_processors", run: |context| processors(context, "4") },
+    Case { name: "eight_processors", run: |context| processors(context, "8") },
+    Case { name: "processors_go_offline_and_come_back", run: hotplug },
+    Case { name: "linux_keeps_pat_and_knows_its_clocks", run: kernel_log },
+    Case { name: "local_apic_of_one_processor", run: |context| probe(context, "apic", "1") },
+    Case { name: "local_apics_of_four_processors", run: |context| probe(context, "apic", "4") },
+    Case { name: "interrupt_controllers", run: |context| probe(context, "interrupt-controllers", "1") },
+    Case {
+        name: "interrupt_controllers_with_four_processors",
+        run: |context| probe(context, "interrupt-controllers", "4"),
+    },
+    Case { name: "borders_of_memory", run: |context| probe(context, "pages-probe", "2") },
+    Case { name: "serial_port", run: |context| probe(context, "uart", "1") },
+];
+
+/// Those that take minutes, or a machine that nobody else uses.
+pub(super) const SLOW: &[Case] = &[
+    Case { name: "clocks_agree", run: clocks },
+    Case { name: "processors_survive_ten_minutes_of_stress", run: long_stress },
+    Case { name: "sixty_four_processors", run: many_processors },
+];
+
+/// The guests that reset, with something that each says before.
+const RESETS: [(&str, &str); 3] =
+    [("reset", "reset"), ("reset-8042", "reset-8042: ready"), ("reset-92", "reset-92: reads")];
+
+/// A test guest that judges by itself and exits with 0 if all is well.
+fn probe(context: &Context, name: &str, processors: &str) -> Outcome {
+    guest(context, name, &["--test-devices", "--smp", processors], 1, "test-exit")
+}
+
+/// The guest compares clocks for seconds: three times in a row is not by chance that others delayed it.
+fn clocks(context: &Context) -> Outcome {
+    let mut outcome = probe(context, "timers", "2");
+    for _ in 0..2 {
+        if outcome.is_err() {
+            outcome = probe(context, "timers", "2");
+        }
+    }
+    outcome
+}
+
+fn stress(context: &Context) -> Outcome {
+    guest(context, "smp-stress", &["--test-devices", "--smp", "4", "--append", "60"], 1, "test-exit")
+}
+
+fn long_stress(context: &Context) -> Outcome {
+    let arguments = ["--test-devices", "--smp", "4", "--append", "600", "--timeout", "900"];
+    guest(context, "smp-stress", &arguments, 1, "test-exit")
+}
+
+fn processors(context: &Context, count: &str) -> Outcome {
+    same("nproc", &format!("{count}\n"), &output(context, "nproc", &["--smp", count])?)?;
+    passed()
+}
+
+fn many_processors(context: &Context) -> Outcome {
+    same("nproc", "64\n", &output(context, "nproc", &["--smp", "64", "--timeout", "900"])?)?;
+    passed()
+}
+
+/// Each processor goes and comes back several times, and works afterwards.
+fn hotplug(context: &Context) -> Outcome {
+    let command = "set -e; cd /sys/devices/system/cpu
+        for round in 1 2 3; do
+            for cpu in 1 2 3; do echo 0 > cpu$cpu/online; done; nproc
+            for cpu in 1 2 3; do echo 1 > cpu$cpu/online; done; nproc
+        done
+        for mask in 1 2 4 8; do taskset $mask sh -c 'expr 6 \\* 7'; done";
+    same(
+        "output",
+        &format!("{}{}", "1\n4\n".repeat(3), "42\n".repeat(4)),
+        &output(context, command, &["--smp", "4"])?,
+    )?;
+    passed()
+}
+
+/// What a stock kernel says about the machine.
+fn kernel_log(context: &Context) -> Outcome {
+    let log = output(context, "dmesg", &["--smp", "2"])?;
+    let has = |text: &str| log.lines().any(|line| line.contains(text));
+    if !has("x86/PAT: Configuration [0-7]: WB") {
+        return Err("the kernel disabled PAT".into());
+    }
+    for complaint in
+        ["clocksource: timekeeping watchdog", "Marking clocksource", "TSC unstable", "soft lockup", "rcu_sched"]
+    {
+        if has(complaint) {
+            return Err(format!("the kernel says {complaint:?}"));
+        }
+    }
+    passed()
+}
+
+fn reset(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &[])?;
+    run.send("reboot\n")?;
+    run.wait_for(SHELL)?;
+    run.send("exit\n")?;
+    expect(&run.finish()?, 0, "poweroff")?;
+    passed()
+}
+
+fn reset_no_reboot(context: &Context) -> Outcome {
+    let mut run = at_the_shell(context, &["--no-reboot"])?;
+    run.send("reboot\n")?;
+    expect(&run.finish()?, 71, "reset")?;
+    passed()
+}
+
+fn all_resets(context: &Context) -> Outcome {
+    for (name, says) in RESETS {
+        let Some(kernel) = kernel(context, name)? else { continue };
+        let mut run = start(context, &["--kernel", &kernel])?;
+        for _ in 0..3 {
+            run.wait_for(says)?;
+        }
+        run.signal(Signal::SIGINT)?;
+        expect(&run.finish()?, 128 + 2, "interrupted")?;
+    }
+    passed()
+}
+
+fn all_resets_no_reboot(context: &Context) -> Outcome {
+    for (name, _) in RESETS {
+        guest(context, name, &["--no-reboot"], 71, "reset").map_err(|why| format!("{name}: {why}"))?;
+    }
+    passed()
+}
+
+fn linux_reset(context: &Context, how: &str, kind: &str) -> Outcome {
+    let append = format!("reboot={how}");
+    expect(&run(context, &["--exec", "reboot", "--append", &append])?, 71, kind)?;
+    passed()
+}
+
+/// A guest whose kernel tells it of the power button.
+fn listening(context: &Context, arguments: &[&str]) -> Result<Run, String> {
+    let mut run = at_the_shell(context, arguments)?;
+    // The kernel's modules are loaded behind the shell's back. What is waited for differs from what is typed.
+    run.send(
+        "until ls -l /proc/[0-9]*/fd | grep -q input/event; do sleep 0.1; done 2>/dev/null; echo ready-$((1+1))\n",
+    )?;
+    run.wait_for("ready-2")?;
+    Ok(run)
+}
+
+fn sigterm(context: &Context) -> Outcome {
+    for processors in ["1", "2"] {
+        let mut run = listening(context, &["--smp", processors])?;
+        run.signal(Signal::SIGTERM)?;
+        run.wait_for("guest: power button pressed")?;
+        expect(&run.finish()?, 0, "poweroff")?;
+    }
+    passed()
+}
+
+fn deaf(context: &Context) -> Outcome {
+    let Some(kernel) = kernel(context, "spin")? else { return passed() };
+    let run = start(context, &["--kernel", &kernel])?;
+    std::thread::sleep(Duration::from_secs(5));
+    run.signal(Signal::SIGTERM)?;
+    expect(&run.finish()?, 128 + 15, "interrupted")?;
+    passed()
+}
+
+/// The button was never heard, so that only the second signal can have ended it before the wait is over.
+fn second_sigterm(context: &Context) -> Outcome {
+    let Some(kernel) = kernel(context, "halt-forever")? else { return passed() };
+    let run = start(context, &["--kernel", &kernel])?;
+    std::thread::sleep(Duration::from_secs(5));
+    let begun = Instant::now();
+    run.signal(Signal::SIGTERM)?;
+    std::thread::sleep(Duration::from_millis(500));
+    run.signal(Signal::SIGTERM)?;
+    ended_at_once(run, begun, Signal::SIGTERM)
+}
+
+fn command_sigterm(context: &Context) -> Outcome {
+    let mut run = start(context, &["--exec", "echo begun; sleep 1000"])?;
+    run.wait_for("begun")?;
+    let begun = Instant::now();
+    run.signal(Signal::SIGTERM)?;
+    ended_at_once(run, begun, Signal::SIGTERM)
+}
+
+fn sigint(context: &Context) -> Outcome {
+    let run = at_the_shell(context, &[])?;
+    let begun = Instant::now();
+    run.signal(Signal::SIGINT)?;
+    ended_at_once(run, begun, Signal::SIGINT)
+}
+
+fn ended_at_once(run: Run, begun: Instant, signal: Signal) -> Outcome {
+    // QEMU holds stdout too: one that was left behind would keep it open.
+    expect(&run.finish()?, 128 + signal as i32, "interrupted")?;
+    let took = begun.elapsed();
+    if took < Duration::from_secs(9) { passed() } else { Err(format!("took {took:?}")) }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! kvm-unit-tests (<https://gitlab.com/kvm-unit-tests/kvm-unit-tests>): each program of a given build on a bare QEMU
+//! and under Parados, side by side.
+//!
+//! What passes on bare QEMU must pass under Parados, unless [`HIDDEN`] says why not. The suite is no part of the project:
+//! without a folder that somebody built, the tests are skipped, and the totals say so.
+
+mod config;
+mod sides;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use igvm_tools::write_atomically;
+
+use super::Totals;
+use crate::build;
+use crate::failure::{Failure, Result};
+use crate::qemu::Qemu;
+use crate::say;
+use config::Test;
+use sides::Outcome;
+
+/// Tests of what our machine does not have by policy.
+const HIDDEN: &str = include_str!("kvm_unit_tests/hidden.txt");
+
+/// One line of the result.
+struct Row {
+    name: String,
+    bare: Outcome,
+    parados: Outcome,
+    reason: String,
+}
+
+/// What a row counts as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Passed,
+    Skipped,
+    Failed,
+}
+
+pub(super) fn run(directory: Option<&Path>, qemu: Option<&Path>) -> Result<Totals> {
+    let Some(directory) = directory else {
+        say::out("SKIPPED kvm-unit-tests (no --dir)\n");
+        return Ok(Totals { skipped: 1, ..Totals::default() });
+    };
+    let list = directory.join("x86/unittests.cfg");
+    let text = fs::read_to_string(&list).map_err(|error| Failure::system(list.display(), error))?;
+    let qemu = Qemu::find(qemu)?;
+    build::reference_host()?;
+    build::paravisor()?;
+    let (major, minor) = qemu.version;
+    let commit = commit(directory);
+    say::progress(&format!("kvm-unit-tests {commit}, bare QEMU {major}.{minor} (TCG) and Parados"));
+    let rows = all(&config::parse(&text), directory, &qemu)?;
+    let mut totals = Totals::default();
+    for row in &rows {
+        match row.verdict() {
+            Verdict::Passed => totals.passed += 1,
+            Verdict::Skipped => totals.skipped += 1,
+            Verdict::Failed => totals.failed += 1,
+        }
+    }
+    let table = table(&rows, &format!("Suite commit {commit}; QEMU {major}.{minor}, TCG, on both sides."));
+    let place = build::target_directory().join("kvm-unit-tests.md");
+    write_atomically(&place, table.as_bytes())?;
+    say::progress(&format!("the table is in {}", place.display()));
+    Ok(totals)
+}
+
+/// Two processors a test: most programs have one or two.
+fn all(tests: &[Test], directory: &Path, qemu: &Qemu) -> Result<Vec<Row>> {
+    let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
+    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..workers.min(tests.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(test) = tests.get(index) else { return };
+                    let row = one(test, directory, qemu);
+                    let stop = row.is_err();
+                    if let Ok(row) = &row {
+                        say::out(&row.line());
+                    }
+                    if let Ok(mut rows) = rows.lock() {
+                        rows.push((index, row));
+                    }
+                    if stop {
+                        next.store(tests.len(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let mut rows = rows.into_inner().unwrap_or_default();
+    rows.sort_by_key(|(index, _)| *index);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn one(test: &Test, directory: &Path, qemu: &Qemu) -> Result<Row> {
+    let kernel: PathBuf = directory.join("x86").join(&test.file);
+    let unrun = test.skipped().or_else(|| (!kernel.is_file()).then(|| "not built".to_owned()));
+    if let Some(reason) = unrun {
+        return Ok(Row { name: test.name.clone(), bare: Outcome::Skip, parados: Outcome::Skip, reason });
+    }
+    let bare = sides::bare(test, &kernel, qemu)?;
+    let parados = sides::parados(test, &kernel, qemu)?;
+    let reason = match (&bare, &parados, hidden(HIDDEN, &test.name)) {
+        (_, Outcome::Skip | Outcome::Fail(_), Some(reason)) => reason.to_owned(),
+        (_, Outcome::Fail(reason), None) => reason.clone(),
+        (Outcome::Fail(reason), _, _) => format!("bare: {reason}"),
+        _ => String::new(),
+    };
+    Ok(Row { name: test.name.clone(), bare, parados, reason })
+}
+
+/// The reason why a test need not pass.
+fn hidden<'a>(list: &'a str, name: &str) -> Option<&'a str> {
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(": ")).find(|(listed, _)| *listed == name).map(|(_, reason)| reason)
+}
+
+impl Row {
+    fn verdict(&self) -> Verdict {
+        match (&self.bare, &self.parados) {
+            (_, Outcome::Pass) => Verdict::Passed,
+            (Outcome::Pass, _) if hidden(HIDDEN, &self.name).is_none() => Verdict::Failed,
+            // A failure on both sides is no pass, and it is nothing that Parados has broken.
+            _ => Verdict::Skipped,
+        }
+    }
+
+    fn line(&self) -> String {
+        let word = match self.verdict() {
+            Verdict::Passed => "ok",
+            Verdict::Skipped => "skipped",
+            Verdict::Failed => "FAILED",
+        };
+        let (bare, parados) = (self.bare.word(), self.parados.word());
+        let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
+        format!("test kvm-unit-tests::{} ... {word} (bare {bare}, Parados {parados}){reason}\n", self.name)
+    }
+}
+
+/// The result as the documentation has it.
+fn table(rows: &[Row], caption: &str) -> String {
+    let mut table = format!("{caption}\n\n| test | bare | Parados | reason |\n|---|---|---|---|\n");
+    for row in rows {
+        let reason = say::printable(row.reason.as_bytes()).replace('|', "\\|");
+        table.push_str(&format!("| {} | {} | {} | {reason} |\n", row.name, row.bare.word(), row.parados.word()));
+    }
+    let count = |what: &str, side: fn(&Row) -> &Outcome| rows.iter().filter(|row| side(row).word() == what).count();
+    for (name, side) in [("Bare", (|row| &row.bare) as fn(&Row) -> &Outcome), ("Parados", |row| &row.parados)] {
+        let [pass, fail, skip] = ["pass", "fail", "skip"].map(|what| count(what, side));
+        table.push_str(&format!("\n{name}: {pass} pass, {fail} fail, {skip} skip.\n"));
+    }
+    table
+}
+
+/// What the suite was built from: its build leaves that in a file.
+fn commit(directory: &Path) -> String {
+    let built = fs::read_to_string(directory.join("build-head")).unwrap_or_default();
+    let hash = built.trim();
+    if hash.len() >= 12 && hash.chars().all(|c| c.is_ascii_hexdigit()) {
+        return hash.to_owned();
+    }
+    let mut git = Command::new("git");
+    git.arg("-C").arg(directory).args(["rev-parse", "HEAD"]).stdin(Stdio::null()).stderr(Stdio::null());
+    match git.output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(bare: Outcome, parados: Outcome) -> Verdict {
+        Row { name: "no such test".into(), bare, parados, reason: String::new() }.verdict()
+    }
+
+    #[test]
+    fn what_passes_bare_must_pass_here() {
+        let fail = || Outcome::Fail("1 checks".into());
+        assert_eq!(verdict(Outcome::Pass, Outcome::Pass), Verdict::Passed);
+        assert_eq!(verdict(Outcome::Pass, fail()), Verdict::Failed);
+        assert_eq!(verdict(Outcome::Pass, Outcome::Skip), Verdict::Failed);
+        assert_eq!(verdict(fail(), Outcome::Pass), Verdict::Passed);
+        assert_eq!(verdict(fail(), fail()), Verdict::Skipped);
+        assert_eq!(verdict(Outcome::Skip, fail()), Verdict::Skipped);
+    }
+
+    #[test]
+    fn every_listed_test_has_a_reason() {
+        let lines = || HIDDEN.lines().filter(|line| !line.starts_with('#'));
+        assert!(lines().all(|line| line.split_once(": ").is_some_and(|(_, reason)| !reason.is_empty())));
+        assert_eq!(hidden("# a: b\nx: y: z\n", "x"), Some("y: z"));
+        assert_eq!(hidden("# a: b\n", "# a"), None);
+    }
+}
