@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exceptions that a probe expects: [`attempt!`] runs one instruction, and says which exception it raised, if any.
+//! Exceptions that a probe expects: `attempt!` runs one instruction, and says which exception it raised, if any.
 //!
 //! Interrupts from 30h on are counted, and the address that they interrupted is kept, unless `interrupts` takes them over.
 

@@ -3,8 +3,8 @@
 //!
 //! They map the low 4 GiB to itself (APM vol. 2, section 5.3, 4-level long-mode paging): by 2 MiB pages, readable and
 //! writable, never executable; by 4 KiB pages where the image lies, each with its own permission, and in the first 2 MiB,
-//! where page 0 is absent so that a null pointer faults. The interrupt controllers' pages are uncached. Accessed and
-//! dirty bits are set, so that no processor ever writes to the tables.
+//! where page 0 is absent so that a null pointer faults, until a platform maps it as the guest's memory. The interrupt
+//! controllers' pages are uncached. Accessed and dirty bits are set, so that no processor ever writes to the tables.
 
 use crate::PAGE;
 use crate::layout::Access;

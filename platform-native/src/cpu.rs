@@ -2,7 +2,7 @@
 //! One virtual processor: a VMCB, the registers beside it, and what QEMU's SVM forgets.
 //!
 //! QEMU 7.2 saves the interrupt shadow on an exit but drops it on the next VMRUN, and never blocks NMIs by itself
-//! (`docs/fidelity.md`). Both are kept here: while a shadow must hold, or an IRET is to end NMI blocking, the guest runs
+//! (`docs/fidelity.md`); later versions obey the shadow. Both are kept here: while a shadow must hold, or an IRET is to end NMI blocking, the guest runs
 //! one instruction under the trap flag before anything is injected.
 
 use core::arch::asm;

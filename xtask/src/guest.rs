@@ -54,7 +54,7 @@ impl Files {
         }
         fs::create_dir_all(&directory).map_err(|error| Failure::system(directory.display(), error))?;
         let package = packages::resolve_kernel(&distribution)?;
-        let (kernel, modules) = fetch(&directory, &package, "./boot/vmlinuz-*", &BUTTON_MODULES)?;
+        let (kernel, modules) = fetch(&directory, &package, "*/vmlinuz*", &BUTTON_MODULES)?;
         let (busybox, _) = fetch(&directory, "busybox-static", "*bin/busybox", &[])?;
         let name = &distribution.name;
         let record = json!({ "distribution": name, "kernel": kernel, "busybox": busybox, "modules": modules });

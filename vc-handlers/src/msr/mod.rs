@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! RDMSR and WRMSR: one table for all platforms (APM vol. 2, appendix A; SDM vol. 4).
 //!
-//! MSRs live in one of four places: in the processor ([`platform::SwitchedMsr`]), in the local APIC, in [`MsrState`], or
+//! MSRs live in one of four places: in the processor ([`platform::SwitchedMsr`]), in the local APIC, in `MsrState`, or
 //! nowhere but in the table, as a constant. An index that the table does not name faults as on hardware and is counted;
 //! what operating systems touch without being ready for a fault is therefore in the table.
 

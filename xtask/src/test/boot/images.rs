@@ -106,7 +106,9 @@ fn own_loader(context: &Context) -> Outcome {
     let qemu = Qemu::find(context.qemu.as_deref()).map_err(|failure| failure.message)?;
     if !has_loader(&qemu) {
         let (major, minor) = qemu.version;
-        return Ok(Verdict::Skipped(format!("QEMU {major}.{minor} has no IGVM loader, 10.1 and later can have one")));
+        return Ok(Verdict::Skipped(format!(
+            "QEMU {major}.{minor} has no IGVM loader, 10.2 and later have one if built with libigvm"
+        )));
     }
     let scratch = scratch()?;
     let file = scratch.file("image.igvm");
