@@ -34,17 +34,19 @@ impl AddAssign for Totals {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Suite {
     Unit,
+    Model,
     Boot,
     KvmUnitTests,
 }
 
-const ALL: [Suite; 3] = [Suite::Unit, Suite::Boot, Suite::KvmUnitTests];
-const NAMES: &str = "unit, boot and kvm-unit-tests";
+const ALL: [Suite; 4] = [Suite::Unit, Suite::Model, Suite::Boot, Suite::KvmUnitTests];
+const NAMES: &str = "unit, model, boot and kvm-unit-tests";
 
 impl Suite {
     fn parse(name: &str) -> Result<Self> {
         match name {
             "unit" => Ok(Self::Unit),
+            "model" => Ok(Self::Model),
             "boot" => Ok(Self::Boot),
             "kvm-unit-tests" => Ok(Self::KvmUnitTests),
             "attacks" | "fuzz-smoke" | "gdb" => {
@@ -73,6 +75,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     for suite in ALL.into_iter().filter(|suite| suites.is_empty() || suites.contains(suite)) {
         totals += match suite {
             Suite::Unit => unit::run()?,
+            Suite::Model => unit::model()?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,
             Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), qemu.as_deref())?,
         };

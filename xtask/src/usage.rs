@@ -21,7 +21,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
-cargo xtask test    [unit|boot|kvm-unit-tests ...] [--platform native] [--slow]         default: all
+cargo xtask test    [unit|model|boot|kvm-unit-tests ...] [--platform native] [--slow]         default: all
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
 cargo xtask bench   [exits|boot|memory|idle|clock ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The unit tests: `cargo test` on the host, for everything that is not itself a bare-metal program.
+//! What `cargo test` runs on the host: the unit tests of everything that is not itself a bare-metal program, and the models
+//! of the run loop's locking, for which a checker takes the place of all atomics and locks.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -9,10 +10,29 @@ use crate::build;
 use crate::failure::{Failure, Result};
 use crate::say;
 
+/// The unit tests.
 pub(super) fn run() -> Result<Totals> {
     say::progress("unit tests (cargo test)");
+    cargo_test(&["--workspace", "--no-fail-fast"], None)
+}
+
+/// The models, built apart because the checker's atomics work nowhere else.
+pub(super) fn model() -> Result<Totals> {
+    say::progress("models of the locking (cargo test, checked by loom)");
+    let flags = Some("--cfg loom");
+    let mut totals = cargo_test(&["-p", "model-tests", "--target-dir", "target/loom"], flags)?;
+    let own = ["-p", "paravisor-core", "--lib", "--target-dir", "target/loom", "vcpu::tests::model"];
+    totals += cargo_test(&own, flags)?;
+    Ok(totals)
+}
+
+/// Runs `cargo test`, passes its output on, and adds up its totals.
+fn cargo_test(arguments: &[&str], flags: Option<&str>) -> Result<Totals> {
     let mut command = build::cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).stdout(Stdio::piped());
+    command.arg("test").args(arguments).stdout(Stdio::piped());
+    if let Some(flags) = flags {
+        command.env("RUSTFLAGS", flags);
+    }
     let failed = |error: &dyn std::fmt::Display| Failure::missing(format!("cargo test: {error}"));
     let mut child = command.spawn().map_err(|error| failed(&error))?;
     let mut totals = Totals::default();
