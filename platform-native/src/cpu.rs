@@ -263,13 +263,32 @@ impl NativeCpu {
         if code == exit::IRET {
             return self.iret();
         }
-        let mut exit = decode(code, info1, info2);
-        if code & 0xffff_ffff == exit::INVALID_LOW {
-            exit.reason = self.refuse(exit.reason);
+        // With a constant for a code the compiler leads each frequent exit straight to its handler; otherwise it would put an
+        // `Exit` together first and take it apart again.
+        match code {
+            exit::CPUID => self.decode_instruction(exit::CPUID, info1, info2),
+            exit::MSR => self.decode_instruction(exit::MSR, info1, info2),
+            exit::IOIO => decode(exit::IOIO, info1, info2),
+            _ => self.decode_other(code, info1, info2),
         }
+    }
+
+    /// Decodes an exit and looks for the next RIP where the last instruction was found.
+    #[inline(always)]
+    fn decode_instruction(&self, code: u64, info1: u64, info2: u64) -> Exit {
+        let mut exit = decode(code, info1, info2);
         if exit.next_rip == 0 {
             exit.next_rip =
                 self.code_page.as_ref().and_then(|page| page.next_rip(self.saved(), code, info1)).unwrap_or(0);
+        }
+        exit
+    }
+
+    #[inline(never)]
+    fn decode_other(&mut self, code: u64, info1: u64, info2: u64) -> Exit {
+        let mut exit = self.decode_instruction(code, info1, info2);
+        if code & 0xffff_ffff == exit::INVALID_LOW {
+            exit.reason = self.refuse(exit.reason);
         }
         exit
     }

@@ -14,6 +14,7 @@ use specs::svm::{exit, ioio, npf};
 const GPA_MASK: u64 = (1 << 48) - 1;
 
 /// Decodes an exit. `info1` and `info2` are EXITINFO1 and EXITINFO2.
+#[inline(always)]
 pub(crate) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
     // The hot ones first.
     let reason = match code {
@@ -29,6 +30,7 @@ pub(crate) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
     Exit { reason, next_rip: 0 }
 }
 
+#[inline(never)]
 fn rare(code: u64, info1: u64, info2: u64) -> ExitReason {
     use SensitiveInstruction as Instruction;
     match code {

@@ -50,6 +50,11 @@ impl Id {
         )
     }
 
+    /// The 8259s, their ELCR and the IOAPIC, which are wires rather than parts.
+    pub(super) const fn is_interrupt_controller(self) -> bool {
+        matches!(self, Self::Pic1 | Self::Pic2 | Self::EdgeLevel | Self::IoApic)
+    }
+
     /// Parts whose deadline an access may move.
     pub(super) const fn read_moves_deadline(self) -> bool {
         matches!(self, Self::Rtc | Self::Com1 | Self::Com2)

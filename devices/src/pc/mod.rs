@@ -205,7 +205,8 @@ impl Pc {
         }
     }
 
-    #[inline]
+    /// Compiled into both of its callers: a driver polls ports, and a call costs registers to save.
+    #[inline(always)]
     fn read(&mut self, space: Space, address: u64, width: u8, host: &mut impl PcHost) -> Answer<u64> {
         match self.find(space, address, width) {
             Some((id, offset)) if width == 1 || !id.is_eight_bit() => {
@@ -257,19 +258,24 @@ impl Pc {
 
     #[inline]
     fn read_part(&mut self, id: Id, at: Register, host: &mut impl PcHost) -> u64 {
-        let value = match pic_port(id, at) {
-            Some(port) => {
-                let value = self.wires.pic.read(port);
-                self.wires.sync_pic(host);
-                value.into()
-            }
-            None if id == Id::IoApic => self.wires.ioapic.read(at.offset, at.width),
-            None => self.parts.read(id, at, &mut Around::new(&mut self.wires, host)),
-        };
+        if id.is_interrupt_controller() {
+            return self.read_controller(id, at, host);
+        }
+        let value = self.parts.read(id, at, &mut Around::new(&mut self.wires, host));
         if id.read_moves_deadline() {
             self.deadline = self.parts.deadline();
         }
         value
+    }
+
+    #[inline(never)]
+    fn read_controller(&mut self, id: Id, at: Register, host: &mut impl PcHost) -> u64 {
+        let Some(port) = pic_port(id, at) else {
+            return self.wires.ioapic.read(at.offset, at.width);
+        };
+        let value = self.wires.pic.read(port);
+        self.wires.sync_pic(host);
+        value.into()
     }
 
     fn write_part(&mut self, id: Id, at: Register, value: u64, host: &mut impl PcHost) {
