@@ -5,7 +5,8 @@
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
+#[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the image alone"))]
 mod heap;
 #[cfg(target_os = "none")]
 mod start;
