@@ -121,12 +121,22 @@ fn alarm(report: &mut Report, modes: u8) {
 }
 
 /// Without an acknowledge in register C there is no second interrupt, and flags are set without being enabled.
+///
+/// The periodic flag comes back within a millisecond, so the reads count only if nobody held the processor up in between.
 fn polled(report: &mut Report) {
-    read(C);
+    const SOON: u64 = 400;
+    const ATTEMPTS: usize = 20;
     me().clear();
-    delay(10_000);
-    let first = read(C);
-    let second = read(C);
+    let (mut first, mut second) = (0, 0);
+    for _ in 0..ATTEMPTS {
+        read(C);
+        delay(10_000);
+        let start = time_stamp();
+        (first, second) = (read(C), read(C));
+        if micros(time_stamp() - start) < SOON {
+            break;
+        }
+    }
     let good = first & 0xc0 == 0x40 && second & 0xc0 == 0 && me().total() == 0;
     report.check("rtc, flags without interrupts", good, format_args!("c {first:#x}, then {second:#x}"));
 }
