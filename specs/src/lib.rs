@@ -10,9 +10,12 @@
 pub mod acpi;
 pub mod apic;
 pub mod cpuid;
+pub mod ghcb;
 pub mod linux_boot;
 pub mod msr;
 pub mod multiboot;
 pub mod pci;
 pub mod pvh;
+pub mod sev;
 pub mod svm;
+pub mod vmsa;
