@@ -15,7 +15,7 @@ use crate::failure::{Failure, Result, status};
 use crate::say;
 
 /// The programs and libraries that are built for the bare-metal target.
-const BARE_METAL: [&str; 13] = [
+const BARE_METAL: [&str; 14] = [
     "devices",
     "guests",
     "image-abi",
@@ -24,6 +24,7 @@ const BARE_METAL: [&str; 13] = [
     "platform",
     "platform-native",
     "reference-host",
+    "snp-host",
     "snp-model",
     "specs",
     "svm",

@@ -18,11 +18,12 @@ const PLATFORM_WORDS: [&str; 9] = ["native", "snp", "tdx", "tdcall", "tdvmcall",
 const PLATFORM_NAMES: [&str; 5] = ["svm", "sev", "vmx", "platform_svm", "platform_vmx"];
 
 /// Crates without any unsafe code.
-const FORBID_UNSAFE: [&str; 9] = [
+const FORBID_UNSAFE: [&str; 10] = [
     "devices",
     "igvm-tools",
     "image-abi",
     "platform",
+    "snp-host",
     "snp-model",
     "specs",
     "vc-handlers",

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a host does for an SEV-SNP guest: the GHCB protocols with KVM's answers, page states, processors.
+//!
+//! Follows the GHCB specification as Linux's arch/x86/kvm/svm/sev.c implements it. The guest is hostile here: every value
+//! from it is copied once, checked, and bounds no loop by itself. The host is not trusted either, so it gets no more than
+//! hardware would give it: [`Hardware`] is everything, and no method of it reaches a private page or a VMSA.
+//!
+//! ```compile_fail,E0599
+//! fn host(hardware: &mut impl snp_host::Hardware) { hardware.read_private(0, &mut [0; 8]); }
+//! ```
+//! ```compile_fail,E0599
+//! fn host(hardware: &mut impl snp_host::Hardware) { hardware.vmsa(0).rip = 0; }
+//! ```
+//!
+//! One idea a module: [`ghcb`] the page as bytes, [`msr_protocol`], [`exits`] the page protocol, [`page_state`].
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod exits;
+pub mod ghcb;
+pub mod msr_protocol;
+pub mod page_state;
+#[cfg(test)]
+mod testing;
+
+use specs::ghcb::feature;
+use specs::sev::VMPLS;
+
+/// The most virtual processors.
+pub const PROCESSORS: usize = 64;
+
+/// An access to memory that is not the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotShared;
+
+/// The processor's side of the fence: what it lets a host do.
+pub trait Hardware {
+    /// RMPUPDATE of the page at a guest-physical address: to the guest, or back. The result is the instruction's code.
+    fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32;
+    /// PSMASH.
+    fn psmash(&mut self, gpa: u64) -> u32;
+    /// Whether the address is RAM of the guest's.
+    fn is_ram(&self, gpa: u64, bytes: u64) -> bool;
+    /// Copies from pages that are the host's.
+    fn read_shared(&mut self, gpa: u64, into: &mut [u8]) -> Result<(), NotShared>;
+    /// Copies to pages that are the host's.
+    fn write_shared(&mut self, gpa: u64, from: &[u8]) -> Result<(), NotShared>;
+}
+
+/// The machine's devices.
+pub trait Devices {
+    /// IN of 1, 2 or 4 bytes.
+    fn port_read(&mut self, port: u16, bytes: u8) -> u32;
+    /// OUT.
+    fn port_write(&mut self, port: u16, bytes: u8, value: u32);
+    /// A read of 1, 2, 4 or 8 bytes of emulated memory.
+    fn memory_read(&mut self, gpa: u64, bytes: u8) -> u64;
+    /// A write.
+    fn memory_write(&mut self, gpa: u64, bytes: u8, value: u64);
+    /// CPUID as this host answers it: EAX to EDX.
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4];
+    /// RDMSR; `None` is a #GP.
+    fn msr_read(&mut self, msr: u32) -> Option<u64>;
+    /// WRMSR; false is a #GP.
+    fn msr_write(&mut self, msr: u32, value: u64) -> bool;
+    /// SNP_GUEST_REQUEST: hands a guest's message to the firmware. `None`: there is none here. Otherwise its status, and
+    /// the response if that is 0.
+    fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32>;
+}
+
+/// What follows from a VMGEXIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The guest goes on.
+    Resume,
+    /// The processor sleeps until something wakes it, and then goes on.
+    Halt,
+    /// The processor waits for a start-up by another one.
+    Hold,
+    /// The guest gives up: reason set and code.
+    Terminate(u8, u8),
+    /// Another VMPL of this processor runs.
+    Run(u8),
+    /// A processor gets a VMSA.
+    Create(Creation),
+}
+
+/// SNP AP creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// Of the processor.
+    pub apic_id: u32,
+    /// Of the VMSA.
+    pub vmpl: u8,
+    /// Where the VMSA is; `None` destroys.
+    pub vmsa: Option<u64>,
+    /// Start at once, or at the next INIT.
+    pub at_once: bool,
+}
+
+/// What the host keeps for each processor and VMPL.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context {
+    /// Where the guest has registered its GHCB.
+    pub registered: Option<u64>,
+    /// DR7, as the guest last wrote it through the host.
+    pub dr7: u64,
+}
+
+/// The host.
+pub struct Host {
+    /// Where the C-bit is.
+    c_bit: u8,
+    /// What it says that it can do: bits of `specs::ghcb::feature`.
+    features: u64,
+    contexts: [[Context; VMPLS]; PROCESSORS],
+}
+
+/// Versions of the GHCB protocol.
+pub(crate) const VERSIONS: core::ops::RangeInclusive<u64> = 1..=2;
+
+impl Host {
+    /// A host like KVM.
+    pub const fn new(c_bit: u8) -> Self {
+        let none = Context { registered: None, dr7: 0x400 };
+        Self { c_bit, features: feature::SNP, contexts: [[none; VMPLS]; PROCESSORS] }
+    }
+
+    /// The GHCB MSR's value at a processor's reset.
+    pub const fn initial_msr(&self) -> u64 {
+        msr_protocol::sev_info(self.c_bit)
+    }
+
+    pub(crate) fn context(&mut self, processor: u32, vmpl: u8) -> Option<&mut Context> {
+        self.contexts.get_mut(usize::try_from(processor).ok()?)?.get_mut(usize::from(vmpl))
+    }
+
+    /// A VMGEXIT. `msr` is the GHCB MSR, which may be answered in.
+    pub fn vmgexit(
+        &mut self,
+        processor: u32,
+        vmpl: u8,
+        msr: &mut u64,
+        hardware: &mut impl Hardware,
+        devices: &mut impl Devices,
+    ) -> Action {
+        if *msr & specs::ghcb::msr::FUNCTION == specs::ghcb::msr::GPA {
+            exits::handle(self, processor, vmpl, *msr, hardware, devices)
+        } else {
+            msr_protocol::handle(self, processor, vmpl, msr, hardware, devices)
+        }
+    }
+}
