@@ -15,7 +15,7 @@ use crate::failure::{Failure, Result, status};
 use crate::say;
 
 /// The programs and libraries that are built for the bare-metal target.
-const BARE_METAL: [&str; 14] = [
+const BARE_METAL: &[&str] = &[
     "devices",
     "guests",
     "image-abi",
@@ -26,6 +26,7 @@ const BARE_METAL: [&str; 14] = [
     "reference-host",
     "snp-host",
     "snp-model",
+    "snp-psp",
     "specs",
     "svm",
     "vc-handlers",

@@ -18,13 +18,14 @@ const PLATFORM_WORDS: [&str; 9] = ["native", "snp", "tdx", "tdcall", "tdvmcall",
 const PLATFORM_NAMES: [&str; 5] = ["svm", "sev", "vmx", "platform_svm", "platform_vmx"];
 
 /// Crates without any unsafe code.
-const FORBID_UNSAFE: [&str; 10] = [
+const FORBID_UNSAFE: &[&str] = &[
     "devices",
     "igvm-tools",
     "image-abi",
     "platform",
     "snp-host",
     "snp-model",
+    "snp-psp",
     "specs",
     "vc-handlers",
     "vmm-interface",
