@@ -2,7 +2,8 @@
 //! **A TEST chain. Its private keys are public. Nothing may trust it unless it was told to.**
 //!
 //! ARK, ASK and VCEK as the Key Distribution Service hands them out for a Milan chip: the same key types, signatures,
-//! names and extensions, but for the organisation, which says what it is. `test-chain/README.md` tells more.
+//! names and extensions, but for the organisation, which says what it is. `tests/test_chain.rs` makes the certificates
+//! from the keys, bit for bit; `test-chain/README.md` tells how the keys came to be.
 
 use crate::platform::{Chip, ChipKeys, Product, Tcb};
 
