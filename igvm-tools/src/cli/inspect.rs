@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `igvm-tools inspect`.
+
+use super::{about, print};
+use clap::Args;
+use igvm_tools::{Error, inspect};
+use std::path::PathBuf;
+
+/// Shows what is in an IGVM file, whoever built it: headers, pages, memory map, sizes.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The IGVM file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    let inspection = inspect::inspect_file(&options.file)?;
+    if options.json {
+        return print(format_args!("{:#}", about(&options.file, inspection.to_json())));
+    }
+    print(format_args!("{}\n{}", options.file.display(), inspection.to_string().trim_end()))
+}
