@@ -9,9 +9,10 @@
 use crate::PAGE;
 use crate::error::{Error, Flaw, ensure};
 use igvm_defs::{
-    IGVM_FIXED_HEADER, IGVM_MAGIC_VALUE, IGVM_VHS_ERROR_RANGE, IGVM_VHS_PAGE_DATA, IGVM_VHS_PARAMETER,
-    IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SUPPORTED_PLATFORM,
-    IGVM_VHS_VARIABLE_HEADER, IGVM_VHS_VP_CONTEXT, IgvmVariableHeaderType as Type,
+    IGVM_FIXED_HEADER, IGVM_MAGIC_VALUE, IGVM_VHS_ERROR_RANGE, IGVM_VHS_GUEST_POLICY, IGVM_VHS_PAGE_DATA,
+    IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY,
+    IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VARIABLE_HEADER, IGVM_VHS_VP_CONTEXT,
+    IgvmVariableHeaderType as Type,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,6 +43,10 @@ pub enum Content {
     RequiredMemory(IGVM_VHS_REQUIRED_MEMORY),
     /// Pages for error reports.
     ErrorRange(IGVM_VHS_ERROR_RANGE),
+    /// What the guest's owner allows; its bits depend on the platform.
+    GuestPolicy(IGVM_VHS_GUEST_POLICY),
+    /// A signed launch digest for SNP; the header says the rest.
+    SnpIdBlock,
     /// A header that is counted but not looked into.
     Other,
 }
@@ -178,6 +183,11 @@ fn variable_header(file: &File<'_>, offset: usize) -> Result<Header, Flaw> {
             Content::RequiredMemory(memory)
         }
         Type::IGVM_VHT_ERROR_RANGE => Content::ErrorRange(at.structure(body)?),
+        Type::IGVM_VHT_GUEST_POLICY => Content::GuestPolicy(at.structure(body)?),
+        Type::IGVM_VHT_SNP_ID_BLOCK => {
+            at.structure::<IGVM_VHS_SNP_ID_BLOCK>(body)?;
+            Content::SnpIdBlock
+        }
         _ if is_parameter(kind) => Content::Parameter(at.structure(body)?),
         _ => {
             ensure!(
@@ -391,6 +401,27 @@ impl<'a> File<'a> {
         let start = offset as usize;
         let end = start.checked_add(usize::try_from(bytes).ok()?)?;
         if offset == 0 { None } else { self.bytes.get(start..end) }
+    }
+
+    /// What the guest's owner allows on the platforms of a mask.
+    pub fn guest_policy(&self, mask: u32) -> Option<u64> {
+        self.headers.iter().find_map(|header| match header.content {
+            Content::GuestPolicy(policy) if policy.compatibility_mask & mask != 0 => Some(policy.policy),
+            _ => None,
+        })
+    }
+
+    /// The ID block for the platforms of a mask.
+    pub fn snp_id_block(&self, mask: u32) -> Option<IGVM_VHS_SNP_ID_BLOCK> {
+        let blocks = self.headers.iter().filter(|header| matches!(header.content, Content::SnpIdBlock));
+        let read = |header: &Header| IGVM_VHS_SNP_ID_BLOCK::read_from_prefix(self.body(header)).ok();
+        blocks.filter_map(read).map(|(block, _)| block).find(|block| block.compatibility_mask & mask != 0)
+    }
+
+    /// A variable header without its type and length, with its padding.
+    pub(crate) fn body(&self, header: &Header) -> &'a [u8] {
+        let start = header.offset + size_of::<IGVM_VHS_VARIABLE_HEADER>();
+        self.bytes.get(start..header.offset + header.bytes).unwrap_or_default()
     }
 
     /// How long the file is.

@@ -126,8 +126,9 @@ pub(crate) fn examine(file: &File<'_>) -> Result<Inspection, Flaw> {
     })
 }
 
-fn platforms(file: &File<'_>) -> Vec<PlatformHeader> {
-    let name = |kind| match kind {
+/// A platform in words; the number if it has none.
+pub(crate) fn platform_name(kind: IgvmPlatformType) -> String {
+    match kind {
         IgvmPlatformType::NATIVE => "native".to_owned(),
         IgvmPlatformType::VSM_ISOLATION => "vsm-isolation".to_owned(),
         IgvmPlatformType::SEV_SNP => "snp".to_owned(),
@@ -136,10 +137,13 @@ fn platforms(file: &File<'_>) -> Vec<PlatformHeader> {
         IgvmPlatformType::SEV_ES => "sev-es".to_owned(),
         IgvmPlatformType::CCA => "cca".to_owned(),
         IgvmPlatformType(other) => format!("{other:#x}"),
-    };
+    }
+}
+
+fn platforms(file: &File<'_>) -> Vec<PlatformHeader> {
     file.platforms()
         .map(|platform| PlatformHeader {
-            name: name(platform.platform_type),
+            name: platform_name(platform.platform_type),
             mask: platform.compatibility_mask,
             version: platform.platform_version,
             shared_gpa_boundary: platform.shared_gpa_boundary,

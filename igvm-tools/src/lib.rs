@@ -3,7 +3,7 @@
 //!
 //! [`build()`] turns the paravisor's ELF, a payload and a policy into one IGVM file; everything that can be decided before
 //! launch is decided here, so that the image starts with its page tables, stack and permissions in place. [`inspect()`]
-//! takes any IGVM file apart. The file format is that of the `igvm_defs` crate; what a loader other than our own accepts
+//! takes any IGVM file apart, [`measure()`] computes what SEV-SNP and TDX would measure at its launch. The file format is that of the `igvm_defs` crate; what a loader other than our own accepts
 //! is QEMU's backends/igvm.c (10.2).
 //!
 //! Whoever wrote the files that come in here may be hostile: kernels, RAM disks and images are checked field by field,
@@ -21,10 +21,15 @@ pub mod file;
 mod fixture;
 mod input;
 pub mod inspect;
+mod launch;
+#[cfg(test)]
+mod launch_fixture;
 mod layout;
+pub mod measure;
 pub mod page_tables;
 mod paravisor;
 mod payload;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +38,7 @@ pub use config::Config;
 pub use error::{Error, Kind};
 pub use input::write_atomically;
 pub use inspect::{Inspection, inspect};
+pub use measure::{Measurements, measure};
 
 /// The unit of everything in an image.
 pub(crate) const PAGE: u64 = 4096;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command `igvm-tools`: builds and inspects IGVM images.
+//! The command `igvm-tools`: builds, inspects and measures IGVM images.
 //!
 //! Results go to stdout, errors to stderr in one line. Statuses: 0, 64 for usage and missing files, 65 for bad data.
 
@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use igvm_tools::Error;
 use std::process::ExitCode;
 
-/// Builds and inspects IGVM images.
+/// Builds, inspects and measures IGVM images.
 #[derive(Parser)]
 #[command(name = "igvm-tools", version)]
 struct Cli {
@@ -23,6 +23,7 @@ struct Cli {
 enum Verb {
     Build(cli::build::Options),
     Inspect(cli::inspect::Options),
+    Measure(cli::measure::Options),
 }
 
 /// The status of bad usage, as in sysexits.h.
@@ -46,6 +47,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
     match verb {
         Verb::Build(options) => cli::build::run(options)?,
         Verb::Inspect(options) => cli::inspect::run(&options)?,
+        Verb::Measure(options) => cli::measure::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

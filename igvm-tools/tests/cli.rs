@@ -73,6 +73,18 @@ fn build_writes_an_image_that_inspect_reads() {
 }
 
 #[test]
+fn measure_says_that_nobody_measures_a_native_image() {
+    let folder = Folder::new("measure");
+    assert!(folder.run(&BUILD).status.success());
+    let text = folder.run(&["measure", "out.igvm"]);
+    assert_eq!(String::from_utf8(text.stdout).unwrap(), "out.igvm\nnative, mask 0x1: not measured\n");
+    let json: serde_json::Value =
+        serde_json::from_slice(&folder.run(&["measure", "--json", "out.igvm"]).stdout).unwrap();
+    assert_eq!(json["measurements"][0]["measured"], false);
+    assert!(folder.refused(&["measure", "p.elf"], 65).contains("p.elf: not an IGVM file"));
+}
+
+#[test]
 fn two_folders_give_the_same_image_and_report() {
     let (one, other) = (Folder::new("one"), Folder::new("other/deeper"));
     for folder in [&one, &other] {

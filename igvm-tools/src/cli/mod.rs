@@ -3,6 +3,7 @@
 
 pub(crate) mod build;
 pub(crate) mod inspect;
+pub(crate) mod measure;
 
 use igvm_tools::Error;
 use serde_json::{Value, json};

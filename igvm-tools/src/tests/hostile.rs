@@ -8,15 +8,8 @@ fn image() -> Vec<u8> {
     Inputs::linux().build().unwrap().bytes
 }
 
-/// Corrects the checksum of a version 2 file, so that what lies behind it is reached.
 fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let end = (word(8) + word(12)).min(bytes.len());
-    bytes[20..24].fill(0);
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..end]);
-    let checksum = hasher.finalize();
-    bytes[20..24].copy_from_slice(&checksum.to_le_bytes());
+    crate::launch_fixture::seal(&mut bytes);
     bytes
 }
 
@@ -133,6 +126,26 @@ fn damaged_images_never_make_inspection_panic() {
         if let Ok(inspection) = inspect(Path::new("x"), &damaged) {
             survived += 1;
             let _ = (inspection.to_string(), inspection.to_json());
+        }
+    }
+    assert!(survived > 0);
+}
+
+#[test]
+fn damaged_images_never_make_measurement_panic() {
+    let (bytes, mut numbers) = (crate::launch_fixture::every_kind().bytes(), Numbers(3));
+    let head = file::read(&bytes).unwrap().data_start;
+    let mut survived = 0;
+    for _ in 0..2_000 {
+        let mut damaged = numbers.damage(&bytes, head);
+        let length = (damaged.len() as u32).to_le_bytes();
+        if damaged.len() >= 32 {
+            damaged[16..20].copy_from_slice(&length);
+            damaged = resealed(damaged);
+        }
+        if let Ok(measurements) = crate::measure(Path::new("x"), &damaged) {
+            survived += 1;
+            let _ = (measurements.to_string(), measurements.to_json());
         }
     }
     assert!(survived > 0);
