@@ -151,6 +151,16 @@ fn checksum(bytes: &[u8], start: usize, end: usize) -> u32 {
     hasher.finalize()
 }
 
+/// Corrects the checksum of a file whose headers were changed. What is no IGVM file stays as it is.
+pub fn seal(bytes: &mut [u8]) {
+    let Ok((header, _)) = IGVM_FIXED_HEADER::read_from_prefix(bytes) else { return };
+    let start = header.variable_header_offset as usize;
+    let sum = checksum(bytes, start, start.saturating_add(header.variable_header_size as usize));
+    if let Some(field) = bytes.get_mut(20..24) {
+        field.copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
 fn variable_header(file: &File<'_>, offset: usize) -> Result<Header, Flaw> {
     let rest = file.bytes.get(offset..file.data_start).unwrap_or_default();
     let Ok((IGVM_VHS_VARIABLE_HEADER { typ, length }, body)) = IGVM_VHS_VARIABLE_HEADER::read_from_prefix(rest) else {

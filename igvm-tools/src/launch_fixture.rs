@@ -16,18 +16,6 @@ pub(crate) const BOTH: u32 = 3;
 /// ABI 1.51, SMT allowed, the bit that must be set.
 pub(crate) const SNP_POLICY: u64 = 0x3_0133;
 
-/// Corrects the checksum of a patched file, so that what lies behind it is reached.
-pub(crate) fn seal(bytes: &mut [u8]) {
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let end = (word(8) + word(12)).min(bytes.len());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..20]);
-    hasher.update(&[0; 4]);
-    hasher.update(&bytes[24..end]);
-    let checksum = hasher.finalize();
-    bytes[20..24].copy_from_slice(&checksum.to_le_bytes());
-}
-
 /// What an image is made of.
 #[derive(Clone)]
 pub(crate) struct Launch {

@@ -157,8 +157,8 @@ impl Snp {
     }
 }
 
-/// SHA-384.
-pub(crate) fn sha384(bytes: &[u8]) -> Digest {
+/// SHA-384, by the library that measurements use.
+pub fn sha384(bytes: &[u8]) -> Digest {
     to_array(&ring::digest::digest(&ring::digest::SHA384, bytes))
 }
 

@@ -9,6 +9,7 @@ mod exits;
 mod figure;
 mod idle;
 mod machine;
+mod measure;
 mod memory;
 mod plot;
 
@@ -30,9 +31,10 @@ enum Suite {
     Memory,
     Idle,
     Clock,
+    Measure,
 }
 
-const ALL: [Suite; 5] = [Suite::Exits, Suite::Boot, Suite::Memory, Suite::Idle, Suite::Clock];
+const ALL: [Suite; 6] = [Suite::Exits, Suite::Boot, Suite::Memory, Suite::Idle, Suite::Clock, Suite::Measure];
 
 #[derive(Default)]
 struct Options {
@@ -55,7 +57,8 @@ impl Options {
                     Some("memory") => Suite::Memory,
                     Some("idle") => Suite::Idle,
                     Some("clock") => Suite::Clock,
-                    _ => return Err(Failure::usage("bench: there are exits, boot, memory, idle and clock")),
+                    Some("measure") => Suite::Measure,
+                    _ => return Err(Failure::usage("bench: there are exits, boot, memory, idle, clock and measure")),
                 }),
                 Long("json") => set(&mut options.json, "json", options::path(&mut parser)?)?,
                 Long("plot") => set(&mut options.plot, "plot", options::path(&mut parser)?)?,
@@ -93,6 +96,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
             Suite::Memory => memory::measure(&bench, &mut figures),
             Suite::Idle => idle::measure_idle(&bench, &mut figures),
             Suite::Clock => idle::measure_clock(&bench, &mut figures),
+            Suite::Measure => measure::measure(exit_pairs, &mut figures),
         };
         if let Err(failure) = measured {
             // What the others find is worth having all the same, unless the user has had enough.

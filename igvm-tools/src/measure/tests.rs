@@ -2,9 +2,8 @@
 //! Claims about measurements, against other people's programs.
 
 use super::*;
-use crate::launch_fixture::{
-    self as fixture, Launch, SNP_MASK, TDX_MASK, every_kind, page, page_with, pattern, seal, vmsa,
-};
+use crate::file::seal;
+use crate::launch_fixture::{self as fixture, Launch, SNP_MASK, TDX_MASK, every_kind, page, page_with, pattern, vmsa};
 use igvm::IgvmDirectiveHeader;
 use igvm::measurement::{generate_snp_measurement, generate_tdx_measurement};
 use igvm_defs::{IgvmPageDataFlags, IgvmPageDataType};

@@ -9,7 +9,7 @@ fn image() -> Vec<u8> {
 }
 
 fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
-    crate::launch_fixture::seal(&mut bytes);
+    file::seal(&mut bytes);
     bytes
 }
 
