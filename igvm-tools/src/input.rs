@@ -4,7 +4,7 @@
 use crate::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The largest file that is read. Nothing larger fits below `image_abi::PAYLOAD_LIMIT` with room to unpack it.
 pub(crate) const LIMIT: u64 = 1 << 30;
@@ -18,8 +18,34 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 /// Reads a whole IGVM file.
-pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
+pub fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
     read_at_most(path, IMAGE_LIMIT)
+}
+
+/// Reads a whole file unless it is larger than `limit`.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    let metadata = fs::metadata(path).map_err(|error| Error::file(path, describe(&error)))?;
+    if metadata.len() > limit { Ok(None) } else { read_at_most(path, limit).map(Some) }
+}
+
+/// The regular files of a folder, by name.
+pub(crate) fn files_of(folder: &Path, limit: usize) -> Result<Vec<PathBuf>, Error> {
+    let unreadable = |error: io::Error| Error::file(folder, describe(&error));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+        if files.len() > limit {
+            return Err(Error::file(
+                folder,
+                format_args!("more than {limit} files, expected a folder of certificates"),
+            ));
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {

@@ -3,7 +3,8 @@
 //!
 //! [`build()`] turns the paravisor's ELF, a payload and a policy into one IGVM file; everything that can be decided before
 //! launch is decided here, so that the image starts with its page tables, stack and permissions in place. [`inspect()`]
-//! takes any IGVM file apart, [`measure()`] computes what SEV-SNP and TDX would measure at its launch. The file format is that of the `igvm_defs` crate; what a loader other than our own accepts
+//! takes any IGVM file apart, [`measure()`] computes what SEV-SNP and TDX would measure at its launch, and
+//! [`verify()`] holds what a guest attests against that. The file format is that of the `igvm_defs` crate; what a loader other than our own accepts
 //! is QEMU's backends/igvm.c (10.2).
 //!
 //! Whoever wrote the files that come in here may be hostile: kernels, RAM disks and images are checked field by field,
@@ -19,7 +20,8 @@ mod error;
 pub mod file;
 #[cfg(test)]
 mod fixture;
-mod input;
+mod id_block;
+pub mod input;
 pub mod inspect;
 mod launch;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod payload;
 mod policy;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 pub use build::{Image, ImageSpec, Platform, build};
 pub use config::Config;
@@ -39,6 +42,7 @@ pub use error::{Error, Kind};
 pub use input::write_atomically;
 pub use inspect::{Inspection, inspect};
 pub use measure::{Measurements, measure};
+pub use verify::verify;
 
 /// The unit of everything in an image.
 pub(crate) const PAGE: u64 = 4096;

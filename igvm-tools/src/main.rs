@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command `igvm-tools`: builds, inspects and measures IGVM images.
+//! The command `igvm-tools`: builds, inspects, measures and verifies IGVM images.
 //!
-//! Results go to stdout, errors to stderr in one line. Statuses: 0, 64 for usage and missing files, 65 for bad data.
+//! Results go to stdout, errors to stderr in one line. Statuses: 0, 1 for a negative answer
+//! (evidence that is refused), 64 for usage and missing files, 65 for bad data.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand};
 use igvm_tools::Error;
 use std::process::ExitCode;
 
-/// Builds, inspects and measures IGVM images.
+/// Builds, inspects, measures and verifies IGVM images.
 #[derive(Parser)]
 #[command(name = "igvm-tools", version)]
 struct Cli {
@@ -24,6 +25,7 @@ enum Verb {
     Build(cli::build::Options),
     Inspect(cli::inspect::Options),
     Measure(cli::measure::Options),
+    Verify(cli::verify::Options),
 }
 
 /// The status of bad usage, as in sysexits.h.
@@ -48,6 +50,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Build(options) => cli::build::run(options)?,
         Verb::Inspect(options) => cli::inspect::run(&options)?,
         Verb::Measure(options) => cli::measure::run(&options)?,
+        Verb::Verify(options) => return cli::verify::run(&options),
     }
     Ok(ExitCode::SUCCESS)
 }

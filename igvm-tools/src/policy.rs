@@ -36,6 +36,20 @@ pub(crate) const SNP: Format = Format {
 pub(crate) const TDX: Format =
     Format { bits: &[("debug", 0), ("sept_ve_disable", 1), ("migratable", 2)], fixed: None, version: false };
 
+/// TDXABI, ATTRIBUTES of a TD.
+pub(crate) const TDX_ATTRIBUTES: Format = Format {
+    bits: &[
+        ("debug", 0),
+        ("sept_ve_disable", 28),
+        ("migratable", 29),
+        ("pks", 30),
+        ("key_locker", 31),
+        ("perfmon", 63),
+    ],
+    fixed: None,
+    version: false,
+};
+
 impl Format {
     /// The names of the bits that are set, and what else differs from zero.
     fn rest(&self, policy: u64) -> u64 {

@@ -85,6 +85,29 @@ fn measure_says_that_nobody_measures_a_native_image() {
 }
 
 #[test]
+fn verify_answers_no_with_1_and_bad_evidence_with_65() {
+    let folder = Folder::new("verify");
+    assert!(folder.run(&BUILD).status.success());
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    fs::copy(vectors.join("milan/report.bin"), folder.0.join("report.bin")).unwrap();
+    let message = folder.refused(&["verify", "p.elf", "--image", "out.igvm"], 65);
+    assert!(message.contains("p.elf: 121 bytes, expected an SNP report"), "{message}");
+    let message = folder.refused(&["verify", "report.bin", "--image", "out.igvm"], 65);
+    assert!(message.contains("out.igvm: not an image for snp"), "{message}");
+    let both = ["verify", "report.bin", "--image", "out.igvm", "--certs", ".", "--no-signature"];
+    folder.refused(&both, 64);
+    folder.refused(&["verify", "report.bin", "--image", "out.igvm", "--vmpl", "4"], 64);
+    folder.refused(&["verify", "report.bin", "--image", "out.igvm", "--report-data", "xy"], 64);
+    // The test chain did not sign it: nothing else is said then.
+    let (certs, root) = (vectors.join("rsa"), vectors.join("rsa/ark.pem"));
+    let options = ["--certs", certs.to_str().unwrap(), "--root", root.to_str().unwrap()];
+    let output = folder.run(&[&["verify", "report.bin", "--image", "out.igvm"], &options[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.ends_with("REFUSED: signature\n"), "{text}");
+}
+
+#[test]
 fn two_folders_give_the_same_image_and_report() {
     let (one, other) = (Folder::new("one"), Folder::new("other/deeper"));
     for folder in [&one, &other] {

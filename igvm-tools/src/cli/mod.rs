@@ -4,6 +4,7 @@
 pub(crate) mod build;
 pub(crate) mod inspect;
 pub(crate) mod measure;
+pub(crate) mod verify;
 
 use igvm_tools::Error;
 use serde_json::{Value, json};
