@@ -132,7 +132,9 @@ impl Format {
         match self {
             // Bits 20:13 of a 4 MiB entry are address bits 39:32.
             Self::Legacy { .. } => (level == 2 && leaf) as u64 * (1 << 21),
-            Self::Pae if level == 3 => ADDRESS_RESERVED | 0xfff << 52 | 0x1e6,
+            // Bit 5 is reserved too, but QEMU 7.2 keeps an accessed bit there, and sets it. A processor looks at these
+            // entries only when CR3 is loaded.
+            Self::Pae if level == 3 => ADDRESS_RESERVED | 0xfff << 52 | 0x1c6,
             Self::Pae => ADDRESS_RESERVED | 0x7ff << 52 | no_execute | Self::large_reserved(level, leaf),
             Self::Long { .. } => {
                 let top = if level >= 4 { entry::LARGE } else { 0 };

@@ -226,6 +226,17 @@ fn pae_tables_have_a_top_level_without_rights() {
     assert_eq!(tables.at(0xfee0_0123, Intent::Read), Err(9));
 }
 
+/// QEMU 7.2 sets an accessed bit at the top, and a 32-bit guest got a page fault at its first access to a device.
+#[test]
+fn pae_tables_may_have_an_accessed_bit_at_the_top() {
+    let memory = FakeMemory::new(0, 0x10000);
+    let system = SystemRegisters { cr0: 0x8001_0011, cr3: 0x1020, cr4: 0x20, ..Default::default() };
+    let tables = Tables { memory, system };
+    tables.memory.put(0x1020 + 8 * 3, &(0x2000_u64 | A | P).to_le_bytes());
+    tables.memory.put(0x2000 + 8 * 0x1f7, &(0xfee0_0000_u64 | PS | W | P).to_le_bytes());
+    assert_eq!(tables.at(0xfee0_00b0, Intent::Write), Ok(Gpa(0xfee0_00b0)));
+}
+
 #[test]
 fn tables_outside_memory_read_as_reserved() {
     let mut tables = Tables::long([P | W | U; 4]);
