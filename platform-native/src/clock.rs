@@ -42,6 +42,12 @@ impl TscClock {
         Some(Self { origin, hz, nanos_per_tick })
     }
 
+    /// A clock for tests, which has just begun.
+    #[cfg(test)]
+    pub(crate) fn of_hz(hz: u64) -> Self {
+        Self::new(tsc(), hz).unwrap()
+    }
+
     /// What the hardware adds to its TSC for the guest.
     pub(crate) const fn guest_offset(&self) -> u64 {
         self.origin.wrapping_neg()

@@ -26,7 +26,10 @@ use crate::vector;
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_NT: u64 = 1 << 14;
 const RFLAGS_RF: u64 = 1 << 16;
+const RFLAGS_VM: u64 = 1 << 17;
+const EFER_LMA: u64 = 1 << 10;
 const EFER_SVME: u64 = 1 << 12;
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// XCR0: SSE and AVX state, both of which the YMM registers need (APM vol. 2, 11.5.2).
@@ -39,6 +42,9 @@ const INTERCEPT_DEBUG: u32 = 1 << 1;
 const INTERCEPT_CR8_WRITE: u32 = 1 << (16 + 8);
 /// #DB.
 const DEBUG_VECTOR: u64 = 1;
+
+/// How soon, in nanoseconds, an NMI looks again whether a return to another task is over.
+const TASK_RETURN: u64 = 50_000;
 
 /// The guest's only address-space identifier: there is one guest.
 const ASID: u32 = 1;
@@ -70,6 +76,8 @@ pub struct NativeCpu {
     /// An NMI is being handled; IRET ends that.
     nmi_blocked: bool,
     step: Option<Step>,
+    /// An NMI handler is about to return to another task, from this RIP.
+    task_return: Option<u64>,
     /// RIP at the last exit that said that the guest's state is invalid.
     refused: Option<u64>,
     /// The guest's bits of [`MIRRORED`], which Parados's own CR4 shows as well; all ones before the first entry.
@@ -109,6 +117,7 @@ impl NativeCpu {
             nmi_window: false,
             nmi_blocked: false,
             step: None,
+            task_return: None,
             refused: None,
             mirrored: u64::MAX,
             code_page: None,
@@ -251,6 +260,9 @@ impl NativeCpu {
             self.requeue(int_info);
         }
         let rip = self.saved().rip;
+        if self.task_return.is_some_and(|from| from != rip) {
+            self.task_return = None;
+        }
         if state & SHADOW != 0 {
             self.shadow = Some(rip);
         }
@@ -314,11 +326,18 @@ impl NativeCpu {
     }
 
     /// The guest is about to return from an NMI: one instruction later NMIs are open again.
+    ///
+    /// A return to another task (APM vol. 2, 12.4.3) is not stepped: it would leave the trap flag in the segment of the task
+    /// that it leaves, whose next NMI would begin with a #DB. There, NMIs are open after the next exit from elsewhere.
     #[cold]
     fn iret(&mut self) -> Exit {
         self.nmi_blocked = false;
         self.control_mut().intercept_misc1 &= !Misc1::IRET.bits();
-        self.begin_step();
+        if returns_to_another_task(self.saved().rflags, self.saved().efer) {
+            self.task_return = Some(self.saved().rip);
+        } else {
+            self.begin_step();
+        }
         // Nothing to handle: the run loop enters again, and the step's trap opens the window.
         Exit { reason: ExitReason::InterruptWindow, next_rip: 0 }
     }
@@ -340,6 +359,11 @@ impl NativeCpu {
             SegmentRegister::Tr => &mut save.tr,
         }
     }
+}
+
+/// Whether an IRET goes back to the task that the NT flag tells of; long mode has no such thing.
+const fn returns_to_another_task(rflags: u64, efer: u64) -> bool {
+    rflags & (RFLAGS_NT | RFLAGS_VM) == RFLAGS_NT && efer & EFER_LMA == 0
 }
 
 impl GuestCpu for NativeCpu {
@@ -588,7 +612,7 @@ impl GuestCpu for NativeCpu {
         InjectionState {
             queued,
             interrupts: open && self.saved().rflags & RFLAGS_IF != 0,
-            nmi: open && !self.nmi_blocked,
+            nmi: open && !self.nmi_blocked && self.task_return.is_none(),
         }
     }
 
@@ -648,6 +672,7 @@ impl GuestCpu for NativeCpu {
 
     fn restore(&mut self, state: &VcpuState) {
         (self.shadow, self.step, self.nmi_blocked, self.nmi_window) = (None, None, false, false);
+        self.task_return = None;
         self.window = None;
         self.update_window();
         let control = self.control_mut();
@@ -676,3 +701,16 @@ impl GuestCpu for NativeCpu {
         self.load_live_state();
     }
 }
+
+impl NativeCpu {
+    /// The deadline for the timer: an NMI that waits for a return to another task wants an exit soon.
+    pub(crate) fn timer_deadline(&self, deadline: Instant) -> Instant {
+        if self.task_return.is_some() && self.nmi_window {
+            return deadline.min(self.native.now().after(TASK_RETURN));
+        }
+        deadline
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -158,6 +158,10 @@ impl Native {
         self.has_xsave
     }
 
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -208,6 +212,7 @@ impl Platform for Native {
 
 impl Timer for NativeCpu {
     fn arm(&mut self, deadline: Instant) {
+        let deadline = self.timer_deadline(deadline);
         if self.armed == Some(deadline) {
             return;
         }

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What becomes of an exit, on a VMCB that no processor runs.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use platform::RamMap;
+use zerocopy::FromZeros;
+
+use super::*;
+use crate::clock::TscClock;
+use crate::interrupts::DescriptorTable as InterruptTable;
+use crate::machine::Parts;
+use crate::memory::NativeMemory;
+
+const RIP: u64 = 0x20_9f8b;
+
+fn cpu() -> NativeCpu {
+    let native = Native::new(Parts {
+        memory: NativeMemory::new(RamMap::default()),
+        clock: TscClock::of_hz(1_000_000_000),
+        processors: 1,
+        nested_root: 0,
+        descriptor_table: Box::leak(Box::new(InterruptTable::new(false))),
+        has_xsave: false,
+        apic_hz: 1_000_000_000,
+        flushed: Vec::new().into_boxed_slice(),
+    });
+    let mut cpu = NativeCpu::new(Box::leak(Box::new(native)), 0, Box::leak(Box::new(Vmcb::new_zeroed())));
+    cpu.saved_mut().rip = RIP;
+    cpu
+}
+
+/// The exit with a code, while this was to be injected.
+fn exit_with(cpu: &mut NativeCpu, code: u64, int_info: u64) -> ExitReason {
+    cpu.control_mut().exit_code = code;
+    cpu.control_mut().exit_int_info = int_info;
+    cpu.after_exit().reason
+}
+
+/// A handler of NMIs behind a task gate began with a #DB at its second NMI, and the guest crashed.
+#[test]
+fn a_return_to_another_task_keeps_its_trap_flag() {
+    let mut cpu = cpu();
+    cpu.inject(Event::Nmi);
+    cpu.saved_mut().rflags = RFLAGS_NT | 2;
+    exit_with(&mut cpu, exit::IRET, 0);
+    assert_eq!(cpu.rflags(), RFLAGS_NT | 2);
+    assert!(!cpu.injection_state().nmi, "the IRET has not been executed yet");
+    exit_with(&mut cpu, exit::INTR, 0);
+    assert!(!cpu.injection_state().nmi, "nor has it now");
+    cpu.saved_mut().rip = 0x1000;
+    exit_with(&mut cpu, exit::INTR, 0);
+    assert!(cpu.injection_state().nmi);
+}
+
+#[test]
+fn a_waiting_nmi_wants_an_exit_after_a_return_to_another_task() {
+    let mut cpu = cpu();
+    assert_eq!(cpu.timer_deadline(Instant::NEVER), Instant::NEVER);
+    cpu.task_return = Some(RIP);
+    cpu.request_nmi_window(true);
+    assert!(cpu.timer_deadline(Instant::NEVER) < Instant::NEVER);
+    assert_eq!(cpu.timer_deadline(Instant(0)), Instant(0));
+}
+
+#[test]
+fn a_return_within_a_task_is_stepped() {
+    for (rflags, efer) in [(2, EFER_LMA), (RFLAGS_NT, EFER_LMA), (2, 0), (RFLAGS_NT | RFLAGS_VM, 0)] {
+        let mut cpu = cpu();
+        cpu.inject(Event::Nmi);
+        cpu.saved_mut().rflags = rflags;
+        cpu.saved_mut().efer = efer;
+        exit_with(&mut cpu, exit::IRET, 0);
+        assert_eq!(cpu.rflags(), rflags | RFLAGS_TF);
+    }
+}
