@@ -300,18 +300,18 @@ impl NativeCpu {
     fn decode_other(&mut self, code: u64, info1: u64, info2: u64) -> Exit {
         let mut exit = self.decode_instruction(code, info1, info2);
         if code & 0xffff_ffff == exit::INVALID_LOW {
-            exit.reason = self.refuse(exit.reason);
+            exit.reason = self.refuse(exit.reason, self.control().exit_int_info);
         }
         exit
     }
 
     /// QEMU reports an invalid state not only for VMRUN but also for a guest's MOV to CR3 that sets reserved bits in long
-    /// mode. The handler looks whether that is what stands at RIP, and raises the #GP; if it is not, the next entry is
-    /// refused as well.
+    /// mode. The handler looks whether that is what stands at RIP, and raises the #GP, which forgets the RIP; if it is not,
+    /// the next entry is refused at the same RIP. An entry that is refused leaves what it was to inject undelivered.
     #[cold]
-    fn refuse(&mut self, broken: ExitReason) -> ExitReason {
+    fn refuse(&mut self, broken: ExitReason, int_info: u64) -> ExitReason {
         let rip = self.saved().rip;
-        if self.refused.replace(rip) == Some(rip) {
+        if int_info & event::VALID != 0 || self.refused.replace(rip) == Some(rip) {
             return broken;
         }
         ExitReason::Control(ControlAccess { register: Control::Cr3, direction: Direction::Write, operand: None })
@@ -625,6 +625,7 @@ impl GuestCpu for NativeCpu {
                 event::TYPE_NMI | 2
             }
             Event::Exception(exception) => {
+                self.refused = None;
                 if let Some(address) = exception.fault_address {
                     self.saved_mut().cr2 = address;
                 }

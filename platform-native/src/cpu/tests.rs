@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use platform::RamMap;
+use platform::{Exception, RamMap};
 use zerocopy::FromZeros;
 
 use super::*;
@@ -36,6 +36,37 @@ fn exit_with(cpu: &mut NativeCpu, code: u64, int_info: u64) -> ExitReason {
     cpu.control_mut().exit_code = code;
     cpu.control_mut().exit_int_info = int_info;
     cpu.after_exit().reason
+}
+
+fn is_broken(reason: ExitReason) -> bool {
+    matches!(reason, ExitReason::Broken(..))
+}
+
+/// A guest that wrote a reserved bit of CR3 at the same place twice ended its VM.
+#[test]
+fn a_refused_cr3_may_be_tried_again() {
+    let mut cpu = cpu();
+    for _ in 0..5 {
+        assert!(!is_broken(exit_with(&mut cpu, exit::INVALID_LOW, 0)));
+        cpu.inject(Event::Exception(Exception::GENERAL_PROTECTION));
+        // The processor has delivered it, and nothing that followed was an exit.
+    }
+}
+
+#[test]
+fn an_entry_that_is_refused_twice_is_broken() {
+    let mut cpu = cpu();
+    assert!(!is_broken(exit_with(&mut cpu, exit::INVALID_LOW, 0)));
+    assert!(is_broken(exit_with(&mut cpu, exit::INVALID_LOW, 0)));
+}
+
+#[test]
+fn an_entry_that_is_refused_with_its_event_is_broken() {
+    let mut cpu = cpu();
+    assert!(!is_broken(exit_with(&mut cpu, exit::INVALID_LOW, 0)));
+    cpu.inject(Event::Exception(Exception::GENERAL_PROTECTION));
+    let undelivered = cpu.control().event_injection;
+    assert!(is_broken(exit_with(&mut cpu, exit::INVALID_LOW, undelivered)));
 }
 
 /// A handler of NMIs behind a task gate began with a #DB at its second NMI, and the guest crashed.
