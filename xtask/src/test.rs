@@ -61,12 +61,14 @@ impl Suite {
 pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     let (mut suites, mut slow) = (Vec::new(), false);
     let (mut platform, mut qemu, mut directory): (_, Option<PathBuf>, Option<PathBuf>) = (None, None, None);
+    let mut only: Option<String> = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Value(name) => suites.push(Suite::parse(&name.to_string_lossy())?),
             Long("platform") => set(&mut platform, "platform", options::platform(&options::text(&mut parser)?)?)?,
             Long("qemu") => set(&mut qemu, "qemu", options::path(&mut parser)?)?,
             Long("dir") => set(&mut directory, "dir", options::path(&mut parser)?)?,
+            Long("only") => set(&mut only, "only", options::text(&mut parser)?)?,
             Long("slow") => slow = true,
             other => return Err(other.unexpected().into()),
         }
@@ -77,7 +79,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::Unit => unit::run()?,
             Suite::Model => unit::model()?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,
-            Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), qemu.as_deref())?,
+            Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,
         };
     }
     say::out(&format!("\n{} passed, {} failed, {} skipped\n", totals.passed, totals.failed, totals.skipped));

@@ -23,6 +23,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --print-command          print the QEMU command instead of running it
 cargo xtask test    [unit|model|boot|kvm-unit-tests ...] [--platform native] [--slow]         default: all
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
+  --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
 cargo xtask bench   [exits|boot|memory|idle|clock ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
 cargo xtask check   formatting, clippy, docs, licences, layering

@@ -23,7 +23,7 @@ use crate::failure::{Failure, Result};
 use crate::qemu::Qemu;
 use crate::say;
 use config::Test;
-use sides::Outcome;
+use sides::{Outcome, Ran};
 
 /// Tests of what our machine does not have by policy.
 const HIDDEN: &str = include_str!("kvm_unit_tests/hidden.txt");
@@ -36,6 +36,14 @@ struct Row {
     reason: String,
 }
 
+/// What both sides of every test share.
+struct Bench {
+    directory: PathBuf,
+    /// Where the consoles of the last run are left.
+    consoles: PathBuf,
+    qemu: Qemu,
+}
+
 /// What a row counts as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
@@ -44,20 +52,23 @@ enum Verdict {
     Failed,
 }
 
-pub(super) fn run(directory: Option<&Path>, qemu: Option<&Path>) -> Result<Totals> {
+pub(super) fn run(directory: Option<&Path>, only: Option<&str>, qemu: Option<&Path>) -> Result<Totals> {
     let Some(directory) = directory else {
         say::out("SKIPPED kvm-unit-tests (no --dir)\n");
         return Ok(Totals { skipped: 1, ..Totals::default() });
     };
     let list = directory.join("x86/unittests.cfg");
     let text = fs::read_to_string(&list).map_err(|error| Failure::system(list.display(), error))?;
+    let tests = selected(config::parse(&text), only)?;
     let qemu = Qemu::find(qemu)?;
     build::reference_host()?;
     build::paravisor()?;
     let (major, minor) = qemu.version;
     let commit = commit(directory);
     say::progress(&format!("kvm-unit-tests {commit}, bare QEMU {major}.{minor} (TCG) and Parados"));
-    let rows = all(&config::parse(&text), directory, &qemu)?;
+    let consoles = build::target_directory().join("kvm-unit-tests");
+    fs::create_dir_all(&consoles).map_err(|error| Failure::system(consoles.display(), error))?;
+    let rows = all(&tests, &Bench { directory: directory.to_owned(), consoles, qemu })?;
     let mut totals = Totals::default();
     for row in &rows {
         match row.verdict() {
@@ -69,12 +80,12 @@ pub(super) fn run(directory: Option<&Path>, qemu: Option<&Path>) -> Result<Total
     let table = table(&rows, &format!("Suite commit {commit}; QEMU {major}.{minor}, TCG, on both sides."));
     let place = build::target_directory().join("kvm-unit-tests.md");
     write_atomically(&place, table.as_bytes())?;
-    say::progress(&format!("the table is in {}", place.display()));
+    say::progress(&format!("the table is in {}, each test's consoles beside it", place.display()));
     Ok(totals)
 }
 
 /// Two processors a test: most programs have one or two.
-fn all(tests: &[Test], directory: &Path, qemu: &Qemu) -> Result<Vec<Row>> {
+fn all(tests: &[Test], bench: &Bench) -> Result<Vec<Row>> {
     let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
@@ -83,7 +94,7 @@ fn all(tests: &[Test], directory: &Path, qemu: &Qemu) -> Result<Vec<Row>> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(test) = tests.get(index) else { return };
-                    let row = one(test, directory, qemu);
+                    let row = one(test, bench);
                     let stop = row.is_err();
                     if let Ok(row) = &row {
                         say::out(&row.line());
@@ -103,14 +114,14 @@ fn all(tests: &[Test], directory: &Path, qemu: &Qemu) -> Result<Vec<Row>> {
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn one(test: &Test, directory: &Path, qemu: &Qemu) -> Result<Row> {
-    let kernel: PathBuf = directory.join("x86").join(&test.file);
+fn one(test: &Test, bench: &Bench) -> Result<Row> {
+    let kernel: PathBuf = bench.directory.join("x86").join(&test.file);
     let unrun = test.skipped().or_else(|| (!kernel.is_file()).then(|| "not built".to_owned()));
     if let Some(reason) = unrun {
         return Ok(Row { name: test.name.clone(), bare: Outcome::Skip, parados: Outcome::Skip, reason });
     }
-    let bare = sides::bare(test, &kernel, qemu)?;
-    let parados = sides::parados(test, &kernel, qemu)?;
+    let bare = bench.keep(test, "bare", sides::bare(test, &kernel, &bench.qemu)?)?;
+    let parados = bench.keep(test, "parados", sides::parados(test, &kernel, &bench.qemu)?)?;
     let reason = match (&bare, &parados, hidden(HIDDEN, &test.name)) {
         (_, Outcome::Skip | Outcome::Fail(_), Some(reason)) => reason.to_owned(),
         (_, Outcome::Fail(reason), None) => reason.clone(),
@@ -118,6 +129,27 @@ fn one(test: &Test, directory: &Path, qemu: &Qemu) -> Result<Row> {
         _ => String::new(),
     };
     Ok(Row { name: test.name.clone(), bare, parados, reason })
+}
+
+impl Bench {
+    /// Leaves a side's console where somebody can read it, and returns how the side ended.
+    fn keep(&self, test: &Test, side: &str, ran: Ran) -> Result<Outcome> {
+        // The name comes from the suite's file: nothing of it may lead elsewhere.
+        let name: String = test.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let place = self.consoles.join(format!("{name}.{side}.log"));
+        fs::write(&place, &ran.console).map_err(|error| Failure::system(place.display(), error))?;
+        Ok(ran.outcome)
+    }
+}
+
+/// The tests that were asked for by name, or all.
+fn selected(tests: Vec<Test>, only: Option<&str>) -> Result<Vec<Test>> {
+    let Some(only) = only else { return Ok(tests) };
+    let names: Vec<&str> = only.split(',').collect();
+    match names.iter().find(|name| !tests.iter().any(|test| test.name == **name)) {
+        Some(name) => Err(Failure::usage(format!("--only: the suite has no test named '{name}'"))),
+        None => Ok(tests.into_iter().filter(|test| names.contains(&test.name.as_str())).collect()),
+    }
 }
 
 /// The reason why a test need not pass.
@@ -195,6 +227,15 @@ mod tests {
         assert_eq!(verdict(fail(), Outcome::Pass), Verdict::Passed);
         assert_eq!(verdict(fail(), fail()), Verdict::Skipped);
         assert_eq!(verdict(Outcome::Skip, fail()), Verdict::Skipped);
+    }
+
+    #[test]
+    fn tests_can_be_asked_for_by_name() {
+        let all = || config::parse("[a]\nfile = x\n[b]\nfile = x\n[c]\nfile = x\n");
+        let names = |only| selected(all(), only).map(|tests| tests.iter().map(|t| t.name.clone()).collect::<String>());
+        assert_eq!(names(None).ok().as_deref(), Some("abc"));
+        assert_eq!(names(Some("c,a")).ok().as_deref(), Some("ac"));
+        assert!(names(Some("a,d")).is_err_and(|failure| failure.message.contains("'d'")));
     }
 
     #[test]

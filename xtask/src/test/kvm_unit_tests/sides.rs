@@ -56,8 +56,14 @@ impl Outcome {
     }
 }
 
+/// One side of a test.
+pub(super) struct Ran {
+    pub(super) outcome: Outcome,
+    pub(super) console: Vec<u8>,
+}
+
 /// As the suite's runner does it.
-pub(super) fn bare(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Outcome> {
+pub(super) fn bare(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Ran> {
     let mut command = process::tied(&qemu.path);
     command.args(["-accel", "tcg", "-nodefaults", "-no-reboot", "-vnc", "none", "-serial", "stdio"]);
     command.args(["-device", "pc-testdev", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
@@ -88,11 +94,12 @@ pub(super) fn bare(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Outcome> {
         }
     };
     let console = reader.and_then(|reader| reader.join().ok()).unwrap_or_default();
-    Ok(status.map_or_else(|| Outcome::Fail("timeout".into()), |status| judge(status, &console)))
+    let outcome = status.map_or_else(|| Outcome::Fail("timeout".into()), |status| judge(status, &console));
+    Ok(Ran { outcome, console })
 }
 
 /// The same program, on a machine with the same processor and memory.
-pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Outcome> {
+pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Ran> {
     let scratch = Scratch::new()?;
     let image = scratch.file("image.igvm");
     let memory = (test.memory().unwrap_or(MEMORY) + OWN).next_multiple_of(2 << 20);
@@ -114,7 +121,7 @@ pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Outcome
     let ended = process::run(machine, &streams, &mut |_| Next::Continue)?;
     match ended.cause {
         Cause::Signal(signal) => Err(Failure::new(128 + signal, "stopped by a signal")),
-        _ => Ok(outcome(&ended)),
+        _ => Ok(Ran { outcome: outcome(&ended), console: ended.console }),
     }
 }
 
