@@ -6,6 +6,7 @@ use devices::pc::Answer;
 use platform::{Gpa, Platform};
 use vc_handlers::emulate::Emulation;
 use vc_handlers::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target};
+use vmm_interface::InterruptMessage;
 use vmm_interface::sync::Ordering;
 
 use crate::machine::Machine;
@@ -33,7 +34,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
         match effect {
             Effect::None => {}
             Effect::Send(message) => {
-                self.machine.fabric.deliver(Some(self.index), &message, &self.machine.others(self.index));
+                self.send(&message);
             }
             Effect::EndOfInterrupt(vector) => {
                 self.machine.with_pc(self.index, |pc, around| pc.end_of_interrupt(vector, around));
@@ -145,6 +146,11 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
         };
         self.apply(effect);
         Some(())
+    }
+
+    fn send(&mut self, message: &InterruptMessage) -> u32 {
+        *self.recheck = true;
+        self.machine.fabric.deliver(Some(self.index), message, &self.machine.others(self.index))
     }
 
     fn oddity(&mut self, oddity: Oddity) {

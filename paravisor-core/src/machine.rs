@@ -168,6 +168,11 @@ impl<P: Platform> Machine<P> {
         self.lapics.lock().get_mut(index as usize)?.take()
     }
 
+    /// Whether the machine has what kvm-unit-tests wants.
+    pub(crate) const fn has_test_devices(&self) -> bool {
+        self.flags & flag::TEST_DEVICES != 0
+    }
+
     /// Ends the VM for a request of the guest.
     pub(crate) fn end(&self, change: Lifecycle) -> ! {
         self.finish(match change {

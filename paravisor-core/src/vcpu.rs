@@ -76,7 +76,7 @@ impl<P: Platform> Vcpu<P> {
         Some(Self {
             cpu,
             machine,
-            context: VcpuContext::new(&machine.cpuid, index),
+            context: VcpuContext::new(&machine.cpuid, index).with_hypercalls(machine.has_test_devices()),
             activity: if index == BOOT_PROCESSOR { Activity::Running } else { Activity::WaitForStartup },
             recheck: true,
             pending_nmis: 0,

@@ -2,6 +2,7 @@
 //! The machine around the handlers: devices, guest memory, the local APIC and time.
 
 use platform::{Clock, Gpa, GuestMemory};
+use vmm_interface::InterruptMessage;
 
 use crate::emulate::Emulation;
 
@@ -70,6 +71,12 @@ pub trait Env {
     fn apic_msr_read(&mut self, index: u32) -> Option<u64>;
     /// WRMSR to a local APIC register. `None` is #GP.
     fn apic_msr_write(&mut self, index: u32, value: u64) -> Option<()>;
+    /// Sends an interrupt message from this vCPU, and returns how many processors take it. A machine without other
+    /// processors reaches nobody.
+    fn send(&mut self, message: &InterruptMessage) -> u32 {
+        let _ = message;
+        0
+    }
     /// The guest did something odd that real hardware lets pass or faults; counted for the statistics.
     fn oddity(&mut self, oddity: Oddity);
 }

@@ -18,6 +18,7 @@ pub mod cpuid;
 mod debug;
 pub mod emulate;
 mod env;
+mod hypercall;
 mod instruction;
 pub mod msr;
 mod operand;
@@ -35,7 +36,7 @@ pub use env::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target, Token}
 pub use outcome::Outcome;
 pub use vcpu::{VcpuContext, Vendor};
 
-use platform::{Exception, Exit, ExitReason, GuestCpu, Reason};
+use platform::{Exit, ExitReason, GuestCpu, Reason};
 
 /// Handles a guest exit. Registers are written; the caller applies the outcome.
 #[inline]
@@ -61,8 +62,7 @@ fn rare(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &
         ExitReason::Control(access) => control::handle(&access, next_rip, vcpu, cpu, env),
         ExitReason::Debug(access) => debug::handle(&access, next_rip, cpu, env),
         ExitReason::Xsetbv => xsetbv::handle(next_rip, vcpu, cpu),
-        // Parados offers no hypercalls, so the instruction does not exist.
-        ExitReason::Vmmcall => Outcome::Inject(Exception::UNDEFINED),
+        ExitReason::Vmmcall => hypercall::handle(next_rip, vcpu, cpu, env),
         ExitReason::Sensitive(it) => instruction::sensitive(it, next_rip, vcpu, cpu, env),
         ExitReason::Exception(exception) => Outcome::Inject(exception),
         ExitReason::HostInterrupt | ExitReason::InterruptWindow | ExitReason::NmiWindow => Outcome::Resume,

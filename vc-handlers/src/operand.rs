@@ -33,6 +33,7 @@ pub(crate) fn put(register: Gpr, bytes: usize, value: u64, cpu: &mut impl GuestC
     cpu.set_gpr(register, value);
 }
 
-fn is_64bit(cpu: &impl GuestCpu) -> bool {
+/// Whether the guest runs 64-bit code.
+pub(crate) fn is_64bit(cpu: &impl GuestCpu) -> bool {
     cpu.system().efer & efer::LMA != 0 && cpu.segment(SegmentRegister::Cs).attributes.contains(SegmentAttributes::LONG)
 }

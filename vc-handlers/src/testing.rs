@@ -19,6 +19,7 @@ use platform::{
     InjectionState, Instant, MemoryError, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr,
     SystemRegisters, TableRegister, Timer, VcpuState, Visibility,
 };
+use vmm_interface::{Destination, InterruptMessage};
 
 use crate::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation};
 
@@ -441,6 +442,8 @@ pub struct FakeEnv {
     /// LAPIC MSRs that exist; any other faults.
     pub apic: BTreeMap<u32, u64>,
     pub oddities: Vec<Oddity>,
+    /// Interrupt messages sent.
+    pub sent: Vec<InterruptMessage>,
     /// The instruction that waits for a device.
     pub parked: Option<Emulation>,
 }
@@ -461,6 +464,7 @@ impl FakeEnv {
             replies: VecDeque::new(),
             apic: BTreeMap::new(),
             oddities: Vec::new(),
+            sent: Vec::new(),
             parked: None,
         }
     }
@@ -503,6 +507,11 @@ impl Env for FakeEnv {
     fn apic_msr_write(&mut self, index: u32, value: u64) -> Option<()> {
         *self.apic.get_mut(&index)? = value;
         Some(())
+    }
+    /// Two processors, 0 and 1.
+    fn send(&mut self, message: &InterruptMessage) -> u32 {
+        self.sent.push(*message);
+        u32::from(matches!(message.destination, Destination::Physical(0 | 1)))
     }
     fn oddity(&mut self, oddity: Oddity) {
         self.oddities.push(oddity);

@@ -2,11 +2,12 @@
 //! Exits to outcomes, for all handlers but CPUID, MSRs and the emulator, which have tests of their own.
 
 use platform::{
-    Access, Control, ControlAccess, DebugAccess, Direction, Gpr, IoAccess, IoWidth, MemoryFault, MsrAccess,
+    Access, Control, ControlAccess, DebugAccess, Direction, Exception, Gpr, IoAccess, IoWidth, MemoryFault, MsrAccess,
     SensitiveInstruction, SwitchedMsr,
 };
 use specs::cpuid::Xcr0;
 use specs::msr::efer;
+use vmm_interface::{DeliveryMode, Destination};
 
 use super::*;
 use crate::control::{cr0, cr4};
@@ -185,6 +186,69 @@ fn instructions_that_cpuid_hides_are_undefined() {
         assert_eq!(guest.exit(ExitReason::Vmmcall), UNDEFINED);
         assert_eq!(guest.sensitive(SensitiveInstruction::Rdpmc), FAULT);
     }
+}
+
+/// VMMCALL with RAX, RBX, RCX, RDX and RSI; what RAX is afterwards.
+fn hypercall(guest: &mut Guest<'_>, words: [u64; 5]) -> i64 {
+    for (register, word) in [Gpr::Rax, Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi].into_iter().zip(words) {
+        guest.cpu.set_gpr(register, word);
+    }
+    assert_eq!(guest.exit(ExitReason::Vmmcall), DONE);
+    guest.cpu.gpr(Gpr::Rax) as i64
+}
+
+/// kvm-unit-tests' `apic` sends IPIs by hypercall without asking CPUID: it died of #UD.
+#[test]
+fn a_hypercall_sends_interrupts_to_the_processors_of_its_bitmap() {
+    let table = everything(Vendor::Amd);
+    let mut guest = Guest::new(&table);
+    guest.vcpu = guest.vcpu.with_hypercalls(true);
+    // Processors 0, 1 and 2, of which the machine has two; then the upper word, for 64 and up.
+    assert_eq!(hypercall(&mut guest, [10, 0b111, 0, 0, 0x45]), 2);
+    assert_eq!(hypercall(&mut guest, [10, 0, 1, 0, 0x45]), 0);
+    let sent: Vec<_> = guest.env.sent.iter().map(|message| (message.destination, message.vector)).collect();
+    assert_eq!(sent, [0, 1, 2, 64].map(|id| (Destination::Physical(id), 0x45)));
+    // An NMI has no vector.
+    assert_eq!(hypercall(&mut guest, [10, 1, 0, 1, 0x4400]), 1);
+    assert_eq!(guest.env.sent.last().map(|message| message.mode), Some(DeliveryMode::Nmi));
+}
+
+#[test]
+fn a_hypercall_reaches_no_broadcast_and_no_processor_beyond() {
+    let table = everything(Vendor::Amd);
+    let mut guest = Guest::new(&table);
+    guest.vcpu = guest.vcpu.with_hypercalls(true);
+    for first in [0xff, 0xffff_ffff, u64::MAX] {
+        assert_eq!(hypercall(&mut guest, [10, u64::MAX, u64::MAX, first, 0x45]), 0, "{first:x}");
+    }
+    assert!(guest.env.sent.is_empty());
+    assert_eq!(hypercall(&mut guest, [10, 0b110, 0, 0xfe, 0x45]), 0);
+    assert!(guest.env.sent.is_empty(), "FFh is everybody");
+}
+
+#[test]
+fn a_hypercall_refuses_what_it_does_not_know() {
+    let table = everything(Vendor::Amd);
+    let mut guest = Guest::new(&table);
+    guest.vcpu = guest.vcpu.with_hypercalls(true);
+    assert_eq!(hypercall(&mut guest, [u64::MAX, 0, 0, 0, 0]), -1000);
+    // An illegal vector, INIT, a shorthand, a logical destination.
+    for icr in [0x0f, 0x545, 0x4_0045, 0x845] {
+        assert_eq!(hypercall(&mut guest, [10, 1, 0, 0, icr]), -22, "{icr:x}");
+    }
+    guest.cpu.set_cpl(3);
+    assert_eq!(hypercall(&mut guest, [10, 1, 0, 0, 0x45]), -1);
+    assert!(guest.env.sent.is_empty());
+}
+
+#[test]
+fn hypercalls_of_32_bit_code_have_32_bit_words() {
+    let table = everything(Vendor::Amd);
+    let mut guest = Guest::new(&table).with_code(&[0x0f, 0x01, 0xd9]);
+    guest.vcpu = guest.vcpu.with_hypercalls(true);
+    assert_eq!(hypercall(&mut guest, [0xffff_ffff_0000_000a, 0, 1 << 32 | 1, 0, 0x45]), 0);
+    assert_eq!(guest.env.sent.first().map(|message| message.destination), Some(Destination::Physical(32)));
+    assert_eq!(hypercall(&mut guest, [11, 0, 0, 0, 0]), 0xffff_fc18);
 }
 
 #[test]

@@ -22,12 +22,19 @@ pub struct VcpuContext<'t> {
     /// The enable bit of IA32_APIC_BASE, which CPUID shows: a copy, so that CPUID asks no device.
     pub(crate) apic_enabled: bool,
     pub(crate) msrs: MsrState,
+    /// VMMCALL is not #UD.
+    pub(crate) hypercalls: bool,
 }
 
 impl<'t> VcpuContext<'t> {
     /// The vCPU with this index, which is its APIC id, as firmware would leave it.
     pub fn new(cpuid: &'t CpuidTable, index: u32) -> Self {
-        Self { cpuid, apic_id: index, apic_enabled: true, msrs: MsrState::new() }
+        Self { cpuid, apic_id: index, apic_enabled: true, msrs: MsrState::new(), hypercalls: false }
+    }
+
+    /// Gives the guest the hypercalls that kvm-unit-tests makes, if `offered`.
+    pub fn with_hypercalls(self, offered: bool) -> Self {
+        Self { hypercalls: offered, ..self }
     }
 
     /// Whose processor the guest sees.
