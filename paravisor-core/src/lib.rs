@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod bios;
 mod entry;
 mod env;
 mod launch;

@@ -7,7 +7,7 @@ use devices::acpi;
 use devices::apic::{Fabric, FabricError, Lapic};
 use devices::memory_map::{MapError, MemoryMap};
 use devices::pc::{Pc, PcConfig, PcHost};
-use image_abi::flag;
+use image_abi::{flag, payload};
 use platform::{
     Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Platform, Reason, Termination, VcpuState,
     Visibility, Waker,
@@ -147,7 +147,7 @@ impl<P: Platform> Machine<P> {
         })?;
         let fabric = Fabric::new(0..launch.processors)?;
         let mut lapics = new_lapics(launch.processors, &fabric)?.iter_mut();
-        Ok(Self {
+        let machine = Self {
             platform,
             fabric,
             cpuid: CpuidTable::new(raw, &policy(platform.clock(), launch))?,
@@ -160,7 +160,11 @@ impl<P: Platform> Machine<P> {
             statistics: each(launch.processors, |_| Statistics::default())?,
             start,
             flags: block.flags,
-        })
+        };
+        if block.payload_kind == payload::MULTIBOOT {
+            machine.with_pc(BOOT_PROCESSOR, |pc, around| pc.start_as_bios(around));
+        }
+        Ok(machine)
     }
 
     /// The local APIC of vCPU `index`; once.

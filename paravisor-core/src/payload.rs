@@ -11,7 +11,7 @@ use specs::linux_boot::{self, zero_page};
 use specs::{multiboot, pvh};
 use zerocopy::IntoBytes;
 
-use crate::{Launch, entry};
+use crate::{Launch, bios, entry};
 
 const PAGE: u64 = 4096;
 /// Zero page, start information or Multiboot information.
@@ -206,6 +206,7 @@ impl BootInformation<'_> {
             ..multiboot::Info::default()
         };
         write(memory, INFORMATION, information.as_bytes())?;
+        bios::place(memory, &self.launch.block.payload)?;
         Ok(entry::protected_mode(self.launch.block.entry, multiboot::LOADER_MAGIC, INFORMATION as u32))
     }
 }

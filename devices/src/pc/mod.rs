@@ -123,6 +123,17 @@ impl Pc {
         })
     }
 
+    /// Leaves timer and 8259s as a BIOS does: 18.2 ticks a second, which interrupt the boot processor at vector 8.
+    pub fn start_as_bios(&mut self, host: &mut impl PcHost) {
+        // Channel 0 in mode 2 with the longest count. Then the command words, which forget the edge that it began with.
+        let timer = [(0x43, 0x34), (0x40, 0), (0x40, 0)];
+        let primary = [(0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01), (0x21, 0xfa)];
+        let secondary = [(0xa0, 0x11), (0xa1, 0x70), (0xa1, 0x02), (0xa1, 0x01), (0xa1, 0xff)];
+        for (port, value) in timer.into_iter().chain(primary).chain(secondary) {
+            let _ = self.port_write(port, 1, value, host);
+        }
+    }
+
     /// IN. Widths are 1, 2 and 4.
     pub fn port_read(&mut self, port: u16, width: u8, host: &mut impl PcHost) -> Answer<u32> {
         self.read(Space::Port, port.into(), width.min(4), host).map(|value| value as u32)

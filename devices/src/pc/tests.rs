@@ -381,3 +381,22 @@ fn the_tables_and_the_devices_agree() {
     bench.ioapic(0, 0);
     assert_eq!(bench.pc.mmio_read(0xfec0_0010, 4, &mut bench.host).value() >> 24, acpi::IOAPIC_ID.into());
 }
+
+/// A program that expects a BIOS's timer waited for it for ever.
+#[test]
+fn the_timer_of_a_bios_ticks_at_vector_8() {
+    let mut bench = Bench::new();
+    bench.run(200_000_000);
+    assert!(bench.host.intr.is_empty(), "nothing runs before it is asked for");
+    bench.pc.start_as_bios(&mut bench.host);
+    bench.run(50_000_000);
+    assert!(!bench.host.intr.contains(&true), "the first period is a whole one");
+    for _ in 0..3 {
+        bench.run(55_000_000);
+        assert_eq!(bench.host.intr.last(), Some(&true));
+        assert_eq!(bench.pc.pic_acknowledge(&mut bench.host), 8);
+        bench.outb(0x20, 0x20);
+        assert_eq!(bench.host.intr.last(), Some(&false));
+    }
+    assert_eq!((bench.inb(0x21), bench.inb(0xa1)), (0xfa, 0xff));
+}

@@ -3,7 +3,8 @@
 //!
 //! Follows the Intel 8254 data sheet (231164) and, for port 61h and the wiring, the ICH9 data sheet (316972), sections
 //! 13.3 and 13.7.1: channel 0 drives IRQ 0, channel 1 once refreshed memory, channel 2 is the speaker's, gated by port
-//! 61h. A PC's firmware leaves channel 0 running; here nothing runs before the guest asks.
+//! 61h. A PC's firmware leaves channel 0 running; here nothing runs before the guest asks, or
+//! [`crate::pc::Pc::start_as_bios`] for it.
 //!
 //! An interrupt that is served late is delivered once, however many periods have passed. Channel 0's wire is
 //! drawn only as far as the interrupt controllers can tell: its low phases in modes 2 to 5 are pulses at their end.
