@@ -23,6 +23,10 @@ pub enum Immediate {
     None,
     /// One byte.
     Byte,
+    /// Two bytes.
+    Word,
+    /// Two bytes, and a zero: the operands of ENTER without nesting.
+    Frame,
     /// As many as the operand, four at most.
     Operand,
 }
@@ -42,6 +46,16 @@ pub enum Kind {
     Stack,
     /// The operand is an address of code.
     Branch,
+    /// The stack alone: something is pushed.
+    Push,
+    /// The stack alone: something is popped.
+    Pop,
+    /// An address of code is popped.
+    Return,
+    /// An address of code in the instruction; the address after it is pushed.
+    CallDirect,
+    /// RBP takes the stack pointer's place.
+    Leave,
     /// A comparison value in RDX:RAX.
     Compare,
     /// The operand is a selector.
@@ -78,6 +92,8 @@ pub enum Undefined {
     Divide,
     /// OF, SF, AF and PF (APM vol. 3: BT and others).
     Bit,
+    /// All but ZF (APM vol. 3: BSF, BSR).
+    Scan,
 }
 
 /// One encoding of one instruction.
@@ -193,6 +209,12 @@ fn shifts(forms: &mut Vec<Form>) {
     }
 }
 
+fn scans(forms: &mut Vec<Form>) {
+    for (family, opcode) in [("bsf", &[0x0f, 0xbc]), ("bsr", &[0x0f, 0xbd])] as [(_, &[u8; 2]); 2] {
+        forms.push(Form { undefined: Undefined::Scan, sizes: WIDE, ..form(family, opcode) });
+    }
+}
+
 fn moves(forms: &mut Vec<Form>) {
     forms.push(form("mov", &[0x88]));
     forms.push(form("mov", &[0x8a]));
@@ -250,6 +272,7 @@ fn others(forms: &mut Vec<Form>) {
     for number in 0..4 {
         forms.push(Form { sizes: &[4], ..digit("prefetch", &[0x0f, 0x18], number) });
     }
+    implied_stack(forms);
     // Level 3 may not; the store forms are left out because the kernel emulates some of them.
     let system: [(&str, &[u8], u8); 5] = [
         ("lgdt", &[0x0f, 0x01], 2),
@@ -261,6 +284,28 @@ fn others(forms: &mut Vec<Form>) {
     for (family, opcode, number) in system {
         forms.push(Form { sizes: &[2, 4], ..digit(family, opcode, number) });
     }
+}
+
+/// Instructions that reach memory through the stack pointer or RBP alone.
+fn implied_stack(forms: &mut Vec<Form>) {
+    let base = Form { field: Field::None, sizes: WIDE, ..PLAIN };
+    let push = Form { kind: Kind::Push, ..base };
+    forms.push(Form { family: "push r", opcode: &[0x50], variants: 8, ..push });
+    forms.push(Form { family: "push i", opcode: &[0x68], immediate: Immediate::Operand, ..push });
+    forms.push(Form { family: "push i", opcode: &[0x6a], immediate: Immediate::Byte, ..push });
+    forms.push(Form { family: "pop r", opcode: &[0x58], variants: 8, kind: Kind::Pop, ..base });
+    forms.push(Form {
+        family: "call i",
+        opcode: &[0xe8],
+        immediate: Immediate::Operand,
+        kind: Kind::CallDirect,
+        ..base
+    });
+    let back = Form { kind: Kind::Return, ..base };
+    forms.push(Form { family: "ret", opcode: &[0xc3], ..back });
+    forms.push(Form { family: "ret i", opcode: &[0xc2], immediate: Immediate::Word, ..back });
+    forms.push(Form { family: "enter", opcode: &[0xc8], immediate: Immediate::Frame, ..push });
+    forms.push(Form { family: "leave", opcode: &[0xc9], kind: Kind::Leave, ..base });
 }
 
 /// SSE moves and their AVX forms: family, opcode byte, implied prefix, bytes in memory.
@@ -332,6 +377,7 @@ pub fn all() -> Vec<Form> {
     moves(&mut forms);
     arithmetic(&mut forms);
     shifts(&mut forms);
+    scans(&mut forms);
     strings(&mut forms);
     others(&mut forms);
     vectors(&mut forms);

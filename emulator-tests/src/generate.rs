@@ -21,6 +21,7 @@ const FIXED: u64 = 0x202;
 
 const RCX: usize = 1;
 const RSP: usize = 4;
+const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
@@ -64,8 +65,8 @@ fn exists(form: &Form, mode: Mode, size: u8) -> bool {
     match (form.kind, mode) {
         _ if form.long_only && !mode.is_long() => false,
         // Stack instructions have no 32-bit form in 64-bit mode. Vendors differ in 16-bit branches there.
-        (Kind::Stack, Mode::Long) => size != 4,
-        (Kind::Branch, Mode::Long) => size == 8,
+        (Kind::Stack | Kind::Push | Kind::Pop | Kind::Leave, Mode::Long) => size != 4,
+        (Kind::Branch | Kind::Return | Kind::CallDirect, Mode::Long) => size == 8,
         _ => !is_general || size < 8 || mode.is_long(),
     }
 }
@@ -153,6 +154,7 @@ impl<'a> Generator<'a> {
         match self.form.kind {
             Kind::String => self.string(target),
             Kind::Offset => self.offset(target),
+            Kind::Push | Kind::Pop | Kind::Return | Kind::CallDirect | Kind::Leave => self.stack(target),
             _ => self.modrm(target),
         }
         self.operands(target);
@@ -171,6 +173,7 @@ impl<'a> Generator<'a> {
             mode: self.mode,
             undefined_flags: self.undefined(&bytes),
             undefined_result: self.is_undefined(&bytes),
+            stores_before_fault: self.form.immediate == Immediate::Frame,
             bytes,
             state: self.state,
             memory,
@@ -193,7 +196,10 @@ impl<'a> Generator<'a> {
         if is_general && matches!((self.cell.size, code16), (2, false) | (4, true)) {
             prefixes.push(0x66);
         }
-        let wide_by_itself = matches!(form.kind, Kind::Stack | Kind::Branch);
+        let wide_by_itself = matches!(
+            form.kind,
+            Kind::Stack | Kind::Branch | Kind::Push | Kind::Pop | Kind::Return | Kind::CallDirect | Kind::Leave
+        );
         if is_general && self.cell.size == 8 && !wide_by_itself {
             self.encoding.rex |= 8;
         }
@@ -247,12 +253,9 @@ impl<'a> Generator<'a> {
     fn memory(&mut self, target: i64) -> Vec<(u64, Vec<u8>)> {
         let mut value: Vec<u8> = (0..4).flat_map(|_| self.random.operand().to_le_bytes()).collect();
         match self.form.kind {
-            Kind::Branch => {
+            Kind::Branch | Kind::Return => {
                 let base = if self.mode.is_long() { CODE } else { 0 };
-                let beyond = self.random.one_in(16) && !self.mode.is_long();
-                // Not into the instruction itself, which would run again.
-                let place = if beyond { CODE_SIZE + self.random.below(0x1000) } else { self.random.below(0x100) };
-                value[..8].copy_from_slice(&(base + place).to_le_bytes());
+                value[..8].copy_from_slice(&(base + self.landing()).to_le_bytes());
             }
             Kind::Compare if self.random.one_in(2) => {
                 value[..8].copy_from_slice(&self.state.gprs[0].to_le_bytes());
@@ -275,6 +278,22 @@ impl<'a> Generator<'a> {
         let end = (target + value.len() as i64).clamp(start, DATA_SIZE as i64);
         let part = value[(start - target).clamp(0, 32) as usize..][..(end - start) as usize].to_vec();
         vec![(start as u64, part)]
+    }
+
+    /// Where a branch goes, as an offset in the code.
+    fn landing(&mut self) -> u64 {
+        let beyond = self.random.one_in(16) && !self.mode.is_long();
+        // Not into the instruction itself, which would run again.
+        if beyond { CODE_SIZE + self.random.below(0x1000) } else { self.random.below(0x100) }
+    }
+
+    /// Points RSP, or RBP for LEAVE, so that what is pushed or popped lies at `target`.
+    fn stack(&mut self, target: i64) {
+        let pushed = matches!(self.form.kind, Kind::Push | Kind::CallDirect);
+        let above = if pushed { i64::from(self.cell.size) } else { 0 };
+        let pointer = self.offset_of(target + above, None);
+        let register = if self.is(Kind::Leave) { RBP } else { RSP };
+        self.state.gprs[register] = if self.mode.is_long() { pointer } else { pointer & 0xffff_ffff };
     }
 
     fn vector_number(&mut self) -> u8 {
@@ -303,9 +322,21 @@ impl<'a> Generator<'a> {
         let length = match self.form.immediate {
             Immediate::None => 0,
             Immediate::Byte => 1,
+            Immediate::Word => 2,
+            Immediate::Frame => 3,
             Immediate::Operand => usize::from(self.cell.size.min(4)),
         };
-        let immediate = self.random.operand();
+        let immediate = match self.form.immediate {
+            Immediate::Frame => {
+                let size = self.random.pick(&[0x80, 0x80, 0x2000, 0x1_0000]);
+                self.random.below(size)
+            }
+            _ if self.is(Kind::CallDirect) => {
+                let length = (self.encoding.prefixes.len() + self.encoding.opcode.len() + length) as u64;
+                self.landing().wrapping_sub(self.state.rip + length)
+            }
+            _ => self.random.operand(),
+        };
         self.encoding.immediate.extend(&immediate.to_le_bytes()[..length]);
         if let Some(count) = self.encoding.immediate.first_mut()
             && matches!(self.form.undefined, Undefined::Shift | Undefined::Rotate)
@@ -382,6 +413,7 @@ impl<'a> Generator<'a> {
             Undefined::Multiply => SF | ZF | AF | PF,
             Undefined::Divide => CF | PF | AF | ZF | SF | OF,
             Undefined::Bit => OF | SF | AF | PF,
+            Undefined::Scan => CF | OF | SF | AF | PF,
         }
     }
 }

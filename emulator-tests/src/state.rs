@@ -57,6 +57,8 @@ pub struct Case {
     pub undefined_flags: u64,
     /// The result is undefined as well: 16-bit SHLD and SHRD by more than 16.
     pub undefined_result: bool,
+    /// The processor may have stored before it faults: ENTER, which looks at the new top of the stack last.
+    pub stores_before_fault: bool,
 }
 
 /// How a case ended.

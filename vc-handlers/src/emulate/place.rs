@@ -74,10 +74,18 @@ impl<C: GuestCpu, E: Env> Placing<'_, C, E> {
                 let store = self.span(slot, stack::slot(instruction), Intent::Write)?;
                 Ok(Places { loads: load, store, touched: None })
             }
-            Operation::CallDirect | Operation::Enter => {
+            Operation::CallDirect => {
                 let slot = stack::pushed(self.cpu, self.context, instruction);
                 let store = self.span(slot, stack::slot(instruction), Intent::Write)?;
                 Ok(Places { store, ..Places::default() })
+            }
+            Operation::Enter => {
+                let slot = stack::pushed(self.cpu, self.context, instruction);
+                let size = stack::slot(instruction);
+                let store = self.span(slot, size, Intent::Write)?;
+                // The new top of the stack is not written, but must be writable (APM vol. 3, ENTER).
+                let touched = self.span(stack::reserved(self.cpu, self.context, instruction), size, Intent::Write)?;
+                Ok(Places { store, touched, ..Places::default() })
             }
             Operation::Return | Operation::Leave => {
                 let slot = match operation {

@@ -49,7 +49,12 @@ pub(super) fn frame(cpu: &impl GuestCpu, context: &Context) -> Address {
 
 /// Where the instruction pushes to.
 pub(super) fn pushed(cpu: &impl GuestCpu, context: &Context, instruction: &Instruction) -> Address {
-    below(cpu, context, slot(instruction))
+    below(cpu, context, slot(instruction).into())
+}
+
+/// Where ENTER leaves the stack pointer, below the local variables.
+pub(super) fn reserved(cpu: &impl GuestCpu, context: &Context, instruction: &Instruction) -> Address {
+    below(cpu, context, u64::from(slot(instruction)) + u64::from(released(instruction)))
 }
 
 /// Where the instruction pops from.
@@ -57,8 +62,8 @@ pub(super) fn popped(cpu: &impl GuestCpu, context: &Context) -> Address {
     below(cpu, context, 0)
 }
 
-fn below(cpu: &impl GuestCpu, context: &Context, bytes: u8) -> Address {
+fn below(cpu: &impl GuestCpu, context: &Context, bytes: u64) -> Address {
     let part = pointer(cpu, context);
-    let offset = part.read(cpu).wrapping_sub(u64::from(bytes)) & mask(part.size);
+    let offset = part.read(cpu).wrapping_sub(bytes) & mask(part.size);
     Address { segment: SegmentRegister::Ss, offset, size: part.size }
 }

@@ -205,6 +205,11 @@ fn returns_and_frames_work_on_a_device() {
     assert_eq!(guest.write(DEVICE + 0x38), done(4));
     assert_eq!((guest.cpu.gpr(Gpr::Rsp), guest.cpu.gpr(Gpr::Rbp)), (DEVICE + 0x18, DEVICE + 0x38));
     assert_eq!(guest.env.requests, [mmio_write(DEVICE + 0x38, 8, 55)]);
+    // Processors check the new top of the stack: enter 1000h, 0 with its locals ending above a page that is absent.
+    let mut guest = Guest::long(&[0xc8, 0, 0x10, 0]).gpr(Gpr::Rsp, DEVICE + 0x40);
+    guest.env.memory.put(TABLES + 0x2000 + 0x3000 + 8 * 0x1f6, &[0]);
+    assert_eq!(guest.write(DEVICE + 0x38), page_fault(2, DEVICE + 0x38 - 0x1000));
+    assert_eq!(guest.env.requests, []);
     // call +10h
     let mut guest = Guest::long(&[0xe8, 0x10, 0, 0, 0]).gpr(Gpr::Rsp, DEVICE + 0x40);
     assert_eq!(guest.write(DEVICE + 0x38), Outcome::Complete(CODE + 0x15));
