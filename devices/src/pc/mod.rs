@@ -26,7 +26,7 @@ use map::Id;
 use parts::Parts;
 use vmm_interface::{Console, DispatchError, Instant, InterruptMessage, Lifecycle, RangeMap, Register};
 pub use wires::TIMER_PIN;
-use wires::{Around, Wires};
+use wires::{Around, Time, Wires};
 
 use crate::acpi::IOAPIC_BASE;
 use crate::chipset::{absent_mmio, absent_port};
@@ -178,7 +178,7 @@ impl Pc {
 
     /// Lets the devices catch up with the time. Bounded work however late, harmless when early.
     pub fn expire(&mut self, host: &mut impl PcHost) {
-        self.parts.expire(&mut Around::new(&mut self.wires, host));
+        self.parts.expire(&mut Around::new(&mut self.wires, host, &Time::default()));
         self.deadline = self.parts.deadline();
     }
 
@@ -192,14 +192,14 @@ impl Pc {
         let Some(uart) = self.parts.uart(console) else {
             return false;
         };
-        let taken = uart.receive(byte, &mut Around::new(&mut self.wires, host));
+        let taken = uart.receive(byte, &mut Around::new(&mut self.wires, host, &Time::default()));
         self.deadline = self.parts.deadline();
         taken
     }
 
     /// The host presses the power button.
     pub fn power_button(&mut self, host: &mut impl PcHost) {
-        self.parts.power.press_power_button(&mut Around::new(&mut self.wires, host));
+        self.parts.power.press_power_button(&mut Around::new(&mut self.wires, host, &Time::default()));
         self.deadline = self.parts.deadline();
     }
 
@@ -221,7 +221,7 @@ impl Pc {
     fn read(&mut self, space: Space, address: u64, width: u8, host: &mut impl PcHost) -> Answer<u64> {
         match self.find(space, address, width) {
             Some((id, offset)) if width == 1 || !id.is_eight_bit() => {
-                Answer::Found(self.read_part(id, Register { offset, width }, host))
+                Answer::Found(self.read_part(id, Register { offset, width }, &Time::default(), host))
             }
             _ => self.read_bytes(space, address, width, host),
         }
@@ -231,11 +231,11 @@ impl Pc {
     #[cold]
     fn read_bytes(&mut self, space: Space, address: u64, width: u8, host: &mut impl PcHost) -> Answer<u64> {
         let mut value = Register { offset: 0, width }.ones();
-        let mut found = false;
+        let (mut found, time) = (false, Time::default());
         for lane in 0..width {
             let part = address.checked_add(lane.into()).and_then(|at| self.find(space, at, 1));
             if let Some((id, offset)) = part {
-                let byte = self.read_part(id, Register { offset, width: 1 }, host) & 0xff;
+                let byte = self.read_part(id, Register { offset, width: 1 }, &time, host) & 0xff;
                 value = value & !(0xff << (8 * lane)) | byte << (8 * lane);
                 found = true;
             }
@@ -247,7 +247,7 @@ impl Pc {
         match self.find(space, address, width) {
             Some((id, offset)) if width == 1 || !id.is_eight_bit() => {
                 let at = Register { offset, width };
-                self.write_part(id, at, value & at.ones(), host);
+                self.write_part(id, at, value & at.ones(), &Time::default(), host);
                 Answer::Found(())
             }
             _ => self.write_bytes(space, address, width, value, host),
@@ -256,11 +256,11 @@ impl Pc {
 
     #[cold]
     fn write_bytes(&mut self, space: Space, address: u64, width: u8, value: u64, host: &mut impl PcHost) -> Answer<()> {
-        let mut found = false;
+        let (mut found, time) = (false, Time::default());
         for (lane, byte) in (0..width).zip(value.to_le_bytes()) {
             let part = address.checked_add(lane.into()).and_then(|at| self.find(space, at, 1));
             if let Some((id, offset)) = part {
-                self.write_part(id, Register { offset, width: 1 }, byte.into(), host);
+                self.write_part(id, Register { offset, width: 1 }, byte.into(), &time, host);
                 found = true;
             }
         }
@@ -268,11 +268,11 @@ impl Pc {
     }
 
     #[inline]
-    fn read_part(&mut self, id: Id, at: Register, host: &mut impl PcHost) -> u64 {
+    fn read_part(&mut self, id: Id, at: Register, time: &Time, host: &mut impl PcHost) -> u64 {
         if id.is_interrupt_controller() {
             return self.read_controller(id, at, host);
         }
-        let value = self.parts.read(id, at, &mut Around::new(&mut self.wires, host));
+        let value = self.parts.read(id, at, &mut Around::new(&mut self.wires, host, time));
         if id.read_moves_deadline() {
             self.deadline = self.parts.deadline();
         }
@@ -289,7 +289,7 @@ impl Pc {
         value.into()
     }
 
-    fn write_part(&mut self, id: Id, at: Register, value: u64, host: &mut impl PcHost) {
+    fn write_part(&mut self, id: Id, at: Register, value: u64, time: &Time, host: &mut impl PcHost) {
         match pic_port(id, at) {
             Some(port) => {
                 let [byte, ..] = value.to_le_bytes();
@@ -297,7 +297,7 @@ impl Pc {
                 self.wires.sync_pic(host);
             }
             None if id == Id::IoApic => self.write_ioapic(at, value, host),
-            None => self.parts.write(id, at, value, &mut Around::new(&mut self.wires, host)),
+            None => self.parts.write(id, at, value, &mut Around::new(&mut self.wires, host, time)),
         }
         if id.has_deadline() {
             self.deadline = self.parts.deadline();

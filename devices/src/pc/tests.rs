@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Claims about the machine as a whole: who answers where, what an access across borders does, and how interrupts travel.
 
+use core::cell::Cell;
+
 use vmm_interface::{DeliveryMode, Destination, TriggerMode};
 
 use super::*;
@@ -9,6 +11,8 @@ use crate::{acpi, rtc};
 /// Surroundings that record.
 struct FakeHost {
     now: Instant,
+    /// How often the time was asked for.
+    asked: Cell<u32>,
     sent: Vec<(Console, u8)>,
     messages: Vec<InterruptMessage>,
     /// Whether processors take messages.
@@ -19,6 +23,7 @@ struct FakeHost {
 
 impl PcHost for FakeHost {
     fn now(&self) -> Instant {
+        self.asked.set(self.asked.get() + 1);
         self.now
     }
 
@@ -62,6 +67,7 @@ impl Bench {
     fn with(config: PcConfig) -> Self {
         let host = FakeHost {
             now: Instant(1_000_000),
+            asked: Cell::new(0),
             sent: Vec::new(),
             messages: Vec::new(),
             accepts: true,
@@ -111,6 +117,20 @@ impl Bench {
 fn every_configuration_builds() {
     for bits in 0..4 {
         Bench::with(PcConfig { test_devices: bits & 1 != 0, command_console: bits & 2 != 0, ..CONFIG });
+    }
+}
+
+/// The bytes of a wide access to the 8254 were read at as many different times.
+#[test]
+fn an_access_that_is_split_into_bytes_happens_at_one_time() {
+    let mut bench = Bench::new();
+    for port in [0x40, 0x42, 0x70] {
+        bench.host.asked.set(0);
+        let _ = bench.pc.port_read(port, 4, &mut bench.host);
+        assert!(bench.host.asked.get() <= 1, "a read of {port:#x} asks {} times", bench.host.asked.get());
+        bench.host.asked.set(0);
+        let _ = bench.pc.port_write(port, 4, 0x1234_5678, &mut bench.host);
+        assert!(bench.host.asked.get() <= 1, "a write to {port:#x} asks {} times", bench.host.asked.get());
     }
 }
 

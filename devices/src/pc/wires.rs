@@ -78,17 +78,20 @@ impl Wires {
     }
 }
 
+/// The time of one call to the PC: asked for once, and only if a device wants it. The bytes of an access that the bus splits
+/// share it.
+pub(super) type Time = Cell<Option<Instant>>;
+
 /// The machine around one device, for one call.
 pub(super) struct Around<'a, H> {
     wires: &'a mut Wires,
     host: &'a mut H,
-    /// Asked for once, and only if the device wants it.
-    now: Cell<Option<Instant>>,
+    now: &'a Time,
 }
 
 impl<'a, H: PcHost> Around<'a, H> {
-    pub(super) const fn new(wires: &'a mut Wires, host: &'a mut H) -> Self {
-        Self { wires, host, now: Cell::new(None) }
+    pub(super) const fn new(wires: &'a mut Wires, host: &'a mut H, now: &'a Time) -> Self {
+        Self { wires, host, now }
     }
 }
 
