@@ -70,6 +70,23 @@ impl<M: TableMemory> NestedTables<M> {
         self.root
     }
 
+    /// A second root, whose first 512 GiB are those at `gpa` in this tree, now and later, and which has nothing else.
+    pub fn root_showing(&mut self, gpa: u64) -> Result<u64, MapError> {
+        let gpa = gpa & !(span(ROOT_LEVEL) - 1);
+        if gpa >> 48 != 0 {
+            return Err(MapError::Address);
+        }
+        let slot = index(gpa, ROOT_LEVEL);
+        let mut entry = self.read(self.root, slot);
+        if entry & PRESENT == 0 {
+            self.split(self.root, gpa, ROOT_LEVEL, entry)?;
+            entry = self.read(self.root, slot);
+        }
+        let root = self.memory.allocate().ok_or(MapError::Exhausted)?;
+        self.write(root, 0, entry);
+        Ok(root)
+    }
+
     /// Maps `bytes` at guest-physical `gpa` to system-physical `target`, with the largest leaves that fit. Replaces what
     /// was there. The caller flushes.
     pub fn map(&mut self, gpa: u64, target: u64, bytes: u64, rights: Rights) -> Result<(), MapError> {
@@ -253,6 +270,19 @@ mod tests {
         let mut tables = tables();
         tables.map(0x1000, 0x9000, 0x1000, Rights::empty()).unwrap();
         assert_eq!(tables.find(0x1234), Some((0x9234, Rights::empty())));
+    }
+
+    #[test]
+    fn a_second_root_follows_the_first() {
+        let mut tables = tables();
+        let second = tables.root_showing(1 << 47).unwrap();
+        tables.map((1 << 47) + 0x5000, 0x7000, 0x1000, ALL).unwrap();
+        tables.map(0x6000, 0x6000, 0x1000, ALL).unwrap();
+        tables.root = second;
+        assert_eq!(tables.find(0x5008), Some((0x7008, ALL)));
+        assert_eq!(tables.find(0x6000), None);
+        assert_eq!(tables.find((1 << 47) + 0x5000), None);
+        assert_eq!(tables.root_showing(1 << 48), Err(MapError::Address));
     }
 
     #[test]

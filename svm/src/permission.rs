@@ -21,7 +21,16 @@ impl MsrPermissions {
     pub const INTERCEPT_ALL: Self = Self([0xff; MSRPM_BYTES]);
 
     /// The same map with reads of `msr` left to the hardware. MSRs outside the map stay intercepted.
-    pub const fn with_direct_reads(mut self, msr: u32) -> Self {
+    pub const fn with_direct_reads(self, msr: u32) -> Self {
+        self.without(msr, 1)
+    }
+
+    /// The same map with reads and writes of `msr` left to the hardware.
+    pub const fn with_direct_access(self, msr: u32) -> Self {
+        self.without(msr, 3)
+    }
+
+    const fn without(mut self, msr: u32, access: u8) -> Self {
         let (base, first) = match msr {
             0..=0x1fff => (0, 0),
             0xc000_0000..=0xc000_1fff => (0x800, 0xc000_0000),
@@ -32,7 +41,7 @@ impl MsrPermissions {
         // The offset is below 0x800 and the base at most 0x1000.
         #[allow(clippy::indexing_slicing, reason = "bounded by the match above")]
         {
-            self.0[base + bit / 8] &= !(1 << (bit % 8));
+            self.0[base + bit / 8] &= !(access << (bit % 8));
         }
         self
     }
@@ -41,6 +50,13 @@ impl MsrPermissions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn direct_access_clears_both_bits() {
+        let map = MsrPermissions::INTERCEPT_ALL.with_direct_access(0xc000_0101);
+        let cleared: Vec<_> = (0..MSRPM_BYTES).filter(|&i| map.0[i] != 0xff).map(|i| (i, map.0[i])).collect();
+        assert_eq!(cleared, [(0x800 + 0x101 * 2 / 8, !(3 << (0x101 * 2 % 8)))]);
+    }
 
     #[test]
     fn a_direct_read_clears_its_bit_alone() {
