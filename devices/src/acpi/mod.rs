@@ -70,7 +70,16 @@ pub enum AcpiError {
 /// Writes all tables for `description` to the start of `into`, which the guest will find at `base`.
 pub fn build(description: &Description, into: &mut [u8], base: u64) -> Result<Tables, AcpiError> {
     let last = base.checked_add(into.len() as u64).and_then(|end| end.checked_sub(1)).ok_or(AcpiError::Misplaced)?;
-    if !base.is_multiple_of(RSDP_ALIGNMENT) || !RSDP_AREA.contains(&base) || !RSDP_AREA.contains(&last) {
+    if !RSDP_AREA.contains(&base) || !RSDP_AREA.contains(&last) {
+        return Err(AcpiError::Misplaced);
+    }
+    build_for_loader(description, into, base)
+}
+
+/// The same at any address below 4 GiB, for a loader that tells the guest where the RSDP is.
+pub fn build_for_loader(description: &Description, into: &mut [u8], base: u64) -> Result<Tables, AcpiError> {
+    let end = base.checked_add(into.len() as u64).ok_or(AcpiError::Misplaced)?;
+    if !base.is_multiple_of(RSDP_ALIGNMENT) || end > 1 << 32 {
         return Err(AcpiError::Misplaced);
     }
     if !(1..=MAX_PROCESSORS).contains(&description.processors) {
