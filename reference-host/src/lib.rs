@@ -20,6 +20,7 @@ pub mod loader;
 pub mod memory;
 pub mod options;
 pub mod report;
+pub mod snp;
 pub mod start_info;
 #[cfg(test)]
 mod tests;

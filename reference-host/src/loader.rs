@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Carries out an IGVM file's directives for the native platform: places pages, fills parameter areas, finds the processor
-//! state. Directives for other platforms (other compatibility masks) are skipped.
+//! Carries out an IGVM file's directives for one platform: places pages, fills parameter areas, finds the processor state.
+//! Directives for other platforms (other compatibility masks) are skipped. For SEV-SNP, each page is also reported to a
+//! [`Launch`], in the order of the file, as the firmware would see it.
 //!
 //! The guest's memory is written only where a directive says so, and no page twice. Parameter areas are filled in place:
 //! where an area will be inserted is looked up ahead, so no second copy of it is needed.
@@ -10,10 +11,10 @@ use crate::image::{Header, Image};
 use crate::memory::{BLOCK, GuestMap, PAGE, PageSet};
 use crate::report::{BadImage, Stop};
 use igvm_defs::{
-    IGVM_NATIVE_PLATFORM_VERSION, IGVM_VHS_MEMORY_MAP_ENTRY, IGVM_VHS_PAGE_DATA, IGVM_VHS_PARAMETER,
-    IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SUPPORTED_PLATFORM,
-    IGVM_VHS_VP_CONTEXT, IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType, IgvmVariableHeaderType,
-    MemoryMapEntryType,
+    IGVM_NATIVE_PLATFORM_VERSION, IGVM_SEV_SNP_PLATFORM_VERSION, IGVM_VHS_MEMORY_MAP_ENTRY, IGVM_VHS_PAGE_DATA,
+    IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY,
+    IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VP_CONTEXT, IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType,
+    IgvmVariableHeaderType, MemoryMapEntryType,
 };
 use zerocopy::IntoBytes;
 
@@ -40,6 +41,40 @@ pub struct Machine {
     pub processors: u32,
 }
 
+/// What an image is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// A machine that protects nothing.
+    Native,
+    /// SEV-SNP.
+    Snp,
+}
+
+/// How a page gets into an SEV-SNP guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Measured with its content.
+    Normal,
+    /// Measured without it.
+    Unmeasured,
+    /// Not the guest's, but its to share.
+    Shared,
+    /// The firmware writes the guest's secrets there.
+    Secrets,
+    /// The host writes there what CPUID answers, and the firmware checks it.
+    Cpuid,
+}
+
+/// Who launches an SEV-SNP guest from what the loader places.
+pub trait Launch {
+    /// Fills a page of secrets or of CPUID answers.
+    fn fill(&mut self, kind: PageKind, page: &mut [u8; PAGE as usize]);
+    /// A page is in place.
+    fn page(&mut self, gpa: u64, bytes: u64, kind: PageKind) -> Result<(), &'static str>;
+    /// A processor's state: a VMSA.
+    fn context(&mut self, gpa: u64, index: u16, vmsa: &[u8; PAGE as usize]) -> Result<(), &'static str>;
+}
+
 /// How many parameter areas an image can have.
 const AREAS: usize = 16;
 
@@ -52,49 +87,82 @@ struct Area {
     inserted: bool,
 }
 
-/// Loads the image and returns the boot processor's state.
+/// Loads a native image and returns the boot processor's state.
 pub fn load(
     image: &Image<'_>,
     machine: &Machine,
     ram: &mut impl GuestRam,
     placed: &mut PageSet<'_>,
 ) -> Result<Context, Stop> {
-    let mask = native_mask(image)?;
-    let mut loader = Loader { image, machine, ram, placed, mask, areas: [None; AREAS], context: None };
-    for header in image.headers() {
-        loader.carry_out(&header?)?;
-    }
-    loader.context.ok_or_else(|| {
-        let what = "end of the directives";
-        Stop::Image(BadImage { what, offset: 0, expectation: "expected a context for the boot processor" })
-    })
+    let mask = platform_mask(image, Platform::Native)?;
+    let mut loader = Loader { image, machine, ram, placed, mask, areas: [None; AREAS], context: None, launch: None };
+    loader.run()?;
+    loader.context.ok_or_else(no_context)
 }
 
-/// The compatibility mask of the native platform in this file.
-fn native_mask(image: &Image<'_>) -> Result<u32, BadImage> {
+/// Loads an SEV-SNP image. Whether there is a processor state is for `launch` to know.
+pub fn load_snp<'a>(
+    image: &'a Image<'a>,
+    machine: &'a Machine,
+    ram: &'a mut impl GuestRam,
+    placed: &'a mut PageSet<'_>,
+    launch: &'a mut (dyn Launch + 'a),
+) -> Result<(), Stop> {
+    let mask = platform_mask(image, Platform::Snp)?;
+    let launch = Some(launch);
+    let mut loader = Loader { image, machine, ram, placed, mask, areas: [None; AREAS], context: None, launch };
+    loader.run()
+}
+
+/// The image says nothing of the boot processor.
+pub fn no_context() -> Stop {
+    let what = "end of the directives";
+    Stop::Image(BadImage { what, offset: 0, expectation: "expected a context for the boot processor" })
+}
+
+/// The first platform of the file that this host can be.
+pub fn platform(image: &Image<'_>) -> Result<Platform, BadImage> {
     let mut other = BadImage { what: "supported platforms", offset: 0, expectation: "expected at least one" };
     for header in image.headers() {
         let header = header?;
-        if header.kind != IgvmVariableHeaderType::IGVM_VHT_SUPPORTED_PLATFORM.0 {
-            continue;
-        }
-        let platform: IGVM_VHS_SUPPORTED_PLATFORM = header.read()?;
-        if platform.compatibility_mask.count_ones() != 1 {
-            return Err(header.bad("compatibility mask", "expected exactly one bit"));
-        }
+        let Some(platform) = supported(&header)? else { continue };
         match platform.platform_type {
-            IgvmPlatformType::NATIVE if platform.platform_version == IGVM_NATIVE_PLATFORM_VERSION => {
-                return Ok(platform.compatibility_mask);
-            }
-            IgvmPlatformType::NATIVE => return Err(header.bad("platform version", "expected 1 for native")),
-            IgvmPlatformType::SEV_SNP => {
-                other = header.bad("SEV-SNP image", "expected native: this host has no SNP model")
-            }
-            IgvmPlatformType::TDX => other = header.bad("TDX image", "expected native: this host has no TDX model"),
-            _ => other = header.bad("image for another platform", "expected native"),
+            IgvmPlatformType::NATIVE => return Ok(Platform::Native),
+            IgvmPlatformType::SEV_SNP => return Ok(Platform::Snp),
+            IgvmPlatformType::TDX => other = header.bad("TDX image", "expected native or SEV-SNP: no TDX model here"),
+            _ => other = header.bad("image for another platform", "expected native or SEV-SNP"),
         }
     }
     Err(other)
+}
+
+/// A header that declares a platform.
+fn supported(header: &Header<'_>) -> Result<Option<IGVM_VHS_SUPPORTED_PLATFORM>, BadImage> {
+    if header.kind != IgvmVariableHeaderType::IGVM_VHT_SUPPORTED_PLATFORM.0 {
+        return Ok(None);
+    }
+    let platform: IGVM_VHS_SUPPORTED_PLATFORM = header.read()?;
+    if platform.compatibility_mask.count_ones() != 1 {
+        return Err(header.bad("compatibility mask", "expected exactly one bit"));
+    }
+    Ok(Some(platform))
+}
+
+/// The compatibility mask of a platform in this file.
+fn platform_mask(image: &Image<'_>, wanted: Platform) -> Result<u32, BadImage> {
+    let (kind, version) = match wanted {
+        Platform::Native => (IgvmPlatformType::NATIVE, IGVM_NATIVE_PLATFORM_VERSION),
+        Platform::Snp => (IgvmPlatformType::SEV_SNP, IGVM_SEV_SNP_PLATFORM_VERSION),
+    };
+    for header in image.headers() {
+        let header = header?;
+        let Some(platform) = supported(&header)?.filter(|platform| platform.platform_type == kind) else { continue };
+        if platform.platform_version != version {
+            return Err(header.bad("platform version", "expected 1"));
+        }
+        return Ok(platform.compatibility_mask);
+    }
+    Err(BadImage { what: "supported platforms", offset: 0, expectation: "expected the one that is to be loaded" })
 }
 
 struct Loader<'a, 'b, R> {
@@ -105,14 +173,30 @@ struct Loader<'a, 'b, R> {
     mask: u32,
     areas: [Option<Area>; AREAS],
     context: Option<Context>,
+    launch: Option<&'a mut dyn Launch>,
 }
 
 impl<R: GuestRam> Loader<'_, '_, R> {
+    fn run(&mut self) -> Result<(), Stop> {
+        for header in self.image.headers() {
+            self.carry_out(&header?)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the launch of pages that are in place.
+    fn launched(&mut self, header: &Header<'_>, gpa: u64, bytes: u64, kind: PageKind) -> Result<(), BadImage> {
+        let Some(launch) = &mut self.launch else { return Ok(()) };
+        launch.page(gpa, bytes, kind).map_err(|expectation| header.bad("page", expectation))
+    }
+
     fn carry_out(&mut self, header: &Header<'_>) -> Result<(), BadImage> {
         use IgvmVariableHeaderType as Type;
         match Type(header.kind) {
-            // Read by `native_mask`.
+            // Read by `platform_mask`.
             Type::IGVM_VHT_SUPPORTED_PLATFORM => Ok(()),
+            // Who signed the image is for the firmware to judge, and only if it is asked to attest.
+            Type::IGVM_VHT_SNP_ID_BLOCK if self.launch.is_some() => Ok(()),
             // Policies bind only isolated guests. Regions may be moved, but need not be.
             Type::IGVM_VHT_GUEST_POLICY
             | Type::IGVM_VHT_RELOCATABLE_REGION
@@ -143,17 +227,40 @@ impl<R: GuestRam> Loader<'_, '_, R> {
         if !self.applies(page.compatibility_mask) {
             return Ok(());
         }
-        if page.data_type != IgvmPageDataType::NORMAL || page.reserved != 0 || page.flags.reserved() != 0 {
-            return Err(header.bad("page data type", "expected normal data on the native platform"));
+        if page.reserved != 0 || page.flags.reserved() != 0 {
+            return Err(header.bad("page data flags", "expected reserved bits to be zero"));
         }
+        let kind = self.page_kind(header, &page)?;
         let bytes = if page.flags.is_2mb_page() { BLOCK } else { PAGE };
         self.claim(header, page.gpa, bytes, bytes)?;
+        if let (PageKind::Secrets | PageKind::Cpuid, Some(launch)) = (kind, &mut self.launch) {
+            if bytes != PAGE {
+                return Err(header.bad("page data type", "expected a special page to have 4 KiB"));
+            }
+            let mut content = [0; PAGE as usize];
+            launch.fill(kind, &mut content);
+            self.ram.write(page.gpa, &content).map_err(|OutsideRam| outside(header))?;
+            return self.launched(header, page.gpa, bytes, kind);
+        }
         let result = if page.file_offset == 0 {
             self.ram.zero(page.gpa, bytes)
         } else {
             self.ram.write(page.gpa, self.image.data(page.file_offset, bytes as usize, header)?)
         };
-        result.map_err(|OutsideRam| outside(header))
+        result.map_err(|OutsideRam| outside(header))?;
+        self.launched(header, page.gpa, bytes, kind)
+    }
+
+    fn page_kind(&self, header: &Header<'_>, page: &IGVM_VHS_PAGE_DATA) -> Result<PageKind, BadImage> {
+        let snp = self.launch.is_some();
+        match page.data_type {
+            IgvmPageDataType::NORMAL if page.flags.shared() => Ok(PageKind::Shared),
+            IgvmPageDataType::NORMAL if page.flags.unmeasured() => Ok(PageKind::Unmeasured),
+            IgvmPageDataType::NORMAL => Ok(PageKind::Normal),
+            IgvmPageDataType::SECRETS if snp => Ok(PageKind::Secrets),
+            IgvmPageDataType::CPUID_DATA | IgvmPageDataType::CPUID_XF if snp => Ok(PageKind::Cpuid),
+            _ => Err(header.bad("page data type", "expected one that the platform has")),
+        }
     }
 
     /// Notes that the pages are in use; refuses what is not RAM, not aligned, or in use already.
@@ -191,6 +298,7 @@ impl<R: GuestRam> Loader<'_, '_, R> {
             self.ram.write(gpa, self.image.data(area.file_offset, bytes, header)?)
         };
         result.map_err(|OutsideRam| outside(header))?;
+        self.launched(header, gpa, bytes, PageKind::Unmeasured)?;
         let slot = self.areas.iter_mut().find(|slot| slot.is_none());
         let slot = slot.ok_or(header.bad("parameter area", "expected at most 16 of them"))?;
         *slot = Some(Area { index: area.parameter_area_index, bytes, gpa, inserted: false });
@@ -281,13 +389,19 @@ impl<R: GuestRam> Loader<'_, '_, R> {
         if !self.applies(context.compatibility_mask) {
             return Ok(());
         }
+        let data = self.image.data(context.file_offset, CONTEXT_BYTES, header)?;
+        if let (Some(launch), Ok(vmsa)) = (&mut self.launch, data.try_into()) {
+            let index = context.vp_index;
+            let launched = launch.context(context.gpa.get(), index, vmsa);
+            return launched.map_err(|expectation| header.bad("processor context", expectation));
+        }
         if context.vp_index != 0 || context.gpa.get() != 0 {
             return Err(header.bad("processor context", "expected one for the boot processor only, without an address"));
         }
         if self.context.is_some() {
             return Err(header.bad("processor context", "expected only one"));
         }
-        self.context = Some(Context::parse(self.image.data(context.file_offset, CONTEXT_BYTES, header)?, header)?);
+        self.context = Some(Context::parse(data, header)?);
         Ok(())
     }
 }

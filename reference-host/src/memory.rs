@@ -42,11 +42,16 @@ impl Range {
     }
 }
 
+/// The same with the firmware's copies taken away (see `bare::snp`): only video memory is absent.
+const VIDEO: core::ops::Range<u64> = 0xa0000..0xc0000;
+
 /// The guest's RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestMap {
     low: Range,
     high: Range,
+    /// What lies within `low` and is not RAM.
+    hole: Range,
 }
 
 impl GuestMap {
@@ -54,7 +59,18 @@ impl GuestMap {
     pub const fn new(memory: u64) -> Self {
         let low = if memory < LOW_LIMIT { memory } else { LOW_LIMIT };
         let high = HIGH_BASE.saturating_add(memory - low);
-        Self { low: Range { start: 0, end: low }, high: Range { start: HIGH_BASE, end: high } }
+        let hole = Range { start: LEGACY.start, end: LEGACY.end };
+        Self { low: Range { start: 0, end: low }, high: Range { start: HIGH_BASE, end: high }, hole }
+    }
+
+    /// The same map with RAM from C0000h to FFFFFh.
+    pub const fn with_shadow_ram(self) -> Self {
+        Self { hole: Range { start: VIDEO.start, end: VIDEO.end }, ..self }
+    }
+
+    /// One past the last byte of RAM below 4 GiB, and above.
+    pub const fn ends(&self) -> (u64, u64) {
+        (self.low.end, self.high.end)
     }
 
     /// The ranges, without empty ones.
@@ -70,8 +86,8 @@ impl GuestMap {
     /// Whether all of it is RAM that can be written to on this machine.
     pub fn is_ram(&self, start: u64, bytes: u64) -> bool {
         let Some(end) = start.checked_add(bytes) else { return false };
-        let legacy = start < LEGACY.end && LEGACY.start < end;
-        !legacy && self.ranges().any(|range| range.contains(start, bytes))
+        let hole = start < self.hole.end && self.hole.start < end;
+        !hole && self.ranges().any(|range| range.contains(start, bytes))
     }
 
     /// Whether the guest has all of it, be it usable or not.
@@ -129,6 +145,8 @@ pub struct Room {
     pub image: Range,
     /// The bitmap of placed pages.
     pub bitmap: Range,
+    /// What is left: the larger piece beside the file.
+    pub rest: Range,
 }
 
 impl Room {
@@ -163,7 +181,11 @@ impl Room {
         } else {
             Range { start: rest.start, end: rest.start.checked_add(image.bytes())? }
         };
-        (!occupied && target.end <= room.end).then_some(Self { block, image: target, bitmap })
+        let before = Range { start: rest.start, end: target.start };
+        let after = Range { start: target.end.checked_next_multiple_of(PAGE)?, end: room.end & !(PAGE - 1) };
+        let rest =
+            if before.bytes() > after.bytes() { Range { end: before.end & !(PAGE - 1), ..before } } else { after };
+        (!occupied && target.end <= room.end).then_some(Self { block, image: target, bitmap, rest })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Both go to the debug console, whose reader tells them apart by the record separator (1Eh, RFC 7464).
 
 use core::fmt::{self, Write};
+use snp_model::Violation;
 
 /// Starts a record on the debug console.
 pub const RECORD_SEPARATOR: u8 = 0x1e;
@@ -19,9 +20,28 @@ pub struct BadImage {
     pub expectation: &'static str,
 }
 
-/// Why the host cannot start the image.
+/// How a guest that ran under this host came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It powered the machine off.
+    PowerOff,
+    /// It reset the machine.
+    Reset,
+    /// It triple-faulted; its instruction pointer.
+    TripleFault(u64),
+    /// It gave up: reason set and code of the GHCB specification.
+    GivenUp(u8, u8),
+    /// It, or the host, broke a rule.
+    Violation(Violation),
+    /// An exit that the model does not know: code, information and instruction pointer.
+    UnknownExit(u64, u64, u64),
+}
+
+/// Why the host cannot start the image, or no longer runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
+    /// The guest ran and ended.
+    Ended(End),
     /// The image is corrupt, or not for this host.
     Image(BadImage),
     /// QEMU was not started as this program needs it.
@@ -41,6 +61,7 @@ impl From<BadImage> for Stop {
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Ended(end) => write!(f, "{end}"),
             Self::Image(bad) => write!(f, "bad image: {} at offset {:#x}: {}", bad.what, bad.offset, bad.expectation),
             Self::Machine(what) => write!(f, "cannot start: {what}"),
             Self::Exception(vector, rip) => write!(f, "stopped: exception {vector} at {rip:#x} in the reference host"),
@@ -49,10 +70,43 @@ impl fmt::Display for Stop {
     }
 }
 
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => write!(f, "the guest powered off"),
+            Self::Reset => write!(f, "the guest reset the machine"),
+            Self::TripleFault(rip) => write!(f, "triple fault at {rip:#x}"),
+            Self::GivenUp(set, code) => write!(f, "the guest gave up: reason set {set}, code {code}"),
+            Self::Violation(violation) => write!(f, "{violation}"),
+            Self::UnknownExit(code, info, rip) => write!(f, "unknown exit {code:#x} ({info:#x}) at {rip:#x}"),
+        }
+    }
+}
+
+impl End {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::PowerOff => "poweroff",
+            Self::Reset => "reset",
+            Self::TripleFault(_) => "triple-fault",
+            Self::GivenUp(..) | Self::Violation(_) | Self::UnknownExit(..) => "terminated",
+        }
+    }
+
+    const fn status(&self) -> u32 {
+        match self {
+            Self::PowerOff => 0,
+            Self::Reset | Self::TripleFault(_) => 71,
+            Self::GivenUp(..) | Self::Violation(_) | Self::UnknownExit(..) => 70,
+        }
+    }
+}
+
 impl Stop {
     /// The status with which the run ends.
     pub const fn status(&self) -> u32 {
         match self {
+            Self::Ended(end) => end.status(),
             Self::Image(_) => 65,
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 70,
         }
@@ -61,6 +115,8 @@ impl Stop {
     /// The value for QEMU's debug-exit port, which makes QEMU's own status `value << 1 | 1`.
     pub const fn exit_value(&self) -> u32 {
         match self {
+            Self::Ended(End::PowerOff) => 0,
+            Self::Ended(_) => 1,
             Self::Image(_) => 32,
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 63,
         }
@@ -69,6 +125,7 @@ impl Stop {
     /// Writes the line and the record.
     pub fn write(&self, out: &mut impl Write) -> fmt::Result {
         let kind = match self {
+            Self::Ended(end) => end.kind(),
             Self::Image(_) => "bad-image",
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => "host-error",
         };

@@ -4,7 +4,7 @@
 use crate::context::Context;
 use crate::handover::Slot;
 use crate::image::Image;
-use crate::loader::{GuestRam, Machine, OutsideRam, load};
+use crate::loader::{GuestRam, Launch, Machine, OutsideRam, PageKind, Platform, load, load_snp};
 use crate::memory::{GuestMap, PAGE, PageSet};
 use crate::report::Stop;
 use igvm::{Arch, IgvmDirectiveHeader as Directive, IgvmFile, IgvmPlatformHeader, IgvmRevision};
@@ -221,17 +221,94 @@ fn repair_checksum(file: &mut [u8], headers: usize) {
     file[20..24].copy_from_slice(&(!crc).to_le_bytes());
 }
 
+fn isolated(kind: IgvmPlatformType, directives: Vec<Directive>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let file = IgvmFile::new(IgvmRevision::V1, vec![platform(kind)], vec![], directives).unwrap();
+    file.serialize(&mut bytes).unwrap();
+    bytes
+}
+
 #[test]
-fn images_for_isolated_platforms_are_refused_by_name() {
-    for (kind, what) in [(IgvmPlatformType::SEV_SNP, "SEV-SNP image"), (IgvmPlatformType::TDX, "TDX image")] {
-        let mut bytes = Vec::new();
-        let directives = vec![page(0x10_0000, vec![1; PAGE as usize])];
-        IgvmFile::new(IgvmRevision::V1, vec![platform(kind)], vec![], directives)
-            .unwrap()
-            .serialize(&mut bytes)
-            .unwrap();
-        assert_eq!(refusal(&bytes), what);
+fn images_for_platforms_without_a_model_are_refused_by_name() {
+    let bytes = isolated(IgvmPlatformType::TDX, vec![page(0x10_0000, vec![1; PAGE as usize])]);
+    let refused = crate::loader::platform(&Image::parse(&bytes).unwrap()).unwrap_err();
+    assert_eq!(refused.what, "TDX image");
+}
+
+/// What a launch was told.
+#[derive(Default)]
+struct Launched {
+    pages: Vec<(u64, u64, PageKind)>,
+    filled: Vec<PageKind>,
+    contexts: Vec<(u64, u16, u8)>,
+}
+
+impl Launch for Launched {
+    fn fill(&mut self, kind: PageKind, page: &mut [u8; PAGE as usize]) {
+        self.filled.push(kind);
+        page.fill(0x5a);
     }
+
+    fn page(&mut self, gpa: u64, bytes: u64, kind: PageKind) -> Result<(), &'static str> {
+        self.pages.push((gpa, bytes, kind));
+        Ok(())
+    }
+
+    fn context(&mut self, gpa: u64, index: u16, vmsa: &[u8; PAGE as usize]) -> Result<(), &'static str> {
+        self.contexts.push((gpa, index, vmsa[0xca]));
+        Ok(())
+    }
+}
+
+fn special(gpa: u64, data_type: IgvmPageDataType, flags: IgvmPageDataFlags) -> Directive {
+    Directive::PageData { gpa, compatibility_mask: 1, flags, data_type, data: vec![] }
+}
+
+#[test]
+fn a_launch_sees_every_page_in_the_order_of_the_file() {
+    let none = IgvmPageDataFlags::new();
+    let mut vmsa = igvm::snp_defs::SevVmsa::new_zeroed();
+    vmsa.vmpl = 2;
+    let context = Directive::SnpVpContext { gpa: 0x7000, compatibility_mask: 1, vp_index: 3, vmsa: Box::new(vmsa) };
+    let mut directives = vec![
+        special(0x3000, IgvmPageDataType::SECRETS, none),
+        page(0x2000, vec![1; PAGE as usize]),
+        special(0x4000, IgvmPageDataType::CPUID_DATA, none),
+        special(0x5000, IgvmPageDataType::NORMAL, none.with_unmeasured(true)),
+        special(0x6000, IgvmPageDataType::NORMAL, none.with_shared(true)),
+        context,
+    ];
+    directives.splice(1..1, parameters());
+    let bytes = isolated(IgvmPlatformType::SEV_SNP, directives);
+    let image = Image::parse(&bytes).unwrap();
+    assert_eq!(crate::loader::platform(&image), Ok(Platform::Snp));
+    let mut ram = Ram(vec![0xee; MEMORY as usize]);
+    let machine = Machine { map: GuestMap::new(MEMORY), processors: 1 };
+    let mut bits = vec![0; PageSet::bytes(&machine.map) as usize];
+    let mut launched = Launched::default();
+    let mut placed = PageSet::new(machine.map, &mut bits);
+    load_snp(&image, &machine, &mut ram, &mut placed, &mut launched).unwrap();
+    let pages: Vec<_> = launched.pages.iter().map(|(gpa, _, kind)| (*gpa, *kind)).collect();
+    use PageKind::{Cpuid, Normal, Secrets, Shared, Unmeasured};
+    let expected = [
+        (0x3000, Secrets),
+        (PARAMETERS, Unmeasured),
+        (0x2000, Normal),
+        (0x4000, Cpuid),
+        (0x5000, Unmeasured),
+        (0x6000, Shared),
+    ];
+    assert_eq!(pages, expected);
+    assert_eq!(launched.filled, [Secrets, Cpuid]);
+    assert_eq!(launched.contexts, [(0x7000, 3, 2)]);
+    assert_eq!((ram.0[0x3000], ram.0[0x2000], ram.0[0x5000]), (0x5a, 1, 0));
+}
+
+#[test]
+fn special_pages_are_not_for_a_native_machine() {
+    let mut directives = good();
+    directives.insert(0, special(0x30_8000, IgvmPageDataType::SECRETS, IgvmPageDataFlags::new()));
+    assert_eq!(refused(directives), "page data type");
 }
 
 #[test]
