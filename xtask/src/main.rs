@@ -27,6 +27,7 @@ mod run;
 mod say;
 mod scratch;
 mod signals;
+mod snp_guest;
 mod test;
 mod usage;
 

@@ -4,6 +4,7 @@
 mod boot;
 mod driver;
 mod kvm_unit_tests;
+pub(crate) mod snp_model;
 mod unit;
 
 use std::ops::AddAssign;
@@ -36,11 +37,12 @@ enum Suite {
     Unit,
     Model,
     Boot,
+    SnpModel,
     KvmUnitTests,
 }
 
-const ALL: [Suite; 4] = [Suite::Unit, Suite::Model, Suite::Boot, Suite::KvmUnitTests];
-const NAMES: &str = "unit, model, boot and kvm-unit-tests";
+const ALL: [Suite; 5] = [Suite::Unit, Suite::Model, Suite::Boot, Suite::SnpModel, Suite::KvmUnitTests];
+const NAMES: &str = "unit, model, boot, snp-model and kvm-unit-tests";
 
 impl Suite {
     fn parse(name: &str) -> Result<Self> {
@@ -48,6 +50,7 @@ impl Suite {
             "unit" => Ok(Self::Unit),
             "model" => Ok(Self::Model),
             "boot" => Ok(Self::Boot),
+            "snp-model" => Ok(Self::SnpModel),
             "kvm-unit-tests" => Ok(Self::KvmUnitTests),
             "attacks" | "fuzz-smoke" | "gdb" => {
                 Err(Failure::usage(format!("test: the suite '{name}' is not built yet; there are {NAMES}")))
@@ -79,6 +82,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::Unit => unit::run()?,
             Suite::Model => unit::model()?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,
+            Suite::SnpModel => snp_model::run(qemu.as_deref())?,
             Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,
         };
     }

@@ -21,7 +21,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
-cargo xtask test    [unit|model|boot|kvm-unit-tests ...] [--platform native] [--slow]         default: all
+cargo xtask test    [unit|model|boot|snp-model|kvm-unit-tests ...] [--platform native] [--slow]         default: all
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]

@@ -30,6 +30,29 @@ pub(super) fn in_byte(port: u16) -> u8 {
     value
 }
 
+/// Writes four bytes to a port.
+pub(super) fn out_dword(port: u16, value: u32) {
+    // SAFETY: the callers write PCI configuration and, for a guest, the ports that `bare::snp::devices` lets through; what
+    // of these can reach memory is said there.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Reads two bytes from a port.
+pub(super) fn in_word(port: u16) -> u16 {
+    let value: u16;
+    // SAFETY: reading a port reaches no memory of ours.
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Reads four bytes from a port.
+pub(super) fn in_dword(port: u16) -> u32 {
+    let value: u32;
+    // SAFETY: as in `in_word`.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
 /// The debug console, as a text writer.
 pub(super) struct Console;
 

@@ -8,11 +8,12 @@ mod exceptions;
 mod firmware;
 mod physical;
 mod relocate;
+mod snp;
 
 use core::fmt::Write;
 use reference_host::handover::Slot;
 use reference_host::image::Image;
-use reference_host::loader::{Machine, load};
+use reference_host::loader::{Machine, Platform, load, platform};
 use reference_host::memory::{GuestMap, PageSet, Room};
 use reference_host::report::Stop;
 
@@ -32,12 +33,15 @@ fn run(start_info: u64) -> Result<core::convert::Infallible, Stop> {
     let room = Room::plan(ram.get(..count).unwrap_or(&[]), &map, boot.image)?;
     let machine = Machine { map, processors: firmware::processors() };
 
-    relocate::move_program(room.block, room.image.end.max(room.bitmap.end))?;
+    relocate::move_program(room.block, room.image.end.max(room.bitmap.end).max(room.rest.end))?;
     let above = physical::Above::claim(&room, boot.image);
     let mut placed = PageSet::new(map, above.bitmap);
     let mut guest = physical::GuestMemory::new(map);
 
     let image = Image::parse(above.image)?;
+    if platform(&image)? == Platform::Snp {
+        return snp::run(&image, machine, &room, &mut placed);
+    }
     let context = load(&image, &machine, &mut guest, &mut placed)?;
     let slot = Slot::find(&guest, &context)?;
     let rip = context.registers().rip;

@@ -12,7 +12,8 @@ use reference_host::report::Stop;
 /// What the boot page tables map.
 const BOOT_LIMIT: u64 = 4 << 30;
 
-fn pointer(address: u64) -> *mut u8 {
+/// Where a physical address is mapped.
+pub(super) fn pointer(address: u64) -> *mut u8 {
     ptr::with_exposed_provenance_mut((DIRECT + address) as usize)
 }
 
@@ -64,6 +65,18 @@ impl GuestMemory {
     /// The RAM that `map` describes, which `Room::plan` has found to exist.
     pub(super) const fn new(map: GuestMap) -> Self {
         Self { map }
+    }
+}
+
+impl GuestMemory {
+    /// Copies out of the guest's RAM.
+    pub(super) fn copy_from(&self, gpa: u64, into: &mut [u8]) -> Result<(), OutsideRam> {
+        if !self.map.contains(gpa, into.len() as u64) {
+            return Err(OutsideRam);
+        }
+        // SAFETY: as in `write`, the other way round.
+        unsafe { ptr::copy_nonoverlapping(pointer(gpa), into.as_mut_ptr(), into.len()) };
+        Ok(())
     }
 }
 

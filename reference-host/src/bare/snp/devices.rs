@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's devices, which are QEMU's own: ports, the interrupt controllers' memory, model-specific registers.
+//!
+//! The guest is hostile. It does not get the ports through which QEMU would end, be spoken to by the host, or copy memory
+//! for it (fw_cfg's DMA); of the registers it can write those that cannot hurt the host. A PCI device that masters the bus
+//! would reach all memory: QEMU is started without any but the q35's own (`docs/fidelity.md`).
+
+use super::super::console::{in_byte, in_dword, in_word, out_byte, out_dword, out_word};
+use super::super::physical;
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, _rdtsc};
+use reference_host::report::End;
+use reference_host::snp::cpuid;
+use snp_host::Devices;
+use specs::msr;
+
+/// The debug console, and the port that ends QEMU.
+const OWN_PORTS: [core::ops::RangeInclusive<u16>; 3] = [0xe9..=0xea, 0xf4..=0xf7, 0x514..=0x51b];
+/// PM1 control of the q35, and the bit that enters the sleep state (ACPI 6.5, 4.8.3.2).
+const PM1_CONTROL: u16 = 0x604;
+const SLEEP_ENABLE: u32 = 1 << 13;
+/// Reset control of the ICH9.
+const RESET_CONTROL: u16 = 0xcf9;
+const RESET_CPU: u32 = 1 << 2;
+/// The keyboard controller's command that pulses the reset line.
+const KEYBOARD_COMMAND: u16 = 0x64;
+const KEYBOARD_RESET: u32 = 0xfe;
+/// What of the memory below 4 GiB is the interrupt controllers' and the HPET's.
+const CONTROLLERS: core::ops::Range<u64> = 0xfec0_0000..0xfef0_0000;
+/// ECAM, as SeaBIOS places it on a q35.
+const ECAM: core::ops::Range<u64> = 0xb000_0000..0xc000_0000;
+
+/// QEMU's devices.
+#[derive(Default)]
+pub(super) struct Forwarded {
+    /// The guest has ended the machine.
+    pub(super) end: Option<End>,
+}
+
+fn is_own(port: u16, bytes: u8) -> bool {
+    let last = port.saturating_add(u16::from(bytes) - 1);
+    OWN_PORTS.iter().any(|own| port <= *own.end() && *own.start() <= last)
+}
+
+/// Where a device has registers in memory.
+struct Register(*mut u8);
+
+impl Register {
+    /// For an aligned access of 1, 2, 4 or 8 bytes.
+    fn new(gpa: u64, bytes: u8) -> Option<Self> {
+        let device = CONTROLLERS.contains(&gpa) || ECAM.contains(&gpa);
+        (device && gpa.is_multiple_of(bytes.into())).then(|| Self(physical::pointer(gpa)))
+    }
+
+    fn read<T: Copy>(&self) -> T {
+        // SAFETY: `new` has checked the alignment for a `T`; the direct map reaches the address, where devices are and no
+        // memory, so nothing can be aliased. The callers' `T`s are integers.
+        unsafe { self.0.cast::<T>().read_volatile() }
+    }
+
+    fn write<T: Copy>(&self, value: T) {
+        // SAFETY: as in `read`. The local APIC is the guest's to program: all interrupts that arrive are passed on to it.
+        unsafe { self.0.cast::<T>().write_volatile(value) };
+    }
+}
+
+/// The processor's answer to CPUID.
+pub(super) fn native_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let answer = __cpuid_count(leaf, subleaf);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}
+
+/// RDMSR. QEMU answers 0 for what it does not know.
+pub(super) fn read_msr(number: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: no register that QEMU emulates has a side effect on reading.
+    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// WRMSR.
+///
+/// # Safety
+/// The value does what the caller wants, and leaves this program runnable.
+pub(super) unsafe fn write_msr(number: u32, value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    // SAFETY: the caller's duty.
+    unsafe { asm!("wrmsr", in("ecx") number, in("eax") low, in("edx") high, options(nostack)) };
+}
+
+/// Registers whose writes QEMU keeps, and that mean nothing to this program.
+const fn is_harmless(number: u32) -> bool {
+    matches!(
+        number,
+        msr::MTRR_PHYS_BASE0..=0x20f
+            | msr::MTRR_FIX_64K_00000
+            | msr::MTRR_FIX_16K_80000
+            | msr::MTRR_FIX_16K_A0000
+            | msr::MTRR_FIX_4K_C0000..=0x26f
+            | msr::MTRR_DEF_TYPE
+            | msr::MC0_CTL..=0x47f
+            | msr::MCG_STATUS
+            | msr::TSC_AUX
+    )
+}
+
+/// Registers whose writes a host ignores: configuration and counters that an emulated processor does not have.
+const fn is_ignored(number: u32) -> bool {
+    matches!(
+        number,
+        msr::APIC_BASE
+            | msr::BIOS_SIGN_ID
+            | msr::DEBUGCTL
+            | 0x48..=0x49
+            | 0x10b
+            | msr::K7_EVNTSEL0..=0xc001_0007
+            | msr::HWCR
+            | 0xc001_0020..=0xc001_0055
+            | 0xc001_0200..=0xc001_020b
+            | 0xc001_1000..=0xc001_10ff
+    )
+}
+
+impl Devices for Forwarded {
+    fn port_read(&mut self, port: u16, bytes: u8) -> u32 {
+        match bytes {
+            _ if is_own(port, bytes) => u32::MAX,
+            1 => in_byte(port).into(),
+            2 => in_word(port).into(),
+            _ => in_dword(port),
+        }
+    }
+
+    fn port_write(&mut self, port: u16, bytes: u8, value: u32) {
+        match port {
+            _ if is_own(port, bytes) => return,
+            PM1_CONTROL if value & SLEEP_ENABLE != 0 => self.end = Some(End::PowerOff),
+            RESET_CONTROL if bytes == 1 && value & RESET_CPU != 0 => self.end = Some(End::Reset),
+            KEYBOARD_COMMAND if value & 0xff == KEYBOARD_RESET => self.end = Some(End::Reset),
+            _ => {}
+        }
+        if self.end.is_some() {
+            return;
+        }
+        match bytes {
+            1 => out_byte(port, value as u8),
+            2 => out_word(port, value as u16),
+            _ => out_dword(port, value),
+        }
+    }
+
+    fn memory_read(&mut self, gpa: u64, bytes: u8) -> u64 {
+        let Some(register) = Register::new(gpa, bytes) else { return u64::MAX };
+        match bytes {
+            1 => register.read::<u8>().into(),
+            2 => register.read::<u16>().into(),
+            4 => register.read::<u32>().into(),
+            _ => register.read::<u64>(),
+        }
+    }
+
+    fn memory_write(&mut self, gpa: u64, bytes: u8, value: u64) {
+        let Some(register) = Register::new(gpa, bytes) else { return };
+        match bytes {
+            1 => register.write(value as u8),
+            2 => register.write(value as u16),
+            4 => register.write(value as u32),
+            _ => register.write(value),
+        }
+    }
+
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        cpuid::answer(leaf, subleaf, native_cpuid)
+    }
+
+    fn msr_read(&mut self, number: u32) -> Option<u64> {
+        match number {
+            // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
+            msr::TSC => Some(unsafe { _rdtsc() }),
+            msr::APIC_BASE => Some(read_msr(number)),
+            _ if is_harmless(number) => Some(read_msr(number)),
+            msr::MTRR_CAP | msr::MCG_CAP | msr::PAT => Some(read_msr(number)),
+            _ if is_ignored(number) => Some(0),
+            _ => None,
+        }
+    }
+
+    fn msr_write(&mut self, number: u32, value: u64) -> bool {
+        if is_harmless(number) {
+            // SAFETY: QEMU only keeps these, and this program uses none of them.
+            unsafe { write_msr(number, value) };
+            return true;
+        }
+        is_ignored(number)
+    }
+
+    fn guest_request(&mut self, _: &[u8; 4096], _: &mut [u8; 4096]) -> Option<u32> {
+        None
+    }
+}

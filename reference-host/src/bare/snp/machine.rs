@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's memory as the hardware holds it: the RMP, the nested tables derived from it, and the content of pages.
+//!
+//! Bit 47 of a guest-physical address is the C-bit, so each page has two views in one tree: the lower half of the address
+//! space is the shared view, the upper half the private one. A second root shows the private view at the bottom, for
+//! times when no page table can say otherwise. A leaf exists only where `snp_model::access` allows what it allows;
+//! everything else faults and is judged there. Guest-physical and system-physical addresses are the same.
+
+use super::super::physical::{self, GuestMemory};
+use core::ptr;
+use reference_host::loader::GuestRam;
+use reference_host::memory::{GuestMap, PAGE, Range};
+use reference_host::report::Stop;
+use reference_host::snp::walk::{Lost, Mapping, Paging, walk};
+use reference_host::snp::{ASID, C_MASK};
+use snp_host::{Hardware, NotShared};
+use snp_model::access::{Access, Effect, Fault, Kind, check, private_leaf};
+use snp_model::assumed::Assumptions;
+use snp_model::rmp::{Covered, Entry, LARGE, RANGES, Rmp, Size, State};
+use snp_model::{Broken, HostPort, Rule};
+use specs::sev::result;
+use svm::{NestedTables, Rights, TableMemory};
+
+/// Memory for nested tables, given out page by page.
+struct Pool {
+    next: u64,
+    end: u64,
+}
+
+// SAFETY: `allocate` gives out each page of a range that `Machine::new` was given for this purpose once, zeroed; the direct
+// map reaches all of it.
+unsafe impl TableMemory for Pool {
+    fn allocate(&mut self) -> Option<u64> {
+        let page = self.next;
+        if page + PAGE > self.end {
+            return None;
+        }
+        self.next += PAGE;
+        // SAFETY: the page is mapped RAM that nothing else uses.
+        unsafe { ptr::write_bytes(physical::pointer(page), 0, PAGE as usize) };
+        Some(page)
+    }
+
+    fn table(&self, physical: u64) -> *mut [u64; 512] {
+        physical::pointer(physical).cast()
+    }
+}
+
+/// Two pages of noise, of which each page gets another part.
+const NOISE_BYTES: u64 = 2 * PAGE;
+
+/// The machine.
+pub(super) struct Machine {
+    map: GuestMap,
+    memory: GuestMemory,
+    rmp: Rmp<'static>,
+    tables: NestedTables<Pool>,
+    /// The root for times without a C-bit.
+    forced_root: u64,
+    /// Where the noise is.
+    noise: u64,
+    random: u64,
+    pub(super) assumptions: Assumptions,
+    /// A rule that the host broke.
+    pub(super) broken: Option<Broken>,
+}
+
+/// What became of an access that had no leaf.
+pub(super) enum Resolution {
+    /// It has one now.
+    Mapped,
+    /// There is no memory: the host emulates.
+    Emulated,
+    /// #VC, not validated.
+    NotValidated,
+    /// A walk through a table whose address lacks the C-bit; hardware does not look at it.
+    PublicTable,
+    /// A broken rule.
+    Broken(Broken),
+}
+
+impl Machine {
+    /// A machine without any private page. `room` is for the RMP, the noise and the nested tables.
+    pub(super) fn new(map: GuestMap, room: Range) -> Result<Self, Stop> {
+        let small = Stop::Machine("no room for the RMP: give QEMU more memory above the guest's");
+        let (low, high) = map.ends();
+        let up = |address: u64| address.next_multiple_of(LARGE);
+        let covered: [Covered; RANGES] = [
+            Covered { start: 0, end: up(low) },
+            Covered { start: 4 << 30, end: up(high.max(4 << 30)) },
+            Covered { start: 0, end: 0 },
+        ];
+        let count = Rmp::entries_for(&covered);
+        let noise = room.start.next_multiple_of(PAGE);
+        let rmp = noise + NOISE_BYTES;
+        let tables = (rmp + count * size_of::<Entry>() as u64).next_multiple_of(PAGE);
+        if tables + 16 * PAGE > room.end {
+            return Err(small);
+        }
+        let entries = physical::pointer(rmp).cast::<Entry>();
+        // SAFETY: the range is mapped RAM above the guest's that nothing else uses, by `Room::plan` and the check above, and
+        // page-aligned. All-zero bytes are a valid `Entry`.
+        unsafe { ptr::write_bytes(entries, 0, count as usize) };
+        // SAFETY: the same; this is the only reference, for `new` is called once.
+        let entries = unsafe { core::slice::from_raw_parts_mut(entries, count as usize) };
+        let rmp = Rmp::new(entries, covered).ok_or(small)?;
+        let mut tables = NestedTables::new(Pool { next: tables, end: room.end }, false).ok_or(small)?;
+        let forced_root = tables.root_showing(C_MASK).map_err(|_| small)?;
+        let memory = GuestMemory::new(map);
+        let assumptions = Assumptions::LIKELY;
+        let mut machine =
+            Self { map, memory, rmp, tables, forced_root, noise, random: 0x9e37_79b9, assumptions, broken: None };
+        machine.make_noise();
+        Ok(machine)
+    }
+
+    fn make_noise(&mut self) {
+        for word in 0..NOISE_BYTES / 8 {
+            let value = self.next_random();
+            // SAFETY: within the two pages that `new` set aside.
+            unsafe { physical::pointer(self.noise + word * 8).cast::<u64>().write(value) };
+        }
+    }
+
+    /// Xorshift (Marsaglia, 2003): noise need only look like it.
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// The root of the nested tables.
+    pub(super) fn root(&self, forced_private: bool) -> u64 {
+        if forced_private { self.forced_root } else { self.tables.root() }
+    }
+
+    /// Whether a byte is RAM of the guest's.
+    pub(super) fn has(&self, gpa: u64) -> bool {
+        self.map.is_ram(gpa & !(PAGE - 1), PAGE)
+    }
+
+    /// What the RMP says.
+    pub(super) fn entry(&self, gpa: u64) -> Option<Entry> {
+        self.rmp.entry(gpa)
+    }
+
+    /// Gives a page to the guest with the content that it has, as the firmware does at launch.
+    pub(super) fn launch(&mut self, gpa: u64, bytes: u64, vmsa: bool) -> Result<(), &'static str> {
+        let size = if bytes == LARGE { Size::Large } else { Size::Small };
+        for at in (gpa..gpa + bytes).step_by(size.bytes() as usize) {
+            if self.rmp.launch(at, &guest_page(at, size), vmsa) != result::SUCCESS {
+                return Err("expected pages that the RMP can hold");
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all RAM that is still the host's to the guest, not validated: what KVM does on the first touch.
+    pub(super) fn assign_the_rest(&mut self, shared: &[u64]) {
+        let (low, high) = self.map.ends();
+        for range in [0..low, 4 << 30..high] {
+            for head in range.step_by(LARGE as usize) {
+                let whole = self.map.is_ram(head, LARGE) && !shared.iter().any(|page| page & !(LARGE - 1) == head);
+                if whole && self.rmp.rmpupdate(head, &guest_page(head, Size::Large)) == result::SUCCESS {
+                    continue;
+                }
+                for page in (head..head + LARGE).step_by(PAGE as usize) {
+                    let free = self.rmp.entry(page).is_some_and(|entry| !entry.assigned());
+                    if free && self.map.is_ram(page, PAGE) && !shared.contains(&page) {
+                        self.rmp.rmpupdate(page, &guest_page(page, Size::Small));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills what has become noise.
+    fn settle(&mut self, gpa: u64, bytes: u64) {
+        for page in (gpa..gpa + bytes).step_by(PAGE as usize) {
+            let from = self.noise + (self.next_random() & (PAGE - 8));
+            // SAFETY: both are mapped RAM: part of the two pages of noise, and a page of the guest's, by the callers' checks.
+            unsafe {
+                ptr::copy_nonoverlapping(physical::pointer(from), physical::pointer(page), PAGE as usize);
+            }
+        }
+    }
+
+    /// Makes a leaf for an access, or says why there is none. `tagged` is the address with the C-bit.
+    pub(super) fn resolve(&mut self, tagged: u64, kind: Kind, user: bool, vmpl: u8, forced: bool) -> Resolution {
+        let gpa = tagged & (C_MASK - 1);
+        let private = forced || tagged & C_MASK != 0;
+        if !self.has(gpa) {
+            return Resolution::Emulated;
+        }
+        let entry = self.rmp.entry(gpa).unwrap_or(Entry::HYPERVISOR);
+        // The host maps every page in the size that the RMP has for it.
+        let leaf = entry.size();
+        let access = Access { gpa, spa: gpa, kind, private, user, vmpl, leaf };
+        match check(&self.rmp, ASID, &access) {
+            Ok(()) if private => self.map_private(gpa, vmpl, leaf, kind),
+            Ok(()) if !entry.assigned() => self.map_shared(gpa),
+            Ok(()) => self.show_private(gpa, kind),
+            Err(Fault { effect: Effect::NotValidated, .. }) => Resolution::NotValidated,
+            Err(Fault { rule, effect: Effect::NestedFault(bits) }) => {
+                Resolution::Broken(Broken { rule, gpa: tagged, found: bits })
+            }
+        }
+    }
+
+    fn map_private(&mut self, gpa: u64, vmpl: u8, size: Size, kind: Kind) -> Resolution {
+        let head = gpa & !(size.bytes() - 1);
+        if self.rmp.take_noise(head) {
+            self.settle(head, size.bytes());
+        }
+        let leaf = private_leaf(&self.rmp, ASID, vmpl, head, head, size);
+        let mut rights = Rights::empty();
+        rights.set(Rights::WRITE, leaf.write);
+        rights.set(Rights::EXECUTE, leaf.execute);
+        if kind == Kind::Fetch && !leaf.execute {
+            // Allowed at this privilege level only, which a leaf cannot say.
+            return Resolution::Broken(Broken { rule: Rule::NotModelled, gpa, found: 1 });
+        }
+        self.place(C_MASK | head, head, size.bytes(), rights)
+    }
+
+    fn map_shared(&mut self, gpa: u64) -> Resolution {
+        let page = gpa & !(PAGE - 1);
+        if self.rmp.take_noise(page) {
+            self.settle(page, PAGE);
+        }
+        self.place(page, page, PAGE, Rights::WRITE)
+    }
+
+    /// A private page in the shared view: noise to who reads it, itself to who fetches from it or walks through it.
+    fn show_private(&mut self, gpa: u64, kind: Kind) -> Resolution {
+        let page = gpa & !(PAGE - 1);
+        match kind {
+            Kind::Read | Kind::Write => self.place(page, self.noise, PAGE, Rights::empty()),
+            Kind::TableWalk => Resolution::PublicTable,
+            Kind::Fetch => self.place(page, page, PAGE, Rights::EXECUTE),
+        }
+    }
+
+    /// Shows a page of page tables in the shared view, for want of a better way: see `docs/fidelity.md`.
+    pub(super) fn expose_table(&mut self, gpa: u64) -> Resolution {
+        let page = gpa & !(PAGE - 1);
+        self.place(page, page, PAGE, Rights::WRITE)
+    }
+
+    fn place(&mut self, gpa: u64, spa: u64, bytes: u64, rights: Rights) -> Resolution {
+        match self.tables.map(gpa, spa, bytes, rights) {
+            Ok(()) => Resolution::Mapped,
+            Err(_) => Resolution::Broken(Broken { rule: Rule::NotModelled, gpa, found: 2 }),
+        }
+    }
+
+    /// Takes a page out of both views. Memory for the tables can run out only when a large leaf is split, and then the
+    /// page must not stay: the run ends.
+    fn forget(&mut self, gpa: u64, bytes: u64) {
+        for view in [gpa, C_MASK | gpa] {
+            if self.tables.unmap(view, bytes).is_err() {
+                self.broken = Some(Broken { rule: Rule::NotModelled, gpa, found: 3 });
+            }
+        }
+    }
+
+    /// The rights or the validation of a page changed.
+    pub(super) fn refresh(&mut self, gpa: u64, size: Size) {
+        self.forget(gpa & !(size.bytes() - 1), size.bytes());
+    }
+
+    /// The table, for the instructions that change it.
+    pub(super) fn rmp(&mut self) -> (&mut Rmp<'static>, &Assumptions) {
+        (&mut self.rmp, &self.assumptions)
+    }
+
+    /// Walks the guest's tables.
+    pub(super) fn walk(&self, paging: &Paging, address: u64) -> Result<Mapping, Lost> {
+        walk(paging, address, |gpa| self.memory.read(gpa).ok())
+    }
+
+    /// Copies from the guest's RAM what the hardware itself reads, whoever owns it.
+    pub(super) fn hardware_read(&self, gpa: u64, into: &mut [u8]) -> bool {
+        self.memory.copy_from(gpa, into).is_ok()
+    }
+
+    /// Copies to the guest's RAM on behalf of the processor, if the running VMPL may write there.
+    pub(super) fn processor_write(&mut self, mapping: &Mapping, vmpl: u8, from: &[u8]) -> bool {
+        let leaf = self.rmp.entry(mapping.gpa).map_or(Size::Small, |entry| entry.size());
+        let (gpa, private) = (mapping.gpa, mapping.private);
+        let access = Access { gpa, spa: gpa, kind: Kind::Write, private, user: false, vmpl, leaf };
+        if !self.has(gpa) || check(&self.rmp, ASID, &access).is_err() {
+            return false;
+        }
+        let (head, bytes) = (gpa & !(leaf.bytes() - 1), leaf.bytes());
+        if self.rmp.take_noise(head) {
+            self.settle(head, bytes);
+        }
+        self.memory.write(gpa, from).is_ok()
+    }
+}
+
+const fn guest_page(gpa: u64, size: Size) -> State {
+    State { assigned: true, size, immutable: false, gpa, asid: ASID }
+}
+
+impl Hardware for Machine {
+    fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
+        let size = if large { Size::Large } else { Size::Small };
+        let before = self.rmp.entry(gpa);
+        let state = if assign {
+            if before.is_some_and(|entry| entry.assigned() && entry.size() == size) {
+                // KVM leaves a page alone that is what it should be.
+                return result::SUCCESS;
+            }
+            guest_page(gpa, size)
+        } else {
+            State { assigned: false, ..guest_page(gpa, size) }
+        };
+        let code = HostPort::new(&mut self.rmp).rmpupdate(gpa, &state);
+        if code != result::SUCCESS {
+            return code;
+        }
+        if !assign && before.is_some_and(|entry| entry.assigned() && entry.validated()) {
+            self.broken = Some(Broken { rule: Rule::RescindFirst, gpa, found: size.bytes() });
+        }
+        self.forget(gpa, size.bytes());
+        if !assign {
+            // Shared pages are used at once, and most of them in a row: no reason to wait for a fault each.
+            for page in (gpa..gpa + size.bytes()).step_by(PAGE as usize) {
+                if let Resolution::Broken(broken) = self.map_shared(page) {
+                    self.broken = Some(broken);
+                }
+            }
+        }
+        code
+    }
+
+    fn psmash(&mut self, gpa: u64) -> u32 {
+        HostPort::new(&mut self.rmp).psmash(gpa)
+    }
+
+    fn is_ram(&self, gpa: u64, bytes: u64) -> bool {
+        self.map.is_ram(gpa, bytes)
+    }
+
+    fn read_shared(&mut self, gpa: u64, into: &mut [u8]) -> Result<(), NotShared> {
+        self.check_shared(gpa, into.len())?;
+        self.memory.copy_from(gpa, into).map_err(|_| NotShared)
+    }
+
+    fn write_shared(&mut self, gpa: u64, from: &[u8]) -> Result<(), NotShared> {
+        self.check_shared(gpa, from.len())?;
+        self.memory.write(gpa, from).map_err(|_| NotShared)
+    }
+}
+
+impl Machine {
+    fn check_shared(&mut self, gpa: u64, bytes: usize) -> Result<(), NotShared> {
+        if !self.map.is_ram(gpa, bytes as u64) {
+            return Err(NotShared);
+        }
+        let port = HostPort::new(&mut self.rmp);
+        let pages = gpa & !(PAGE - 1)..gpa + bytes as u64;
+        if pages.step_by(PAGE as usize).all(|page| port.check_access(page).is_ok()) { Ok(()) } else { Err(NotShared) }
+    }
+}

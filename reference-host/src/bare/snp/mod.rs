@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Plays an SNP processor and its host: launches the image's pages, and runs its boot processor.
+
+mod devices;
+mod machine;
+mod vcpu;
+
+use super::console::{self, Console, out_byte, out_dword};
+use super::{firmware, physical, relocate};
+use core::arch::asm;
+use core::convert::Infallible;
+use core::fmt::Write;
+use devices::{Forwarded, native_cpuid, read_msr, write_msr};
+use machine::Machine;
+use reference_host::image::Image;
+use reference_host::loader::{self, Launch, PageKind, load_snp};
+use reference_host::memory::{PAGE, PageSet, Room};
+use reference_host::report::{End, Stop};
+use reference_host::snp::{ASID, C_BIT, cpuid};
+use snp_host::Host;
+use snp_model::Violation;
+use snp_model::vmsa::{Entering, check_state};
+use specs::sev::cpuid_page;
+use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
+use specs::vmsa::{SevFeatures, Vmsa};
+use specs::{cpuid as leaves, msr};
+use svm::{IoPermissions, MsrPermissions};
+use vcpu::{Places, Vcpu};
+use zerocopy::FromZeros;
+
+/// MSRs that VMRUN and VMLOAD switch, and that a host leaves to an SNP guest.
+const MSR_PERMISSIONS: MsrPermissions = MsrPermissions::INTERCEPT_ALL
+    .with_direct_access(msr::FS_BASE)
+    .with_direct_access(msr::GS_BASE)
+    .with_direct_access(msr::KERNEL_GS_BASE)
+    .with_direct_access(msr::STAR)
+    .with_direct_access(msr::LSTAR)
+    .with_direct_access(msr::CSTAR)
+    .with_direct_access(msr::SFMASK)
+    .with_direct_access(msr::SYSENTER_CS)
+    .with_direct_access(msr::SYSENTER_ESP)
+    .with_direct_access(msr::SYSENTER_EIP)
+    .with_direct_access(msr::PAT)
+    .with_direct_reads(msr::EFER);
+
+static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
+static MSR_MAP: MsrPermissions = MSR_PERMISSIONS;
+
+#[repr(C, align(4096))]
+struct SaveArea([u8; PAGE as usize]);
+
+static mut HOST_SAVE: SaveArea = SaveArea([0; PAGE as usize]);
+static mut VMCB: Vmcb = zerocopy::transmute!([0u8; PAGE as usize]);
+
+/// The firmware's and the host's part of a launch.
+struct Launcher<'a> {
+    machine: &'a mut Machine,
+    vmsa: Option<Vmsa>,
+    shared: [u64; SHARED],
+    shared_count: usize,
+}
+
+/// How many pages an image may ask to have shared.
+const SHARED: usize = 64;
+
+impl Launch for Launcher<'_> {
+    fn fill(&mut self, kind: PageKind, page: &mut [u8; PAGE as usize]) {
+        if kind == PageKind::Cpuid {
+            let mut table = cpuid_page::Page::new_zeroed();
+            cpuid::fill(&mut table, native_cpuid);
+            page.copy_from_slice(zerocopy::IntoBytes::as_bytes(&table));
+        } else {
+            // The secrets page: version 3, and keys that no report is signed under yet.
+            page[0] = 3;
+        }
+    }
+
+    fn page(&mut self, gpa: u64, bytes: u64, kind: PageKind) -> Result<(), &'static str> {
+        if kind != PageKind::Shared {
+            return self.machine.launch(gpa, bytes, false);
+        }
+        for page in (gpa..gpa + bytes).step_by(PAGE as usize) {
+            let slot = self.shared.get_mut(self.shared_count).ok_or("expected at most 64 shared pages")?;
+            *slot = page;
+            self.shared_count += 1;
+        }
+        Ok(())
+    }
+
+    fn context(&mut self, _: u64, index: u16, vmsa: &[u8; PAGE as usize]) -> Result<(), &'static str> {
+        if index != 0 || self.vmsa.is_some() {
+            return Err("expected one for the boot processor only");
+        }
+        self.vmsa = Some(zerocopy::transmute!(*vmsa));
+        Ok(())
+    }
+}
+
+/// Loads the image and runs it to its end.
+pub(super) fn run(
+    image: &Image<'_>,
+    options: loader::Machine,
+    room: &Room,
+    placed: &mut PageSet<'_>,
+) -> Result<Infallible, Stop> {
+    let options = loader::Machine { map: options.map.with_shadow_ram(), ..options };
+    uncover_low_memory();
+    let mut machine = Machine::new(options.map, room.rest)?;
+    let mut launcher = Launcher { machine: &mut machine, vmsa: None, shared: [0; SHARED], shared_count: 0 };
+    let mut guest = physical::GuestMemory::new(options.map);
+    load_snp(image, &options, &mut guest, placed, &mut launcher)?;
+    let Launcher { vmsa, shared, shared_count, .. } = launcher;
+    let vmsa = vmsa.ok_or_else(loader::no_context)?;
+    machine.assign_the_rest(shared.get(..shared_count).unwrap_or(&[]));
+    check_vmsa(&vmsa, &machine)?;
+    let places = start_svm(room.block)?;
+    firmware::silence_interrupt_controllers();
+    // A console that cannot be written to has nowhere to report that.
+    let _ = writeln!(Console, "[host] SEV-SNP image: entering at {:#x}, features {:#x}", vmsa.rip, vmsa.sev_features);
+    let mut host = Host::new(C_BIT);
+    let vmcb = &raw mut VMCB;
+    // SAFETY: this function does not return, so it is the only user of the static.
+    let vmcb = unsafe { &mut *vmcb };
+    let mut vcpu = Vcpu::new(vmcb, &places, &vmsa, host.initial_msr());
+    load_vector_state(&vmsa);
+    let end = vcpu.run(&mut machine, &mut host, &mut Forwarded::default());
+    let _ = writeln!(Console, "[host] {} exits", vcpu.exits);
+    console::stop(&Stop::Ended(end))
+}
+
+/// What VMRUN would refuse.
+fn check_vmsa(vmsa: &Vmsa, machine: &Machine) -> Result<(), Stop> {
+    let allowed = SevFeatures::SNP_ACTIVE | SevFeatures::PREVENT_HOST_IBS | SevFeatures::BTB_ISOLATION;
+    let entering = Entering { entry: None, spa: 0, asid: ASID, vmpl: 0, allowed, event_injection: 0 };
+    check_state(vmsa, &entering, &machine.assumptions).map_err(|refused| {
+        let violation =
+            Violation { broken: refused.broken, vcpu: 0, vmpl: 0, rip: vmsa.rip, bytes: [0; 15], length: 0 };
+        Stop::Ended(End::Violation(violation))
+    })
+}
+
+/// Turns SVM on.
+fn start_svm(block: u64) -> Result<Places, Stop> {
+    let [.., ecx, _] = native_cpuid(0x8000_0001, 0);
+    if ecx & leaves::ExtendedEcx::SVM.bits() == 0 || read_msr(MSR_VM_CR) & VM_CR_SVMDIS != 0 {
+        return Err(Stop::Machine("the processor model has no SVM: choose -cpu EPYC or max"));
+    }
+    let [bits, ..] = native_cpuid(0x8000_0008, 0);
+    if bits & 0xff <= u32::from(C_BIT) {
+        return Err(Stop::Machine("the C-bit needs more physical address bits: choose -cpu EPYC,phys-bits=52"));
+    }
+    let at = |object: *const u8| relocate::physical_address(object, block);
+    let host_save = at((&raw const HOST_SAVE).cast());
+    // SAFETY: SVME only makes the instructions exist.
+    unsafe { write_msr(msr::EFER, read_msr(msr::EFER) | 1 << 12) };
+    // SAFETY: the page is ours and used for nothing else.
+    unsafe { write_msr(MSR_VM_HSAVE_PA, host_save) };
+    // SAFETY: interrupts are held off by GIF from here on, outside of `exceptions::window` and `sleep`; the table has a gate
+    // for each.
+    unsafe { asm!("clgi", "sti", options(nomem, nostack)) };
+    Ok(Places {
+        vmcb: at((&raw const VMCB).cast()),
+        io_permissions: at((&raw const IO_PERMISSIONS).cast()),
+        msr_permissions: at((&raw const MSR_MAP).cast()),
+    })
+}
+
+/// Loads x87 and SSE state, which this program does not use itself.
+fn load_vector_state(vmsa: &Vmsa) {
+    #[repr(C, align(16))]
+    struct Area([u8; 512]);
+    let mut area = Area([0; 512]);
+    area.0[..2].copy_from_slice(&vmsa.x87_fcw.to_le_bytes());
+    area.0[24..28].copy_from_slice(&vmsa.mxcsr.to_le_bytes());
+    // SAFETY: the area is 16-byte aligned and holds a legal MXCSR, which is checked by the mask.
+    unsafe { asm!("fxrstor64 [{}]", in(reg) &raw const area, options(nostack, readonly)) };
+}
+
+/// Makes C0000–FFFFF plain RAM instead of the firmware's ROM copies: the q35 host bridge's PAM registers (Intel 3 Series
+/// Express Chipset data sheet, 5.1.18). What the firmware left there is no image's business.
+fn uncover_low_memory() {
+    const PAM0: u32 = 0x90;
+    for register in 0..7u32 {
+        let offset = PAM0 + register;
+        // PAM0 controls F0000–FFFFF with its upper half; the others two 16 KiB pieces each.
+        let value: u8 = if register == 0 { 0x30 } else { 0x33 };
+        out_dword(0xcf8, 0x8000_0000 | offset & !3);
+        out_byte(0xcfc + (offset & 3) as u16, value);
+    }
+}
