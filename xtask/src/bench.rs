@@ -28,13 +28,15 @@ use machine::Bench;
 enum Suite {
     Exits,
     Boot,
+    SnpModel,
     Memory,
     Idle,
     Clock,
     Measure,
 }
 
-const ALL: [Suite; 6] = [Suite::Exits, Suite::Boot, Suite::Memory, Suite::Idle, Suite::Clock, Suite::Measure];
+const ALL: &[Suite] =
+    &[Suite::Exits, Suite::Boot, Suite::SnpModel, Suite::Memory, Suite::Idle, Suite::Clock, Suite::Measure];
 
 #[derive(Default)]
 struct Options {
@@ -54,11 +56,16 @@ impl Options {
                 Value(name) => options.suites.push(match name.to_str() {
                     Some("exits") => Suite::Exits,
                     Some("boot") => Suite::Boot,
+                    Some("snp-model") => Suite::SnpModel,
                     Some("memory") => Suite::Memory,
                     Some("idle") => Suite::Idle,
                     Some("clock") => Suite::Clock,
                     Some("measure") => Suite::Measure,
-                    _ => return Err(Failure::usage("bench: there are exits, boot, memory, idle, clock and measure")),
+                    _ => {
+                        return Err(Failure::usage(
+                            "bench: there are exits, boot, snp-model, memory, idle, clock and measure",
+                        ));
+                    }
                 }),
                 Long("json") => set(&mut options.json, "json", options::path(&mut parser)?)?,
                 Long("plot") => set(&mut options.plot, "plot", options::path(&mut parser)?)?,
@@ -93,6 +100,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
         let measured = match suite {
             Suite::Exits => exits::measure(&bench, exit_pairs, &mut figures),
             Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),
+            Suite::SnpModel => boot::measure_model(&bench, boot_pairs, &mut figures),
             Suite::Memory => memory::measure(&bench, &mut figures),
             Suite::Idle => idle::measure_idle(&bench, &mut figures),
             Suite::Clock => idle::measure_clock(&bench, &mut figures),

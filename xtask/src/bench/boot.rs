@@ -11,10 +11,14 @@ use super::machine::Bench;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::Request;
-use crate::say;
+use crate::qemu::Machine;
+use crate::test::snp_model;
+use crate::{say, snp_guest};
 
 /// Stock kernel to user mode, against the same without Parados.
 const AIM: f64 = 1.05;
+/// The same kernel as an enlightened SEV-SNP guest of the reference host's model, without Parados, against bare QEMU.
+const MODEL_AIM: f64 = 1.6;
 
 pub(super) fn measure(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
     let request = Request { figure: true, ..Request::default() };
@@ -38,13 +42,46 @@ pub(super) fn measure(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) ->
     Ok(())
 }
 
-fn summary(bare: &[f64], native: &[f64]) -> Option<Vec<Figure>> {
-    let ratios: Vec<_> = native.iter().zip(bare).map(|(native, bare)| native / bare).collect();
+/// What the model of SEV-SNP costs a guest that knows of it. Both machines have the processor model that it needs.
+pub(super) fn measure_model(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
+    let request = Request { figure: true, ..Request::default() };
+    let payload = request.payload(&bench.scratch)?;
+    let image = bench.scratch.file("enlightened.igvm");
+    let (mut bare, mut model) = (Vec::new(), Vec::new());
+    for pair in 0..=pairs {
+        say::progress(&format!("bench snp-model: pair {pair} of {pairs}"));
+        let machine = bench.bare(&payload.kernel, payload.initrd.as_deref(), &payload.command_line);
+        let machine = Machine { cpu: snp_model::CPU.into(), ..machine };
+        let memory = machine.memory;
+        let without = bench.run(machine, USER_MODE)?.cpu_seconds;
+        if pair == 0 {
+            write_atomically(&image, &snp_guest::build(&payload, memory)?)?;
+        }
+        let machine = Machine { cpu: snp_model::CPU.into(), ..bench.hosted(&image) };
+        let with = bench.run(machine, USER_MODE)?.cpu_seconds;
+        if pair > 0 {
+            bare.push(without);
+            model.push(with);
+        }
+    }
+    let none = || Failure::new(status::FAILED, "bench snp-model: no CPU time was measured");
+    figures.push(ratio_of_minima("boot.enlightened.vs_bare", &bare, &model, MODEL_AIM).ok_or_else(none)?);
+    figures.extend(Figure::median("boot.enlightened.cpu_seconds", &model, "s", None));
+    Ok(())
+}
+
+/// With the spread of the pairs' ratios.
+fn ratio_of_minima(name: &'static str, bare: &[f64], with: &[f64], aim: f64) -> Option<Figure> {
+    let ratios: Vec<_> = with.iter().zip(bare).map(|(with, bare)| with / bare).collect();
     let minimum = |values: &[f64]| values.iter().copied().min_by(f64::total_cmp);
-    let ratio = minimum(native)? / minimum(bare)?;
+    let ratio = minimum(with)? / minimum(bare)?;
     let spread = Figure::median("", &ratios, "", None)?.spread;
+    Some(Figure { spread, ..Figure::fixed(name, ratio, "ratio", Some(aim)) })
+}
+
+fn summary(bare: &[f64], native: &[f64]) -> Option<Vec<Figure>> {
     Some(vec![
-        Figure { spread, ..Figure::fixed("boot.native.vs_bare", ratio, "ratio", Some(AIM)) },
+        ratio_of_minima("boot.native.vs_bare", bare, native, AIM)?,
         Figure::median("boot.native.cpu_seconds", native, "s", None)?,
         Figure::median("boot.bare.cpu_seconds", bare, "s", None)?,
     ])
