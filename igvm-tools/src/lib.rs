@@ -23,6 +23,7 @@ mod fixture;
 mod id_block;
 pub mod input;
 pub mod inspect;
+mod key;
 mod launch;
 #[cfg(test)]
 mod launch_fixture;
@@ -32,6 +33,7 @@ pub mod page_tables;
 mod paravisor;
 mod payload;
 mod policy;
+pub mod sign;
 #[cfg(test)]
 mod tests;
 pub mod verify;

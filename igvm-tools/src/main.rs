@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command `igvm-tools`: builds, inspects, measures and verifies IGVM images.
+//! The command `igvm-tools`: builds, inspects, measures, signs and verifies IGVM images.
 //!
 //! Results go to stdout, errors to stderr in one line. Statuses: 0, 1 for a negative answer
 //! (evidence that is refused), 64 for usage and missing files, 65 for bad data.
@@ -8,11 +8,11 @@
 
 mod cli;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use igvm_tools::Error;
 use std::process::ExitCode;
 
-/// Builds, inspects, measures and verifies IGVM images.
+/// Builds, inspects, measures, signs and verifies IGVM images.
 #[derive(Parser)]
 #[command(name = "igvm-tools", version)]
 struct Cli {
@@ -26,6 +26,8 @@ enum Verb {
     Inspect(cli::inspect::Options),
     Measure(cli::measure::Options),
     Verify(cli::verify::Options),
+    Sign(cli::sign::Options),
+    Completions(cli::completions::Options),
 }
 
 /// The status of bad usage, as in sysexits.h.
@@ -50,6 +52,8 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Build(options) => cli::build::run(options)?,
         Verb::Inspect(options) => cli::inspect::run(&options)?,
         Verb::Measure(options) => cli::measure::run(&options)?,
+        Verb::Sign(options) => cli::sign::run(&options)?,
+        Verb::Completions(options) => cli::completions::run(&options, &mut Cli::command())?,
         Verb::Verify(options) => return cli::verify::run(&options),
     }
     Ok(ExitCode::SUCCESS)

@@ -108,6 +108,33 @@ fn verify_answers_no_with_1_and_bad_evidence_with_65() {
 }
 
 #[test]
+fn sign_needs_a_signer_and_an_image_for_snp() {
+    let folder = Folder::new("sign");
+    assert!(folder.run(&BUILD).status.success());
+    let message = folder.refused(&["sign", "out.igvm", "--out", "signed.igvm"], 64);
+    assert!(message.contains("--key") && message.contains("--ephemeral"), "{message}");
+    folder.refused(&["sign", "out.igvm", "--ephemeral"], 64);
+    folder.refused(&["sign", "out.igvm", "--out", "x", "--signature", "p.elf"], 64);
+    folder.refused(&["sign", "out.igvm", "--out", "x", "--ephemeral", "--key", "p.elf"], 64);
+    folder.refused(&["sign", "out.igvm", "--out", "x", "--ephemeral", "--image-id", &"00".repeat(17)], 64);
+    let message = folder.refused(&["sign", "out.igvm", "--out", "signed.igvm", "--ephemeral"], 65);
+    assert!(message.contains("out.igvm: not an image for snp"), "{message}");
+    assert_eq!(folder.names(), ["native.toml", "out.igvm", "p.elf"]);
+}
+
+#[test]
+fn completions_know_every_verb() {
+    let folder = Folder::new("completions");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = String::from_utf8(folder.run(&["completions", shell]).stdout).unwrap();
+        for verb in ["build", "inspect", "measure", "verify", "sign", "completions"] {
+            assert!(script.contains(verb), "{shell} {verb}");
+        }
+    }
+    folder.refused(&["completions", "csh"], 64);
+}
+
+#[test]
 fn two_folders_give_the_same_image_and_report() {
     let (one, other) = (Folder::new("one"), Folder::new("other/deeper"));
     for folder in [&one, &other] {

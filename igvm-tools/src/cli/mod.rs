@@ -2,8 +2,10 @@
 //! The verbs of the command, a file each, and how they print.
 
 pub(crate) mod build;
+pub(crate) mod completions;
 pub(crate) mod inspect;
 pub(crate) mod measure;
+pub(crate) mod sign;
 pub(crate) mod verify;
 
 use igvm_tools::Error;
@@ -27,4 +29,14 @@ fn about(path: &Path, mut report: Value) -> Value {
         object.insert("file".to_owned(), json!(path.file_name().map(|name| name.to_string_lossy())));
     }
     report
+}
+
+/// Hexadecimal digits of an option; missing bytes are zero.
+fn decode(name: &str, text: &str, length: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = hex::decode(text).map_err(|error| Error::usage(format_args!("{name} {text}: {error}")))?;
+    if bytes.len() > length {
+        return Err(Error::usage(format_args!("{name}: {} bytes, expected at most {length}", bytes.len())));
+    }
+    bytes.resize(length, 0);
+    Ok(bytes)
 }

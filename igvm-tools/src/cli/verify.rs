@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `igvm-tools verify`.
 
-use super::print;
+use super::{decode, print};
 use clap::Args;
 use igvm_tools::verify::{Expected, Trust};
 use igvm_tools::{Error, input, verify};
@@ -85,13 +85,4 @@ fn expected(options: &Options) -> Result<Expected, Error> {
         vmpl: options.vmpl,
         rtmrs,
     })
-}
-
-fn decode(name: &str, text: &str, length: usize) -> Result<Vec<u8>, Error> {
-    let mut bytes = hex::decode(text).map_err(|error| Error::usage(format_args!("{name} {text}: {error}")))?;
-    if bytes.len() > length {
-        return Err(Error::usage(format_args!("{name}: {} bytes, expected at most {length}", bytes.len())));
-    }
-    bytes.resize(length, 0);
-    Ok(bytes)
 }

@@ -77,15 +77,10 @@ impl<'a> Report<'a> {
 
     /// The signature as `r` and `s`, big-endian; `None` if one is too long for the curve.
     fn signature(&self) -> Option<[u8; 96]> {
+        let (r, s) =
+            (id_block::big_endian(&self.field(SIGNED_BYTES))?, id_block::big_endian(&self.field(SIGNED_BYTES + 72))?);
         let mut fixed = [0; 96];
-        for (number, half) in [SIGNED_BYTES, SIGNED_BYTES + 72].into_iter().zip(fixed.chunks_exact_mut(48)) {
-            let number: [u8; 72] = self.field(number);
-            let (low, high) = number.split_at(48);
-            if high.iter().any(|byte| *byte != 0) {
-                return None;
-            }
-            half.iter_mut().zip(low.iter().rev()).for_each(|(to, from)| *to = *from);
-        }
+        fixed.iter_mut().zip(r.into_iter().chain(s)).for_each(|(to, from)| *to = from);
         Some(fixed)
     }
 

@@ -188,6 +188,38 @@ fn every_field_that_the_image_settles_is_held_against_it() {
 }
 
 #[test]
+fn a_signed_image_settles_the_keys_and_the_versions_too() {
+    use crate::sign::{Block, Identity, Signer};
+    let (path, bytes) = (Path::new("image"), fixture::small().bytes());
+    let identity = Identity { svn: 7, family_id: [1; 16], image_id: [2; 16], ..Identity::default() };
+    let key = vectors("vcek.p8");
+    let block = Block::new(path, &bytes, &identity).unwrap();
+    let signed = block.sign(path, &bytes, Signer::Ephemeral, Some(&key)).unwrap();
+    let mut report = report();
+    let mut put = |at: usize, bytes: &[u8]| report[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x04, &[7]);
+    put(0x10, &[1; 16]);
+    put(0x20, &[2; 16]);
+    put(0xe0, &signed.id_key_digest);
+    put(0x110, &signed.author_key_digest.unwrap());
+    let judge = |report: &mut Vec<u8>| {
+        sign(report);
+        let chain = Chain::test("p384");
+        verify((path, report), (path, &signed.image), &chain.trust(), &Expected::default()).unwrap()
+    };
+    let verdict = judge(&mut report);
+    assert!(verdict.passes(), "{verdict}");
+    assert!(verdict.to_string().ends_with("verified: 10 fields agree\n"), "{verdict}");
+    for (at, name) in
+        [(0x04, "guest SVN"), (0x10, "family ID"), (0x20, "image ID"), (0xe0, "ID key"), (0x110, "author key")]
+    {
+        let mut changed = report.clone();
+        changed[at] ^= 1;
+        assert_eq!(names(judge(&mut changed).differing()), [name]);
+    }
+}
+
+#[test]
 fn what_the_user_expects_is_held_against_the_report() {
     let (chain, launch) = (Chain::test("p384"), fixture::small());
     let passes = |expected: &Expected| judge(&report(), &launch, &chain.trust(), expected).unwrap().passes();
