@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A software model of the firmware that runs on AMD's secure processor (PSP), as far as a guest of SEV-SNP can see it.
 //!
-//! It takes a guest through its launch ([`Psp::launch_start`], [`Launch::update`], [`Launch::finish`]) and then answers
-//! the guest's messages ([`Psp::guest_request`]): attestation reports, derived keys, TSC information. Follows the SEV
-//! Secure Nested Paging Firmware ABI (56860) as the sources in [`Rule::source`] show it.
+//! It takes a guest through its launch ([`Psp::launch_start`], [`Psp::launch_update`], [`Psp::launch_finish`]) and then
+//! answers the guest's messages ([`Psp::guest_request`]): attestation reports, derived keys, TSC information. Follows
+//! the SEV Secure Nested Paging Firmware ABI (56860) as the sources in [`Rule::source`] show it.
 //!
 //! This is a judge of other programs, so it shares no code with what it judges: neither the launch digest of
 //! `igvm-tools` nor the layouts in `specs`. A wrong offset over there shows up as a difference here.
@@ -12,7 +12,7 @@
 //! write: callers hand in private copies. Nothing supplied may panic, and no length is used before it is checked.
 //!
 //! Missing on purpose: migration (agents, EXPORT to VMRK messages), VLEK, IMI, page moves and swaps, ciphertext.
-//! Nothing allocates.
+//! Nothing allocates. A report takes up to 40 KiB of stack, most of it for the signature.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
