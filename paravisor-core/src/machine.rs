@@ -111,6 +111,8 @@ pub struct Machine<P: Platform + 'static> {
     /// The boot processor's first state.
     pub(crate) start: VcpuState,
     flags: u32,
+    /// A processor is ending the VM.
+    ended: AtomicBool,
 }
 
 impl<P: Platform> Machine<P> {
@@ -160,6 +162,7 @@ impl<P: Platform> Machine<P> {
             statistics: each(launch.processors, |_| Statistics::default())?,
             start,
             flags: block.flags,
+            ended: AtomicBool::new(false),
         };
         if block.payload_kind == payload::MULTIBOOT {
             machine.with_pc(BOOT_PROCESSOR, |pc, around| pc.start_as_bios(around));
@@ -186,14 +189,24 @@ impl<P: Platform> Machine<P> {
         })
     }
 
-    /// Ends the VM.
+    /// Ends the VM: the first processor that wants to. Another one waits here, so that its words do not come between.
     pub(crate) fn finish(&self, how: Termination) -> ! {
+        if !self.claim_end() {
+            loop {
+                core::hint::spin_loop();
+            }
+        }
         if self.flags & flag::STATISTICS != 0 {
             let sum = Statistics::default();
             self.statistics.iter().for_each(|one| sum.add(one));
             self.platform.record(format_args!("{{\"stats\":{sum}}}"));
         }
         self.platform.end(how)
+    }
+
+    /// Whether the caller is the first who ends the VM.
+    pub(crate) fn claim_end(&self) -> bool {
+        !self.ended.swap(true, Ordering::AcqRel)
     }
 
     /// The state of a page of guest memory.

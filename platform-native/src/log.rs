@@ -77,7 +77,17 @@ pub fn emergency(line: fmt::Arguments<'_>) {
     let _ = writeln!(DebugConsole, "[parados] {line}");
 }
 
-/// [`record`] for a processor that may hold the lock.
+/// [`record`] for a processor that may hold the lock, or wait for one that died with it: the last line of all.
 pub(crate) fn emergency_record(json: fmt::Arguments<'_>) {
+    // Far longer than any line takes.
+    const PATIENCE: u32 = 10_000_000;
+    for _ in 0..PATIENCE {
+        if let Some(console) = CONSOLE.try_lock() {
+            // Nobody writes after this.
+            core::mem::forget(console);
+            break;
+        }
+        core::hint::spin_loop();
+    }
     let _ = writeln!(DebugConsole, "\n{}{json}", RECORD as char);
 }

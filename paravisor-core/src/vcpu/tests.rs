@@ -430,6 +430,14 @@ fn ending(reason: ExitReason) -> Option<Termination> {
     ENDED.get()
 }
 
+/// Two processors that crashed together wrote their statistics into each other's lines.
+#[test]
+fn only_one_processor_ends_the_vm() {
+    let vcpu = boot_processor();
+    assert!(vcpu.machine.claim_end());
+    assert!(!vcpu.machine.claim_end());
+}
+
 #[test]
 fn a_triple_fault_ends_the_vm_as_one() {
     assert_eq!(ending(ExitReason::Shutdown), Some(Termination::TripleFault));
