@@ -13,11 +13,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The keys of `[policy]`, each with its bit of the launch block.
-pub(crate) const POLICY: [(&str, u32); 4] = [
+pub(crate) const POLICY: [(&str, u32); 5] = [
     ("test_devices", flag::TEST_DEVICES),
     ("command", flag::COMMAND),
     ("statistics", flag::STATISTICS),
     ("debug_log", flag::DEBUG_LOG),
+    ("canary", flag::CANARY),
 ];
 
 /// The keys of `[payload]`.

@@ -72,8 +72,33 @@ pub mod flag {
     pub const STATISTICS: u32 = 1 << 2;
     /// The image may write log lines to the host.
     pub const DEBUG_LOG: u32 = 1 << 3;
+    /// Fill a page of Parados's own memory with [`super::canary`], for tests that look for it.
+    pub const CANARY: u32 = 1 << 4;
     /// All bits that mean something.
-    pub const ALL: u32 = TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG;
+    pub const ALL: u32 = TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG | CANARY;
+}
+
+/// A pattern that nobody has by chance, and that a test guest can tell without having a copy of it: each word proves
+/// itself.
+pub mod canary {
+    /// How many words a canary has: a page.
+    pub const WORDS: u32 = 512;
+
+    /// The upper half of word `index`.
+    const fn proof(index: u32) -> u32 {
+        let mixed = (index ^ 0x5afe_c0de).wrapping_mul(0x9e37_79b1);
+        (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b) | 1
+    }
+
+    /// Word `index` of a canary.
+    pub const fn word(index: u32) -> u64 {
+        (proof(index) as u64) << 32 | index as u64
+    }
+
+    /// Whether a value is a word of a canary.
+    pub const fn is_word(value: u64) -> bool {
+        (value as u32) < WORDS && proof(value as u32) == (value >> 32) as u32
+    }
 }
 
 /// The launch block, at the start of a read-only page of its own (the descriptor table that the boot processor starts with
@@ -130,3 +155,22 @@ impl Range {
 }
 
 const_assert!(size_of::<LaunchBlock>() <= 4096);
+
+#[cfg(test)]
+mod tests {
+    use super::canary;
+
+    #[test]
+    fn canary_words_prove_themselves() {
+        for index in 0..canary::WORDS {
+            let word = canary::word(index);
+            assert!(canary::is_word(word));
+            for bit in 0..64 {
+                assert!(!canary::is_word(word ^ 1 << bit), "{word:#x}, bit {bit}");
+            }
+        }
+        for value in [0, 1, u64::MAX, 0x1_0000_0000] {
+            assert!(!canary::is_word(value));
+        }
+    }
+}

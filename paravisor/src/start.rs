@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 extern crate alloc;
 
-use image_abi::{LaunchBlock, flag};
+use image_abi::{LaunchBlock, canary, flag};
 use log::LevelFilter;
 use paravisor_core::{Image, Launch, Machine, Vcpu};
 use platform::{Clock, Platform, Reason, Termination};
@@ -71,6 +71,9 @@ fn build(block: *const LaunchBlock) -> &'static Native {
         Err(error) => give_up(error.reason(), 1),
     };
     MACHINE.store(machine, Ordering::Release);
+    if launch.block.has(flag::CANARY) {
+        plant_canary(native);
+    }
     report(&launch, native, tsc);
     native
 }
@@ -93,6 +96,18 @@ fn run(native: &'static Native, index: u32) -> ! {
 fn raw_cpuid(leaf: u32, subleaf: u32) -> Registers {
     let result = __cpuid_count(leaf, subleaf);
     Registers { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+}
+
+/// Leaves a page between Parados's own structures for which tests look: from inside, where it must not be found, and from
+/// outside, where it must be as it was.
+fn plant_canary(native: &Native) {
+    let mut words = Vec::new();
+    if words.try_reserve_exact(canary::WORDS as usize).is_err() {
+        give_up(Reason::OutOfMemory, 4);
+    }
+    words.extend((0..canary::WORDS).map(canary::word));
+    let words: &'static mut [u64] = words.leak();
+    native.record(format_args!("{{\"canary\":{{\"start\":{},\"words\":{}}}}}", words.as_ptr().addr(), words.len()));
 }
 
 /// Figures for whoever started the VM.
