@@ -57,6 +57,8 @@ pub(crate) enum Event<'a> {
     Line(&'a str),
     /// Bytes of the command that `--exec` runs.
     Output(&'a [u8]),
+    /// Bytes of a console that is kept.
+    Console(&'a [u8]),
 }
 
 /// The listener's answer.
@@ -301,6 +303,7 @@ impl Session {
                 self.tell(listener, Event::Output(&output));
             }
             Stream::Console => {
+                self.tell(listener, Event::Console(piece));
                 self.console.extend(piece);
                 self.console.drain(..self.console.len().saturating_sub(CONSOLE_KEPT));
             }

@@ -102,7 +102,7 @@ fn once(options: &Options, machine: Machine, deadline: Option<Instant>) -> Resul
     let console = if command { Console::Kept } else { Console::Inherited { terminal: io::stdin().is_terminal() } };
     let mut listener = |event: Event| {
         match event {
-            Event::Started(_) => {}
+            Event::Started(_) | Event::Console(_) => {}
             Event::Line(line) => say::line(line),
             Event::Output(bytes) => {
                 if say::write_out(bytes).is_err() {
