@@ -9,6 +9,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod apic;
+pub mod coverage;
 pub mod elf;
 #[cfg(target_os = "none")]
 mod entry;

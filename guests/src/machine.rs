@@ -108,15 +108,26 @@ pub fn processors() -> usize {
 
 /// The first number in the command line.
 pub fn command_line_number(start_info: u64) -> Option<u64> {
+    command_line_numbers(start_info).next()
+}
+
+/// All numbers in the command line.
+pub fn command_line_numbers(start_info: u64) -> impl Iterator<Item = u64> {
     let info: StartInfo = read(start_info);
-    if info.command_line == 0 {
-        return None;
-    }
-    let byte = |at: u64| read::<u8>(info.command_line + at);
-    let mut bytes =
-        (0..4096).map(byte).take_while(|byte| *byte != 0).skip_while(|byte| !byte.is_ascii_digit()).peekable();
-    bytes.peek()?;
-    Some(bytes.take_while(u8::is_ascii_digit).fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+    let limit = if info.command_line == 0 { 0 } else { 4096 };
+    let byte = move |at: u64| read::<u8>(info.command_line + at);
+    let mut bytes = (0..limit).map(byte).take_while(|byte| *byte != 0).peekable();
+    core::iter::from_fn(move || {
+        while bytes.next_if(|byte| !byte.is_ascii_digit()).is_some() {}
+        let digit = |bytes: &mut core::iter::Peekable<_>| {
+            bytes.next_if(u8::is_ascii_digit).map(|digit| u64::from(digit - b'0'))
+        };
+        let mut number = digit(&mut bytes)?;
+        while let Some(next) = digit(&mut bytes) {
+            number = number.wrapping_mul(10).wrapping_add(next);
+        }
+        Some(number)
+    })
 }
 
 /// The entries of the memory map that the guest was started with.
