@@ -96,7 +96,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
     // A boot varies more than a loop of exits, and its minimum is what counts.
     let (exit_pairs, boot_pairs) = (options.pairs.unwrap_or(5), options.pairs.unwrap_or(10));
     let (mut figures, mut outcome) = (Vec::new(), status::OK);
-    for suite in ALL.into_iter().filter(|suite| options.suites.is_empty() || options.suites.contains(suite)) {
+    for suite in ALL.iter().filter(|suite| options.suites.is_empty() || options.suites.contains(suite)) {
         let measured = match suite {
             Suite::Exits => exits::measure(&bench, exit_pairs, &mut figures),
             Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),

@@ -63,6 +63,12 @@ pub(crate) fn platform(name: &str) -> Result<()> {
     }
 }
 
+/// The option's value as a number.
+pub(crate) fn number(parser: &mut Parser, name: &str) -> Result<u64> {
+    let text = text(parser)?;
+    text.parse().map_err(|_| Failure::usage(format!("--{name} {text}: a number")))
+}
+
 /// The option's value as text.
 pub(crate) fn text(parser: &mut Parser) -> Result<String> {
     Ok(parser.value()?.string()?)

@@ -3,6 +3,7 @@
 
 mod boot;
 mod driver;
+mod hostile;
 mod kvm_unit_tests;
 pub(crate) mod snp_model;
 mod unit;
@@ -38,31 +39,35 @@ enum Suite {
     Model,
     Boot,
     SnpModel,
+    Hostile,
     KvmUnitTests,
 }
 
-const ALL: [Suite; 5] = [Suite::Unit, Suite::Model, Suite::Boot, Suite::SnpModel, Suite::KvmUnitTests];
-const NAMES: &str = "unit, model, boot, snp-model and kvm-unit-tests";
+/// Their names, in the order in which all of them run.
+const SUITES: &[(&str, Suite)] = &[
+    ("unit", Suite::Unit),
+    ("model", Suite::Model),
+    ("boot", Suite::Boot),
+    ("snp-model", Suite::SnpModel),
+    ("hostile", Suite::Hostile),
+    ("kvm-unit-tests", Suite::KvmUnitTests),
+];
 
 impl Suite {
     fn parse(name: &str) -> Result<Self> {
-        match name {
-            "unit" => Ok(Self::Unit),
-            "model" => Ok(Self::Model),
-            "boot" => Ok(Self::Boot),
-            "snp-model" => Ok(Self::SnpModel),
-            "kvm-unit-tests" => Ok(Self::KvmUnitTests),
-            "attacks" | "fuzz-smoke" | "gdb" => {
-                Err(Failure::usage(format!("test: the suite '{name}' is not built yet; there are {NAMES}")))
-            }
-            _ => Err(Failure::usage(format!("test: unknown suite '{name}'; there are {NAMES}"))),
+        if let Some((_, suite)) = SUITES.iter().find(|(known, _)| *known == name) {
+            return Ok(*suite);
         }
+        let names: Vec<_> = SUITES.iter().map(|(known, _)| *known).collect();
+        let what = if matches!(name, "attacks" | "gdb") { "is not built yet" } else { "is unknown" };
+        Err(Failure::usage(format!("test: the suite '{name}' {what}; there are {}", names.join(", "))))
     }
 }
 
 /// The verb.
 pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     let (mut suites, mut slow) = (Vec::new(), false);
+    let (mut seed, mut seeds) = (None, None);
     let (mut platform, mut qemu, mut directory): (_, Option<PathBuf>, Option<PathBuf>) = (None, None, None);
     let mut only: Option<String> = None;
     while let Some(argument) = parser.next()? {
@@ -73,16 +78,23 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Long("dir") => set(&mut directory, "dir", options::path(&mut parser)?)?,
             Long("only") => set(&mut only, "only", options::text(&mut parser)?)?,
             Long("slow") => slow = true,
+            Long("seed") => set(&mut seed, "seed", options::number(&mut parser, "seed")?)?,
+            Long("seeds") => set(&mut seeds, "seeds", options::number(&mut parser, "seeds")?)?,
             other => return Err(other.unexpected().into()),
         }
     }
+    if seeds == Some(0) {
+        return Err(Failure::usage("--seeds 0: at least one"));
+    }
+    let choice = hostile::Choice { seed, count: seeds, slow };
     let mut totals = Totals::default();
-    for suite in ALL.into_iter().filter(|suite| suites.is_empty() || suites.contains(suite)) {
+    for (_, suite) in SUITES.iter().filter(|(_, suite)| suites.is_empty() || suites.contains(suite)) {
         totals += match suite {
             Suite::Unit => unit::run()?,
             Suite::Model => unit::model()?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,
             Suite::SnpModel => snp_model::run(qemu.as_deref())?,
+            Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,
             Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,
         };
     }

@@ -22,6 +22,9 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
 cargo xtask test    [unit|model|boot|snp-model|kvm-unit-tests ...] [--platform native] [--slow]   default: all
+cargo xtask test    [unit|model|boot|hostile|kvm-unit-tests ...] [--platform native] [--slow]         default: all
+  --seed N                 hostile: this seed alone, which does the same again
+  --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 4096]
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test hostile`: a guest that means harm (`guests/src/bin/hostile`), with many seeds.
+//!
+//! A seed fixes what the guest does; when its interrupts come depends on the machine. What may legitimately end a VM, a
+//! reset or a triple fault that the noise hits upon, is an ordinary end, after which the next part of the seed goes on
+//! in a new VM.
+//!
+//! Fails if Parados panics, ends the VM by itself or stops answering; if anything of its memory can be read or changes; if
+//! a seed makes too few exits; and, over a whole set of seeds, if any point of `guests::coverage` or any of Parados's
+//! counters stayed untouched.
+
+mod monitor;
+mod one_run;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use igvm_tools::write_atomically;
+use image_abi::{LaunchBlock, flag};
+use serde_json::Value;
+
+use self::one_run::{ENDINGS, MEMORY, Order, Outcome};
+use self::report::Coverage;
+use super::Totals;
+use crate::build;
+use crate::failure::Result;
+use crate::image::Request;
+use crate::qemu::Qemu;
+use crate::say;
+use crate::scratch::Scratch;
+
+/// Seeds of a set, unless the user says otherwise.
+const SHORT: u64 = 28;
+const LONG: u64 = 4096;
+/// Seeds of one VM.
+const TOGETHER: u64 = 4;
+/// Parts of a seed (`guests/src/bin/hostile/plan.rs`).
+const PARTS: u64 = 16;
+/// VMs that one set of seeds may take: each seed may end several.
+const PATIENCE: u64 = 8 * TOGETHER;
+/// What every seed makes at least.
+const EXITS: u64 = 10_000;
+
+/// Counters of Parados that a whole set must move, by their name in its statistics.
+const COUNTERS: [&str; 19] = [
+    "cpuid",
+    "rdmsr",
+    "wrmsr",
+    "port_in",
+    "port_out",
+    "mmio",
+    "hlt",
+    "host_interrupt",
+    "window",
+    "other",
+    "interrupts",
+    "nmis",
+    "exceptions",
+    "unknown_msr",
+    "ignored_msr_write",
+    "unknown_port",
+    "unknown_mmio",
+    "not_emulated",
+    "mismatch",
+];
+/// Of these, the ones that count exits.
+const EXIT_KINDS: usize = 10;
+
+/// Which seeds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Choice {
+    pub(super) seed: Option<u64>,
+    pub(super) count: Option<u64>,
+    pub(super) slow: bool,
+}
+
+/// Everything that the VMs said, added up.
+#[derive(Default)]
+struct Sum {
+    seeds: Vec<(u64, u64)>,
+    coverage: Coverage,
+    counters: [u64; COUNTERS.len()],
+    early: u64,
+    stuck: u64,
+    lost: u64,
+    failures: Vec<String>,
+}
+
+/// What all VMs share.
+struct Bench {
+    qemu: PathBuf,
+    host: PathBuf,
+    guest: PathBuf,
+    sum: Mutex<Sum>,
+}
+
+pub(super) fn run(qemu: Option<&Path>, choice: Choice) -> Result<Totals> {
+    let first = choice.seed.unwrap_or(1);
+    let one = u64::from(choice.seed.is_some());
+    let whole = if choice.slow { LONG } else { SHORT };
+    let count = choice.count.unwrap_or(if one != 0 { 1 } else { whole });
+    say::progress(&format!("hostile guests, seeds {first} to {}", first.saturating_add(count - 1)));
+    let bench = Bench {
+        qemu: Qemu::find(qemu)?.path,
+        host: build::reference_host()?,
+        guest: build::guest("hostile")?,
+        sum: Mutex::default(),
+    };
+    build::paravisor()?;
+    let begun = Instant::now();
+    let orders: Vec<Order> = (0..count.div_ceil(TOGETHER))
+        .map(|index| Order {
+            first: first + index * TOGETHER,
+            count: TOGETHER.min(count - index * TOGETHER),
+            part: 0,
+            ending: index as usize % ENDINGS.len(),
+        })
+        .collect();
+    bench.all(&orders);
+    let sum = bench.sum.into_inner().unwrap_or_default();
+    Ok(conclude(&sum, count, count >= SHORT, begun.elapsed().as_secs_f64()))
+}
+
+impl Bench {
+    /// Two processors a VM.
+    fn all(&self, orders: &[Order]) {
+        let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..workers.min(orders.len()) {
+                scope.spawn(|| {
+                    while let Some(order) = orders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        self.one(*order);
+                    }
+                });
+            }
+        });
+    }
+
+    /// The seeds of one order, in as many VMs as they take.
+    fn one(&self, order: Order) {
+        let mut rest = order;
+        for _ in 0..PATIENCE {
+            let outcome = self.vm(rest).unwrap_or_else(|why| Outcome { failures: vec![why], ..Outcome::default() });
+            let next = after(rest, &outcome);
+            self.add(rest, outcome);
+            match next {
+                Some(next) => rest = next,
+                None => return,
+            }
+        }
+        self.add(rest, Outcome { failures: vec!["too many VMs ended early".into()], ..Outcome::default() });
+    }
+
+    fn vm(&self, order: Order) -> std::result::Result<Outcome, String> {
+        let scratch = Scratch::new().map_err(|failure| failure.message)?;
+        let line = order.command_line();
+        let request = Request {
+            kernel: Some(&self.guest),
+            append: Some(&line),
+            memory: MEMORY,
+            flags: flag::TEST_DEVICES | flag::STATISTICS | flag::CANARY,
+            ..Request::default()
+        };
+        let image = request.build().map_err(|failure| failure.message)?;
+        let block: LaunchBlock = image.report.launch_block.ok_or("the image has no launch block")?;
+        let file = scratch.file("image.igvm");
+        write_atomically(&file, &image.bytes).map_err(|error| error.to_string())?;
+        one_run::run(&self.qemu, &self.host, &file, &block, order)
+    }
+
+    fn add(&self, order: Order, outcome: Outcome) {
+        let Ok(mut sum) = self.sum.lock() else { return };
+        let at = outcome.last.map_or_else(String::new, |(seed, part)| format!(", last seed {seed} part {part}"));
+        for failure in &outcome.failures {
+            let Order { first, count, part, .. } = order;
+            let again = format!("cargo xtask test hostile --seed {first} --seeds {count}");
+            let why = format!("seeds {first} to {}, part {part}{at}: {failure}; again: {again}", first + count - 1);
+            say::out(&format!("test hostile ... FAILED: {why}\n"));
+            sum.failures.push(why);
+        }
+        if !outcome.done && outcome.failures.is_empty() {
+            say::progress(&format!("an ordinary end{at}: {:?} {}", outcome.end, outcome.last_words));
+            sum.early += 1;
+        }
+        for (counter, name) in sum.counters.iter_mut().zip(COUNTERS) {
+            *counter += counted(outcome.statistics.get("stats").unwrap_or(&Value::Null), name);
+        }
+        sum.coverage.add(&outcome.coverage);
+        sum.stuck += outcome.stuck;
+        sum.lost += outcome.lost;
+        sum.seeds.extend(outcome.seeds);
+    }
+}
+
+/// What is left of an order after a VM; `None` if nothing is, or if the VM failed.
+fn after(order: Order, outcome: &Outcome) -> Option<Order> {
+    if outcome.done || !outcome.failures.is_empty() {
+        return None;
+    }
+    let (seed, part) = outcome.last.unwrap_or((order.first, order.part));
+    let (seed, part) = if part + 1 < PARTS { (seed, part + 1) } else { (seed + 1, 0) };
+    let end = order.first + order.count;
+    // The last part of the last seed ended the VM: only the end is left to be done.
+    let (seed, part) = if seed < end { (seed, part) } else { (end - 1, PARTS) };
+    Some(Order { first: seed, count: end - seed, part, ..order })
+}
+
+/// The sum of all numbers under a name, wherever it stands: a counter may be a number, or several.
+fn counted(stats: &Value, name: &str) -> u64 {
+    fn total(value: &Value) -> u64 {
+        match value {
+            Value::Object(object) => object.values().map(total).sum(),
+            other => other.as_u64().unwrap_or(0),
+        }
+    }
+    match stats {
+        Value::Object(object) => {
+            object.iter().map(|(key, value)| if key == name { total(value) } else { counted(value, name) }).sum()
+        }
+        Value::Array(array) => array.iter().map(|value| counted(value, name)).sum(),
+        _ => 0,
+    }
+}
+
+fn conclude(sum: &Sum, count: u64, whole: bool, seconds: f64) -> Totals {
+    let mut failures = sum.failures.len();
+    let mut fail = |why: String| {
+        say::out(&format!("test hostile ... FAILED: {why}\n"));
+        failures += 1;
+    };
+    let mut seeds: Vec<_> = sum.seeds.iter().map(|(seed, _)| *seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    if sum.failures.is_empty() && seeds.len() as u64 != count {
+        fail(format!("{} of {count} seeds came to their end", seeds.len()));
+    }
+    for (seed, exits) in sum.seeds.iter().filter(|(_, exits)| *exits < EXITS) {
+        fail(format!("seed {seed} made {exits} exits, expected {EXITS}"));
+    }
+    let exits: u64 = sum.counters.iter().take(EXIT_KINDS).sum();
+    if sum.failures.is_empty() && exits < EXITS * count {
+        fail(format!("{exits} exits by Parados's own count for {count} seeds"));
+    }
+    let (touched, all) = sum.coverage.count();
+    if whole {
+        let missing = sum.coverage.missing();
+        if !missing.is_empty() {
+            fail(format!("never touched: {}", missing.join(", ")));
+        }
+        for (name, _) in COUNTERS.iter().zip(sum.counters).filter(|(_, count)| *count == 0) {
+            fail(format!("Parados never counted '{name}'"));
+        }
+    }
+    let Sum { early, stuck, lost, .. } = sum;
+    let word = if failures == 0 { "ok" } else { "FAILED" };
+    say::out(&format!(
+        "test hostile::{count}_seeds ... {word} ({seconds:.1} s; {exits} exits; {touched} of {all} points touched; VMs that \
+         ended early: {early}; victims that stood still: {stuck}, that crashed: {lost})\n"
+    ));
+    Totals { passed: u32::from(failures == 0), failed: u32::try_from(failures).unwrap_or(u32::MAX), skipped: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::pc::{Answer, Pc, PcConfig, PcHost};
+    use guests::coverage::Point;
+    use serde_json::json;
+    use vmm_interface::{Console, Instant, InterruptMessage, Lifecycle};
+
+    use super::*;
+
+    struct Nobody;
+
+    impl PcHost for Nobody {
+        fn now(&self) -> Instant {
+            Instant(0)
+        }
+        fn transmit(&mut self, _: Console, _: u8) {}
+        fn send(&mut self, _: &InterruptMessage) -> bool {
+            true
+        }
+        fn pic_output(&mut self, _: bool) {}
+        fn request(&mut self, _: Lifecycle) {}
+    }
+
+    /// A new device must be on the guest's list, or nothing would say that it is never touched.
+    #[test]
+    fn the_guest_knows_every_port_of_every_device() {
+        let config = PcConfig {
+            processors: 3,
+            memory_below_4g: MEMORY,
+            memory_above_4g: 0,
+            test_devices: true,
+            command_console: false,
+            unix_time: 0,
+        };
+        let mut pc = Pc::new(&config).unwrap();
+        for port in 0..=u16::MAX {
+            let found = matches!(pc.port_read(port, 1, &mut Nobody), Answer::Found(_));
+            assert_eq!(found, Point::port(port, false).is_some(), "port {port:#x}");
+        }
+    }
+
+    const ORDER: Order = Order { first: 5, count: 4, part: 0, ending: 3 };
+
+    fn ended(last: Option<(u64, u64)>, done: bool) -> Outcome {
+        Outcome { last, done, ..Outcome::default() }
+    }
+
+    #[test]
+    fn the_next_part_goes_on_after_an_early_end() {
+        assert_eq!(after(ORDER, &ended(Some((8, 15)), true)), None);
+        assert_eq!(after(ORDER, &ended(Some((6, 3)), false)), Some(Order { first: 6, count: 3, part: 4, ..ORDER }));
+        assert_eq!(after(ORDER, &ended(Some((6, 15)), false)), Some(Order { first: 7, count: 2, part: 0, ..ORDER }));
+        assert_eq!(after(ORDER, &ended(Some((8, 15)), false)), Some(Order { first: 8, count: 1, part: 16, ..ORDER }));
+        assert_eq!(after(ORDER, &ended(None, false)), Some(Order { part: 1, ..ORDER }));
+        let failed = Outcome { failures: vec!["x".into()], ..ended(Some((6, 3)), false) };
+        assert_eq!(after(ORDER, &failed), None);
+    }
+
+    #[test]
+    fn counters_are_found_in_any_shape() {
+        assert_eq!(counted(&json!({ "cpuid": 3, "mmio": 4 }), "cpuid"), 3);
+        let nested =
+            json!({ "vcpus": [{ "exits": { "cpuid": { "9": 1, "10": 2 } } }, { "exits": { "cpuid": { "9": 4 } } }] });
+        assert_eq!(counted(&nested, "cpuid"), 7);
+        assert_eq!(counted(&nested, "mmio"), 0);
+    }
+}

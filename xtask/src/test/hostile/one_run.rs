@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One VM with the hostile guest: from its start to its end, watched from outside.
+//!
+//! When the guest says that it begins, and again when it is done, QEMU saves the paravisor's memory: code, constants and
+//! page tables must be the same, and the canary must be whole. Then the power button is pressed, to which a paravisor that
+//! answers reacts, and the guest ends the VM in the way that it was told.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use image_abi::{IMAGE_BASE, LaunchBlock, Range, canary};
+use serde_json::{Map, Value};
+
+use super::monitor::Monitor;
+use super::report::{Coverage, Line, Reader};
+use crate::process::{self, Cause, Console, Event, Next, Streams};
+use crate::qemu::{Channel, Machine, Start};
+use crate::record::Kind;
+use crate::scratch::Scratch;
+
+/// Processors: one that watches, two that do harm.
+const PROCESSORS: u32 = 3;
+pub(super) const MEMORY: u64 = 256 << 20;
+/// What the start of a machine may take, and what a seed may, on a loaded machine.
+const START: Duration = Duration::from_secs(60);
+const SEED: Duration = Duration::from_secs(30);
+
+/// What a VM is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) first: u64,
+    pub(super) count: u64,
+    /// The part of the first seed to begin with.
+    pub(super) part: u64,
+    /// How the VM ends: an index of [`ENDINGS`].
+    pub(super) ending: usize,
+}
+
+/// The ends that the guest knows, in its order (`guests/src/bin/hostile/plan.rs`).
+pub(super) const ENDINGS: [Kind; 7] =
+    [Kind::PowerOff, Kind::Reset, Kind::Reset, Kind::Reset, Kind::TestExit, Kind::TripleFault, Kind::Reset];
+
+impl Order {
+    /// The guest's command line.
+    pub(super) fn command_line(&self) -> String {
+        format!("{} {} {} {}", self.first, self.count, self.part, self.ending)
+    }
+}
+
+/// What a VM did.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The last part that began.
+    pub(super) last: Option<(u64, u64)>,
+    pub(super) done: bool,
+    /// How the VM ended, if by Parados's word.
+    pub(super) end: Option<Kind>,
+    /// Seeds that came to their end, with their exits.
+    pub(super) seeds: Vec<(u64, u64)>,
+    pub(super) stuck: u64,
+    pub(super) lost: u64,
+    pub(super) coverage: Coverage,
+    pub(super) statistics: Map<String, Value>,
+    /// What Parados logged last.
+    pub(super) last_words: String,
+    /// Why the run failed.
+    pub(super) failures: Vec<String>,
+}
+
+/// Memory of the paravisor that never changes, and its canary.
+struct Snapshot {
+    fixed: Vec<Vec<u8>>,
+    canary: Option<u64>,
+}
+
+struct Watcher<'a> {
+    monitor: Monitor,
+    block: &'a LaunchBlock,
+    region: u64,
+    reader: Reader,
+    before: Option<Snapshot>,
+    outcome: Outcome,
+    log: Vec<String>,
+}
+
+/// Runs a VM.
+pub(super) fn run(
+    qemu: &Path,
+    host: &Path,
+    image: &Path,
+    block: &LaunchBlock,
+    order: Order,
+) -> Result<Outcome, String> {
+    let scratch = Scratch::new().map_err(|failure| failure.message)?;
+    let folder = scratch.file("x").parent().map(Path::to_owned).unwrap_or_default();
+    let (monitor, socket) = Monitor::new(&folder)?;
+    let start = Start::Host { host: host.to_owned(), image: image.to_owned() };
+    let machine = Machine {
+        processors: PROCESSORS,
+        memory: MEMORY,
+        monitor: Some(Channel::Socket(socket)),
+        ..Machine::new(qemu.to_owned(), start)
+    };
+    let seeds = u32::try_from(order.count).unwrap_or(u32::MAX);
+    let deadline = Some(Instant::now() + START + SEED.saturating_mul(seeds));
+    let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };
+    // The whole of what the region may be: its length is in no message that comes before the end.
+    let region = image_abi::REGION_LIMIT.min(4 << 20);
+    let (reader, outcome) = (Reader::default(), Outcome::default());
+    let mut watcher = Watcher { monitor, block, region, reader, before: None, outcome, log: Vec::new() };
+    let ended = process::run(machine, &streams, &mut |event| watcher.hear(event)).map_err(|failure| failure.message)?;
+    let Watcher { mut outcome, log, .. } = watcher;
+    outcome.end = ended.end.as_ref().map(|end| end.kind);
+    outcome.statistics = ended.facts;
+    let said = || log.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join(" / ");
+    outcome.last_words = log.last().cloned().unwrap_or_default();
+    match (&ended.end, &ended.cause) {
+        (Some(end), _) if matches!(end.kind, Kind::Terminated | Kind::BadImage | Kind::HostError) => {
+            outcome.failures.push(format!(
+                "the VM was terminated: {} (detail {:#x}); {}",
+                end.reason,
+                end.detail,
+                said()
+            ));
+        }
+        (Some(_), _) => {}
+        (None, Cause::Timeout) => outcome.failures.push(format!("nothing moves any more; {}", said())),
+        (None, cause) => outcome.failures.push(format!("QEMU ended: {cause:?}, {} {}", ended.qemu_said.trim(), said())),
+    }
+    if outcome.done && outcome.failures.is_empty() && outcome.end != ENDINGS.get(order.ending).copied() {
+        outcome.failures.push(format!("the end was {:?} instead of what the guest asked for; {}", outcome.end, said()));
+    }
+    if let Some(line) = log.iter().find(|line| line.contains("panicked")) {
+        outcome.failures.push(line.clone());
+    }
+    Ok(outcome)
+}
+
+impl Watcher<'_> {
+    fn hear(&mut self, event: Event) -> Next {
+        match event {
+            Event::Line(line) => self.log.push(line.to_owned()),
+            Event::Console(bytes) => {
+                for line in self.reader.push(bytes) {
+                    self.line(line);
+                }
+            }
+            Event::Started(_) | Event::Output(_) => {}
+        }
+        Next::Continue
+    }
+
+    fn line(&mut self, line: Line) {
+        let outcome = &mut self.outcome;
+        match line {
+            Line::Part { seed, part } => outcome.last = Some((seed, part)),
+            Line::Seed { seed, exits, stuck } => {
+                outcome.seeds.push((seed, exits));
+                outcome.stuck += stuck;
+            }
+            Line::Lost => outcome.lost += 1,
+            Line::Cover(coverage) => outcome.coverage.add(&coverage),
+            Line::Leak(what) => outcome.failures.push(format!("the guest sees the paravisor's memory: {what}")),
+            Line::Begin => match self.snapshot() {
+                Ok(snapshot) => self.before = Some(snapshot),
+                Err(why) => self.outcome.failures.push(why),
+            },
+            Line::Done if !outcome.done => {
+                outcome.done = true;
+                let compared = self.compare();
+                self.outcome.failures.extend(compared.err());
+                self.outcome.failures.extend(self.monitor.press_power_button().err());
+            }
+            Line::Done => {}
+        }
+    }
+
+    fn compare(&mut self) -> Result<(), String> {
+        let after = self.snapshot()?;
+        let before = self.before.as_ref().ok_or("the guest never said that it begins")?;
+        match (before.canary, after.canary) {
+            (None, _) => return Err("no canary was planted in the paravisor's memory".into()),
+            (at, now) if at != now => return Err("the canary in the paravisor's memory has changed".into()),
+            _ => {}
+        }
+        if before.fixed == after.fixed { Ok(()) } else { Err("the paravisor's code or constants have changed".into()) }
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, String> {
+        self.monitor.hold(true)?;
+        let region = self.monitor.memory(IMAGE_BASE, self.region);
+        self.monitor.hold(false)?;
+        let region = region?;
+        let piece = |range: &Range| {
+            let start = usize::try_from(range.start.checked_sub(IMAGE_BASE)?).ok()?;
+            region.get(start..start.checked_add(usize::try_from(range.bytes).ok()?)?).map(<[u8]>::to_vec)
+        };
+        let fixed = [&self.block.text, &self.block.rodata, &self.block.page_tables].map(piece);
+        let fixed = fixed.into_iter().collect::<Option<_>>().ok_or("the image lies outside the region")?;
+        Ok(Snapshot { fixed, canary: find_canary(&region) })
+    }
+}
+
+/// Where a whole canary begins.
+fn find_canary(region: &[u8]) -> Option<u64> {
+    let words: Vec<u64> = region.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    let whole = |window: &[u64]| (0..).map(canary::word).zip(window).all(|(word, found)| word == *found);
+    let at = words.windows(canary::WORDS as usize).position(whole)?;
+    Some(IMAGE_BASE + 8 * at as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canary_is_found_only_whole() {
+        let mut region: Vec<u8> = vec![0; 64];
+        region.extend((0..canary::WORDS).flat_map(|index| canary::word(index).to_le_bytes()));
+        region.extend([0; 64]);
+        assert_eq!(find_canary(&region), Some(IMAGE_BASE + 64));
+        for changed in [64, 64 + 2048, 64 + 4095] {
+            let mut bad = region.clone();
+            bad[changed] ^= 1;
+            assert_eq!(find_canary(&bad), None, "{changed}");
+        }
+    }
+}
