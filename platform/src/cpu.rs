@@ -71,6 +71,9 @@ pub trait GuestCpu {
     fn rflags(&self) -> u64;
     /// Sets RFLAGS.
     fn set_rflags(&mut self, value: u64);
+    /// The instruction that [`Self::complete_instruction`] completes next is one that holds interrupts and traps back for one
+    /// more, as MOV to SS does. A backend that cannot do so may let an interrupt come between the two.
+    fn begin_shadow(&mut self) {}
     /// Moves to `next_rip` because the instruction there was completed in software: the interrupt shadow ends, and a
     /// pending single-step trap is raised.
     fn complete_instruction(&mut self, next_rip: u64);
@@ -112,6 +115,21 @@ pub trait GuestCpu {
     /// Writes YMM register `number`, 0–15, as AVX instructions do: the bits above become zero. The caller has seen AVX in
     /// XCR0.
     fn set_ymm(&mut self, number: u8, value: [u8; 32]);
+
+    /// Whether an x87 exception is pending, which the next x87 or MMX instruction raises as #MF.
+    fn x87_exception(&self) -> bool {
+        false
+    }
+    /// MMX register `number`, 0–7, read as an MMX instruction does: it marks the whole x87 stack as in use. `None` where the
+    /// backend cannot reach it.
+    fn mmx(&self, number: u8) -> Option<u64> {
+        let _ = number;
+        None
+    }
+    /// Writes MMX register `number`, as an MMX instruction does. Does nothing where [`Self::mmx`] gives `None`.
+    fn set_mmx(&mut self, number: u8, value: u64) {
+        let _ = (number, value);
+    }
 
     /// What the guest can take now.
     fn injection_state(&self) -> InjectionState;

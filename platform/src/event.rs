@@ -25,6 +25,8 @@ impl Exception {
     pub const GENERAL_PROTECTION: Self = Self::with_code(13, 0);
     /// #SS(0), stack.
     pub const STACK: Self = Self::with_code(12, 0);
+    /// #MF, pending x87 exception.
+    pub const X87: Self = Self::plain(16);
     /// #AC(0), alignment check.
     pub const ALIGNMENT: Self = Self::with_code(17, 0);
 

@@ -31,6 +31,8 @@ pub enum ExitReason {
     Control(ControlAccess),
     /// MOV to or from a debug register, where the platform intercepts it.
     Debug(DebugAccess),
+    /// LGDT, LIDT, LLDT or LTR, where the platform intercepts them.
+    LoadTable,
     /// XSETBV; index in RCX, value in RDX:RAX.
     Xsetbv,
     /// VMMCALL (or VMCALL): a hypercall.
@@ -150,6 +152,8 @@ pub enum SensitiveInstruction {
     Rdtscp,
     Pause,
     Rsm,
+    /// INT1, opcode F1h: a debug trap.
+    Icebp,
     Invlpgb,
     Tlbsync,
     /// VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT or INVLPGA.

@@ -28,6 +28,10 @@ bitflags! {
         const SMI = 1 << 2;
         const INIT = 1 << 3;
         const VINTR = 1 << 4;
+        const IDTR_WRITE = 1 << 10;
+        const GDTR_WRITE = 1 << 11;
+        const LDTR_WRITE = 1 << 12;
+        const TR_WRITE = 1 << 13;
         const RDTSC = 1 << 14;
         const RDPMC = 1 << 15;
         const CPUID = 1 << 18;
@@ -55,6 +59,7 @@ bitflags! {
         const CLGI = 1 << 5;
         const SKINIT = 1 << 6;
         const RDTSCP = 1 << 7;
+        const ICEBP = 1 << 8;
         const WBINVD = 1 << 9;
         const MONITOR = 1 << 10;
         const MWAIT = 1 << 11;
@@ -123,6 +128,10 @@ pub mod exit {
     pub const SMI: u64 = 0x62;
     pub const INIT: u64 = 0x63;
     pub const VINTR: u64 = 0x64;
+    pub const IDTR_WRITE: u64 = 0x6a;
+    pub const GDTR_WRITE: u64 = 0x6b;
+    pub const LDTR_WRITE: u64 = 0x6c;
+    pub const TR_WRITE: u64 = 0x6d;
     pub const RDTSC: u64 = 0x6e;
     pub const RDPMC: u64 = 0x6f;
     pub const CPUID: u64 = 0x72;
@@ -145,6 +154,7 @@ pub mod exit {
     pub const CLGI: u64 = 0x85;
     pub const SKINIT: u64 = 0x86;
     pub const RDTSCP: u64 = 0x87;
+    pub const ICEBP: u64 = 0x88;
     pub const WBINVD: u64 = 0x89;
     pub const MONITOR: u64 = 0x8a;
     pub const MWAIT: u64 = 0x8b;

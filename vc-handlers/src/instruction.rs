@@ -23,6 +23,7 @@ pub(crate) fn sensitive(
     env: &impl Env,
 ) -> Outcome {
     match instruction {
+        SensitiveInstruction::Icebp => icebp(next_rip, cpu),
         // All guest memory is coherent: there is nothing to write back, and INVD must not lose what other guests' or our
         // own lines hold.
         SensitiveInstruction::Wbinvd | SensitiveInstruction::Invd => privileged(cpu, Outcome::Complete(next_rip)),
@@ -47,6 +48,12 @@ pub(crate) fn sensitive(
         | SensitiveInstruction::Tlbsync
         | SensitiveInstruction::Svm => Outcome::Inject(Exception::UNDEFINED),
     }
+}
+
+/// INT1: a trap behind the instruction, for every ring. DR6 says nothing about it, and TF is not looked at.
+pub(crate) fn icebp(next_rip: u64, cpu: &mut impl GuestCpu) -> Outcome {
+    cpu.set_rip(next_rip);
+    Outcome::Inject(Exception::DEBUG)
 }
 
 fn rdtsc(next_rip: u64, cpu: &mut impl GuestCpu, env: &impl Env) -> Outcome {

@@ -61,10 +61,11 @@ fn rare(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &
         ExitReason::Hlt => instruction::hlt(next_rip, cpu),
         ExitReason::Control(access) => control::handle(&access, next_rip, vcpu, cpu, env),
         ExitReason::Debug(access) => debug::handle(&access, next_rip, cpu, env),
+        ExitReason::LoadTable => emulate::load_table(cpu, env),
         ExitReason::Xsetbv => xsetbv::handle(next_rip, vcpu, cpu),
         ExitReason::Vmmcall => hypercall::handle(next_rip, vcpu, cpu, env),
         ExitReason::Sensitive(it) => instruction::sensitive(it, next_rip, vcpu, cpu, env),
-        ExitReason::Exception(exception) => Outcome::Inject(exception),
+        ExitReason::Exception(exception) => emulate::exception::handle(exception, cpu, env),
         ExitReason::HostInterrupt | ExitReason::InterruptWindow | ExitReason::NmiWindow => Outcome::Resume,
         ExitReason::Shutdown => Outcome::TripleFault,
         // INIT for a vCPU is emulated and never reaches the processor below.

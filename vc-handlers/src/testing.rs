@@ -32,6 +32,11 @@ pub struct FakeCpu {
     pub cr8: u64,
     pub xcr0: u64,
     pub pkru: u32,
+    /// The MMX registers, and whether an x87 exception is pending.
+    pub mmx: [u64; 8],
+    pub x87_exception: bool,
+    /// How often an instruction began an interrupt shadow.
+    pub shadows: u32,
     /// The YMM registers.
     pub vectors: [[u8; 32]; 16],
     /// DR0–DR3; DR6 and DR7 are in `state`.
@@ -113,6 +118,9 @@ impl FakeCpu {
             cr8: 0,
             xcr0: 1,
             pkru: 0,
+            mmx: [0; 8],
+            x87_exception: false,
+            shadows: 0,
             vectors: [[0; 32]; 16],
             breakpoints: [0; 4],
             msrs: BTreeMap::new(),
@@ -316,6 +324,19 @@ impl GuestCpu for FakeCpu {
     fn set_ymm(&mut self, number: u8, value: [u8; 32]) {
         assert_eq!(self.xcr0 & 6, 6, "AVX is off");
         self.vectors[usize::from(number)] = value;
+    }
+
+    fn begin_shadow(&mut self) {
+        self.shadows += 1;
+    }
+    fn x87_exception(&self) -> bool {
+        self.x87_exception
+    }
+    fn mmx(&self, number: u8) -> Option<u64> {
+        self.mmx.get(usize::from(number)).copied()
+    }
+    fn set_mmx(&mut self, number: u8, value: u64) {
+        self.mmx[usize::from(number)] = value;
     }
 
     fn injection_state(&self) -> InjectionState {

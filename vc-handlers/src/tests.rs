@@ -188,6 +188,18 @@ fn instructions_that_cpuid_hides_are_undefined() {
     }
 }
 
+#[test]
+fn int1_is_a_trap_behind_itself_for_every_ring() {
+    let table = everything(Vendor::Amd);
+    for cpl in [0, 3] {
+        let mut guest = Guest::new(&table);
+        guest.cpu.set_cpl(cpl);
+        let dr6 = guest.cpu.state.dr6;
+        assert_eq!(guest.sensitive(SensitiveInstruction::Icebp), Outcome::Inject(Exception::DEBUG));
+        assert_eq!((guest.cpu.state.rip, guest.cpu.state.dr6), (NEXT, dr6));
+    }
+}
+
 /// VMMCALL with RAX, RBX, RCX, RDX and RSI; what RAX is afterwards.
 fn hypercall(guest: &mut Guest<'_>, words: [u64; 5]) -> i64 {
     for (register, word) in [Gpr::Rax, Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi].into_iter().zip(words) {

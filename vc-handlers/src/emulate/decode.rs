@@ -8,6 +8,7 @@ use super::alu::{Binary, Unary};
 use super::bit::{Bit, Scan};
 use super::context::{CodeSize, Context};
 use super::fetch::{Code, MAX_LENGTH};
+use super::mmx::MmxMove;
 use super::shift::{Shift, Side};
 use super::stop::{Result, Stop};
 use super::string::Element;
@@ -64,6 +65,7 @@ pub(super) enum Operation {
     /// Nothing at all happens.
     Prefetch,
     Vector(VectorMove),
+    Mmx(MmxMove),
     System(System),
 }
 
@@ -73,6 +75,7 @@ impl Operation {
         match (self, index) {
             (Self::Touch | Self::Prefetch, _) => (false, false),
             (Self::Vector(it), _) => (!it.stores(), it.stores()),
+            (Self::Mmx(it), _) => (!it.stores, it.stores),
             (Self::System(it), _) => (!it.stores(), it.stores()),
             (Self::Move | Self::MoveSwapped | Self::Set | Self::Pop, 0) => (false, true),
             (Self::Binary(binary), 0) => (true, binary.writes()),
@@ -179,7 +182,10 @@ fn operation(instruction: &Instruction) -> Option<Operation> {
             || register.is_segment_register() && is_source
     });
     if !general {
-        return VectorMove::of(instruction).map(Operation::Vector);
+        return match MmxMove::of(instruction) {
+            Some(it) => Some(Operation::Mmx(it)),
+            None => VectorMove::of(instruction).map(Operation::Vector),
+        };
     }
     Some(match instruction.mnemonic() {
         Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => Operation::Move,

@@ -19,6 +19,14 @@ const REQUESTED_LEVEL: u16 = 3;
 const TYPE_LDT: u16 = 2;
 const TYPE_TSS_16: u16 = 1;
 const TYPE_TSS: u16 = 9;
+const TYPE_CALL_GATE_16: u16 = 4;
+const TYPE_TASK_GATE: u16 = 5;
+const TYPE_CALL_GATE: u16 = 12;
+/// Where the attributes have the descriptor's privilege level.
+const LEVEL_SHIFT: u16 = 5;
+/// #NP and #SS.
+const NOT_PRESENT: u8 = 11;
+const STACK_FAULT: u8 = 12;
 /// The bit that tells a busy TSS from an available one.
 const BUSY: u8 = 2;
 /// Where a descriptor has its type.
@@ -39,7 +47,8 @@ pub(super) fn load(
     let is_system = matches!(register, SegmentRegister::Ldtr | SegmentRegister::Tr);
     if selector & !REQUESTED_LEVEL == 0 {
         return match register {
-            SegmentRegister::Tr => Err(Stop::GENERAL_PROTECTION),
+            SegmentRegister::Tr | SegmentRegister::Cs => Err(Stop::GENERAL_PROTECTION),
+            SegmentRegister::Ss => null_stack(context, selector),
             _ => Ok(Segment { selector, ..Segment::default() }),
         };
     }
@@ -67,7 +76,12 @@ pub(super) fn load(
     let low = reader.quadword(0)?;
     let high = if is_wide { reader.quadword(8)? } else { 0 };
     let segment = parse(selector, low, high);
+    if register == SegmentRegister::Cs && is_gate(&segment) {
+        return Err(Stop::Unsupported);
+    }
     let allowed = match register {
+        SegmentRegister::Cs => is_code_for(&segment, context),
+        SegmentRegister::Ss => is_stack_for(&segment, context.system.cpl),
         SegmentRegister::Ldtr | SegmentRegister::Tr => is_system_type(register, &segment, high, is_wide),
         _ => is_data_for(&segment, context.system.cpl),
     };
@@ -75,7 +89,8 @@ pub(super) fn load(
         return Err(refused);
     }
     if !segment.attributes.contains(SegmentAttributes::PRESENT) {
-        return Err(Stop::Fault(with_selector(Exception { vector: 11, ..Exception::GENERAL_PROTECTION }, selector)));
+        let vector = if register == SegmentRegister::Ss { STACK_FAULT } else { NOT_PRESENT };
+        return Err(Stop::Fault(with_selector(Exception { vector, ..Exception::GENERAL_PROTECTION }, selector)));
     }
     let mark = match register {
         SegmentRegister::Ldtr => return Ok(segment),
@@ -84,7 +99,12 @@ pub(super) fn load(
     };
     reader.mark(low, mark)?;
     let attributes = segment.attributes | SegmentAttributes::from_bits_retain(u16::from(mark));
-    Ok(Segment { attributes, ..segment })
+    // CS says at which level the code runs, whatever level was asked for.
+    let selector = match register {
+        SegmentRegister::Cs => selector & !REQUESTED_LEVEL | u16::from(context.system.cpl),
+        _ => selector,
+    };
+    Ok(Segment { selector, attributes, ..segment })
 }
 
 fn with_selector(exception: Exception, selector: u16) -> Exception {
@@ -110,13 +130,57 @@ fn is_system_type(register: SegmentRegister, segment: &Segment, high: u64, is_wi
     wanted && !segment.attributes.contains(SegmentAttributes::USER) && high >> 40 & 0x1f == 0
 }
 
+/// The null selector in SS, which 64-bit code below level 3 may have, at its own level (APM vol. 2, 4.8.1).
+fn null_stack(context: &Context, selector: u16) -> Result<Segment> {
+    let cpl = u16::from(context.system.cpl);
+    if !context.is_64bit() || cpl == 3 || selector & REQUESTED_LEVEL != cpl {
+        return Err(Stop::GENERAL_PROTECTION);
+    }
+    // The level of SS stays that of the code.
+    Ok(Segment { selector, attributes: SegmentAttributes::from_bits_retain(cpl << LEVEL_SHIFT), ..Segment::default() })
+}
+
+/// A call or task gate, or a task: a far branch to one is more than a branch.
+fn is_gate(segment: &Segment) -> bool {
+    let kind = segment.attributes.bits() & 0xf;
+    !segment.attributes.contains(SegmentAttributes::USER)
+        && matches!(kind, TYPE_TSS_16 | TYPE_CALL_GATE_16 | TYPE_TASK_GATE | TYPE_TSS | TYPE_CALL_GATE)
+}
+
+/// Code to which a branch from the current level may go (APM vol. 2, 4.11.1).
+fn is_code_for(segment: &Segment, context: &Context) -> bool {
+    let has = |bits| segment.attributes.contains(bits);
+    let cpl = u16::from(context.system.cpl);
+    let level = segment.attributes.bits() >> LEVEL_SHIFT & 3;
+    let allowed = if has(SegmentAttributes::EXPAND_DOWN) {
+        level <= cpl // Conforming.
+    } else {
+        level == cpl && segment.selector & REQUESTED_LEVEL <= cpl
+    };
+    let long = context.system.efer & efer::LMA != 0 && has(SegmentAttributes::LONG);
+    has(SegmentAttributes::USER)
+        && has(SegmentAttributes::CODE)
+        && allowed
+        && !(long && has(SegmentAttributes::DEFAULT_BIG))
+}
+
+/// Writable data of exactly the current level (APM vol. 2, 4.11.2).
+fn is_stack_for(segment: &Segment, cpl: u8) -> bool {
+    let has = |bits| segment.attributes.contains(bits);
+    let levels = [segment.attributes.bits() >> LEVEL_SHIFT & 3, segment.selector & REQUESTED_LEVEL];
+    has(SegmentAttributes::USER)
+        && !has(SegmentAttributes::CODE)
+        && has(SegmentAttributes::READ_WRITE)
+        && levels == [u16::from(cpl); 2]
+}
+
 /// Data or readable code that the current and the requested privilege level may use.
 fn is_data_for(segment: &Segment, cpl: u8) -> bool {
     let has = |bits| segment.attributes.contains(bits);
     let is_code = has(SegmentAttributes::CODE);
     let readable = has(SegmentAttributes::USER) && (!is_code || has(SegmentAttributes::READ_WRITE));
     let is_conforming = is_code && has(SegmentAttributes::EXPAND_DOWN);
-    let level = segment.attributes.bits() >> 5 & 3;
+    let level = segment.attributes.bits() >> LEVEL_SHIFT & 3;
     readable && (is_conforming || level >= u16::from(cpl) && level >= segment.selector & REQUESTED_LEVEL)
 }
 

@@ -27,6 +27,9 @@ pub(super) enum Change {
     Vector(VectorWrite),
     Table(TableRegister, DescriptorTable),
     Segment(SegmentRegister, Segment),
+    /// A far branch: the new code segment, and where in it the guest goes on.
+    Jump(Segment, u64),
+    Mmx(u8, u64),
     /// CR0, of which LMSW changes the low four bits.
     Status(u64),
 }
@@ -36,7 +39,14 @@ impl Change {
         match *self {
             Self::Vector(write) => write.apply(cpu),
             Self::Table(register, table) => cpu.set_descriptor_table(register, table),
-            Self::Segment(register, segment) => cpu.set_segment(register, segment),
+            Self::Segment(register, segment) => {
+                cpu.set_segment(register, segment);
+                if register == SegmentRegister::Ss {
+                    cpu.begin_shadow();
+                }
+            }
+            Self::Jump(code, _) => cpu.set_segment(SegmentRegister::Cs, code),
+            Self::Mmx(number, value) => cpu.set_mmx(number, value),
             Self::Status(cr0) => cpu.set_control(Control::Cr0, cr0),
         }
     }
@@ -240,9 +250,15 @@ impl<C: GuestCpu> Inputs<'_, C> {
                 let write = it.loaded(self.cpu, self.instruction(), self.first());
                 Effects::changing(write.map(Change::Vector))
             }
+            Operation::Mmx(it) if it.stores => Effects::storing(it.stored(self.cpu)?),
+            Operation::Mmx(it) => Effects::changing(Some(Change::Mmx(it.register, self.value(1)))),
             Operation::System(it) if it.stores() => Effects::storing(it.stored(self.cpu, self.context)),
             Operation::System(it) => {
-                Effects::changing(Some(it.loaded(self.cpu, self.context, memory, self.instruction(), self.first())?))
+                let in_register = self.instruction().op0_kind() == OpKind::Register && it.takes_register();
+                let operand = if in_register { Bytes::of(self.value(0)) } else { *self.first() };
+                let change = it.loaded(self.cpu, self.context, memory, self.instruction(), &operand)?;
+                let branch = if let Change::Jump(_, rip) = change { Some(rip) } else { None };
+                Effects { branch, ..Effects::changing(Some(change)) }
             }
         })
     }

@@ -7,7 +7,7 @@
 //!
 //! | emulated, where an operand is in memory | notes |
 //! |---|---|
-//! | MOV (all forms but to SS), MOVZX, MOVSX, MOVSXD, MOVNTI, MOVBE | `moffs` too |
+//! | MOV (all forms), MOVZX, MOVSX, MOVSXD, MOVNTI, MOVBE | `moffs` too |
 //! | MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS | with all repeat prefixes, in bounded batches |
 //! | ADD, ADC, SUB, SBB, AND, OR, XOR, CMP, TEST, INC, DEC, NOT, NEG | |
 //! | MUL, IMUL (one, two and three operands), DIV, IDIV | |
@@ -18,10 +18,12 @@
 //! | PUSH, POP, near CALL and JMP | the stack may be a device as well |
 //! | CLFLUSH, CLFLUSHOPT, CLWB, PREFETCH… | nothing moves; a prefetch does not even fault |
 //! | MOVUPS, MOVAPS, MOVDQU, MOVDQA, MOVNT…, LDDQU, MOVD, MOVQ, MOVSS, MOVSD, MOVLP…, MOVHP…; the VEX forms | 4 to 32 bytes |
+//! | MOVD, MOVQ, MOVNTQ of MMX registers | |
+//! | far JMP | to a code segment, not through a gate |
 //! | LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR, LMSW, SMSW | descriptors are read from memory |
 //!
-//! Any other instruction on device memory gives the guest #UD and is counted ([`Oddity::NotEmulated`]): x87, MMX, vector
-//! arithmetic, EVEX, XSAVE, far branches, MOV to SS. `docs/emulator.md` has the details, and what a comparison with a real
+//! Any other instruction on device memory gives the guest #UD and is counted ([`Oddity::NotEmulated`]): x87, MMX
+//! and vector arithmetic, EVEX, XSAVE, far CALL and RET. `docs/emulator.md` has the details, and what a comparison with a real
 //! processor covers. Accesses that the processor makes by itself
 //! (descriptor tables, TSS, interrupt frames) cannot be emulated on devices; see `memory_fault`.
 //!
@@ -35,9 +37,11 @@ mod context;
 mod decode;
 mod descriptor;
 mod effects;
+pub(crate) mod exception;
 mod fetch;
 mod flags;
 mod machine;
+mod mmx;
 mod muldiv;
 mod operand;
 mod place;
@@ -195,6 +199,20 @@ pub(crate) fn instruction(
         Ok(decoded) => Ok((decoded.instruction, decoded.gpa)),
         Err(stop) => Err(end(stop, &context)),
     }
+}
+
+/// LGDT, LIDT, LLDT or LTR at RIP, which the platform intercepts for what it does.
+pub(crate) fn load_table(cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    let (instruction, _) = match instruction(cpu, env) {
+        Ok(found) => found,
+        Err(outcome) => return outcome,
+    };
+    if !matches!(instruction.mnemonic(), Mnemonic::Lgdt | Mnemonic::Lidt | Mnemonic::Lldt | Mnemonic::Ltr) {
+        // The guest has rewritten the instruction since; whatever stands there now is for the processor to execute.
+        env.oddity(Oddity::Mismatch);
+        return Outcome::Resume;
+    }
+    intercepted(cpu, env)
 }
 
 /// Emulates the instruction at RIP, which the platform intercepts for what it does and not for where its operand is.

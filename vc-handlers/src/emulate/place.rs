@@ -6,6 +6,7 @@ use platform::{Gpr, GuestCpu};
 use super::bit;
 use super::context::Context;
 use super::decode::{self, Decoded, Operation};
+use super::mmx::MmxMove;
 use super::operand::{self, Address, GprPart, Span, mask};
 use super::segment;
 use super::stack;
@@ -61,6 +62,7 @@ impl<C: GuestCpu, E: Env> Placing<'_, C, E> {
         let instruction = &self.decoded.instruction;
         match operation {
             Operation::Vector(it) => it.check(self.cpu, self.context)?,
+            Operation::Mmx(_) => MmxMove::check(self.cpu, self.context)?,
             Operation::System(it) => it.check(self.context)?,
             // A prefetch of a bad address does nothing.
             Operation::Prefetch => return Ok(Places::default()),

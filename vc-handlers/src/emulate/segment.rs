@@ -3,6 +3,7 @@
 
 use platform::{Exception, GuestCpu, Segment, SegmentAttributes, SegmentRegister};
 
+use super::bits::efer;
 use super::context::Context;
 use super::stop::{Result, Stop};
 use super::walk::Intent;
@@ -74,5 +75,12 @@ fn within_limit(segment: &Segment, offset: u64, beyond: u64) -> bool {
 /// Whether a near branch may go to `rip`.
 pub(super) fn check_branch(context: &Context, rip: u64) -> Result<()> {
     let allowed = if context.is_64bit() { context.is_canonical(rip) } else { rip <= u64::from(context.code.limit) };
+    if allowed { Ok(()) } else { Err(Stop::GENERAL_PROTECTION) }
+}
+
+/// Whether a far branch may go to `rip` in the segment `code`.
+pub(super) fn check_far_branch(context: &Context, code: &Segment, rip: u64) -> Result<()> {
+    let is_long = context.system.efer & efer::LMA != 0 && code.attributes.contains(SegmentAttributes::LONG);
+    let allowed = if is_long { context.is_canonical(rip) } else { rip <= u64::from(code.limit) };
     if allowed { Ok(()) } else { Err(Stop::GENERAL_PROTECTION) }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! System instructions with an operand in memory: LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR, LMSW, SMSW, and MOV to a
-//! segment register (APM vol. 3; UMIP in APM vol. 2, 3.1.3).
+//! System instructions with an operand in memory, and LLDT and LTR with one in a register: LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR, LMSW, SMSW, MOV to a
+//! segment register, and the far JMP (APM vol. 3; UMIP in APM vol. 2, 3.1.3).
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind};
 use platform::{DescriptorTable, GuestCpu, GuestMemory, SegmentRegister, TableRegister};
 
 use super::bits::{cr0, cr4};
@@ -10,6 +10,7 @@ use super::context::Context;
 use super::descriptor;
 use super::effects::Change;
 use super::operand::{Bytes, segment_register};
+use super::segment;
 use super::stop::{Result, Stop};
 
 /// A system instruction.
@@ -23,31 +24,31 @@ pub(super) enum System {
     LoadSegment(SegmentRegister),
     /// LMSW.
     LoadStatus,
+    /// JMP through memory to another code segment.
+    JumpFar,
     /// SMSW.
     StoreStatus,
 }
 
 impl System {
-    /// `None` for any other instruction. MOV to SS is not one of these: it starts an interrupt shadow, which a backend
-    /// cannot be told to begin.
+    /// `None` for any other instruction.
     pub(super) fn of(instruction: &Instruction) -> Option<Self> {
-        super::decode::explicit_memory(instruction)?;
+        let in_memory = super::decode::explicit_memory(instruction).is_some();
         Some(match instruction.mnemonic() {
+            Mnemonic::Lldt => Self::LoadSegment(SegmentRegister::Ldtr),
+            Mnemonic::Ltr => Self::LoadSegment(SegmentRegister::Tr),
+            _ if !in_memory => return None,
             Mnemonic::Lgdt => Self::LoadTable(TableRegister::Gdtr),
             Mnemonic::Lidt => Self::LoadTable(TableRegister::Idtr),
             Mnemonic::Sgdt => Self::StoreTable(TableRegister::Gdtr),
             Mnemonic::Sidt => Self::StoreTable(TableRegister::Idtr),
-            Mnemonic::Lldt => Self::LoadSegment(SegmentRegister::Ldtr),
-            Mnemonic::Ltr => Self::LoadSegment(SegmentRegister::Tr),
             Mnemonic::Sldt => Self::StoreSelector(SegmentRegister::Ldtr),
             Mnemonic::Str => Self::StoreSelector(SegmentRegister::Tr),
             Mnemonic::Lmsw => Self::LoadStatus,
             Mnemonic::Smsw => Self::StoreStatus,
+            Mnemonic::Jmp if is_far(instruction) => Self::JumpFar,
             Mnemonic::Mov if instruction.op0_kind() == OpKind::Register => {
-                match segment_register(instruction.op0_register())? {
-                    SegmentRegister::Ss => return None,
-                    register => Self::LoadSegment(register),
-                }
+                Self::LoadSegment(segment_register(instruction.op0_register())?)
             }
             _ => return None,
         })
@@ -55,6 +56,11 @@ impl System {
 
     pub(super) const fn stores(self) -> bool {
         matches!(self, Self::StoreTable(_) | Self::StoreSelector(_) | Self::StoreStatus)
+    }
+
+    /// Whether the first operand, if it is a register, is the one that is loaded from and not the one that is loaded.
+    pub(super) const fn takes_register(self) -> bool {
+        matches!(self, Self::LoadSegment(SegmentRegister::Ldtr | SegmentRegister::Tr))
     }
 
     /// What is checked before the operand's address.
@@ -70,7 +76,7 @@ impl System {
             Self::StoreTable(_) | Self::StoreSelector(_) | Self::StoreStatus => {
                 system.cpl == 0 || system.cr4 & cr4::UMIP == 0
             }
-            Self::LoadSegment(_) => true,
+            Self::LoadSegment(_) | Self::JumpFar => true,
         };
         if allowed { Ok(()) } else { Err(Stop::GENERAL_PROTECTION) }
     }
@@ -112,6 +118,13 @@ impl System {
                 let segment = descriptor::load(cpu, context, memory, register, loaded.get(0, 2) as u16)?;
                 Ok(Change::Segment(register, segment))
             }
+            Self::JumpFar => {
+                let length = instruction.memory_size().size().saturating_sub(2);
+                let (offset, selector) = (loaded.get(0, length), loaded.get(length, 2) as u16);
+                let code = descriptor::load(cpu, context, memory, SegmentRegister::Cs, selector)?;
+                segment::check_far_branch(context, &code, offset)?;
+                Ok(Change::Jump(code, offset))
+            }
             // PE is set, never cleared (APM vol. 3, LMSW).
             _ => {
                 let status = loaded.get(0, 2) & 0xf | context.system.cr0 & cr0::PE;
@@ -119,4 +132,9 @@ impl System {
             }
         }
     }
+}
+
+/// Whether the operand in memory names a code segment besides the address.
+fn is_far(instruction: &Instruction) -> bool {
+    matches!(instruction.memory_size(), MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64)
 }

@@ -14,7 +14,7 @@ mod vectors;
 
 use platform::{Access, Exception, Gpa, Gpr, GuestCpu, MemoryFault, SegmentRegister};
 
-use super::memory_fault;
+use super::{exception, memory_fault};
 use crate::testing::{FakeCpu, FakeEnv};
 use crate::{DeviceRequest, Operation, Outcome, Target};
 

@@ -8,8 +8,8 @@ use crate::Oddity;
 
 #[test]
 fn an_unknown_instruction_on_a_device_is_undefined_and_counted() {
-    // fld dword [rbx]; fxsave [rbx]; jmp far [rbx]; verr [rbx]
-    for code in [&[0xd9, 0x03][..], &[0x0f, 0xae, 0x03], &[0xff, 0x2b], &[0x0f, 0x00, 0x23]] {
+    // fld dword [rbx]; fxsave [rbx]; call far [rbx]; verr [rbx]
+    for code in [&[0xd9, 0x03][..], &[0x0f, 0xae, 0x03], &[0xff, 0x1b], &[0x0f, 0x00, 0x23]] {
         let mut guest = Guest::long(code).gpr(Gpr::Rbx, DEVICE);
         assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED), "{code:x?}");
         assert_eq!(guest.env.oddities, [Oddity::NotEmulated(Gpa(CODE))]);
@@ -174,5 +174,54 @@ fn the_rip_after_an_instruction_is_told() {
     for (code, length) in [(&[0x0f, 0xa2][..], 2), (&[0x66, 0x90], 2), (&[0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8], 10)] {
         let guest = Guest::long(code);
         assert_eq!(crate::emulate::next_rip(&guest.cpu, &guest.env), Ok(CODE + length));
+    }
+}
+
+/// What an intercepted exception becomes.
+fn corrected(code: &[u8], rax: u64, rsp: u64, exception: Exception) -> Outcome {
+    let mut guest = Guest::long(code).gpr(Gpr::Rax, rax).gpr(Gpr::Rbp, rsp).gpr(Gpr::Rsp, rsp);
+    exception::handle(exception, &mut guest.cpu, &guest.env)
+}
+
+/// kvm-unit-tests' `emulator` got #GP from QEMU for each of these.
+#[test]
+fn an_address_on_the_stack_that_is_not_canonical_is_a_stack_fault() {
+    const BAD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
+    let stack = Outcome::Inject(Exception::STACK);
+    let general = Outcome::Inject(Exception::GENERAL_PROTECTION);
+    let fault = |code: &[u8], rax, rsp| corrected(code, rax, rsp, Exception::GENERAL_PROTECTION);
+    // or qword [rsp + rax], 0; or qword [rbp + rax], 0
+    assert_eq!(fault(&[0x48, 0x83, 0x0c, 0x04, 0x00], BAD, DATA), stack);
+    assert_eq!(fault(&[0x48, 0x83, 0x4c, 0x05, 0x00, 0x00], BAD, DATA), stack);
+    // push rax; pop rax; ret; leave; call next
+    for code in [&[0x50][..], &[0x58], &[0xc3], &[0xc9], &[0xe8, 0, 0, 0, 0]] {
+        assert_eq!(fault(code, 0, BAD), stack, "{code:x?}");
+        assert_eq!(fault(code, 0, DATA), general, "{code:x?}");
+    }
+    // or qword [rax], 0; push qword [rax], whose operand comes first; wrmsr
+    assert_eq!(fault(&[0x48, 0x83, 0x08, 0x00], BAD, BAD), general);
+    assert_eq!(fault(&[0xff, 0x30], BAD, BAD), general);
+    assert_eq!(fault(&[0x0f, 0x30], BAD, BAD), general);
+    // lgdt [rsp], whose privilege comes first
+    assert_eq!(fault(&[0x0f, 0x01, 0x14, 0x24], 0, BAD), general);
+    // An error code names a selector; 32-bit code has no canonical addresses.
+    let selector = Exception { error_code: Some(8), ..Exception::GENERAL_PROTECTION };
+    assert_eq!(corrected(&[0x50], 0, BAD, selector), Outcome::Inject(selector));
+    let mut flat = Guest::protected(&[0x50]).gpr(Gpr::Rsp, BAD);
+    assert_eq!(exception::handle(Exception::GENERAL_PROTECTION, &mut flat.cpu, &flat.env), general);
+}
+
+/// kvm-unit-tests' `debug` never got past INT1, which QEMU takes for no instruction.
+#[test]
+fn int1_is_a_debug_trap_and_no_undefined_instruction() {
+    let mut guest = Guest::long(&[0xf1]);
+    assert_eq!(exception::handle(Exception::UNDEFINED, &mut guest.cpu, &guest.env), Outcome::Inject(Exception::DEBUG));
+    assert_eq!(guest.cpu.state.rip, CODE + 1);
+    // ud2; no instruction at all; code on a device
+    for (code, rip) in [(&[0x0f, 0x0b][..], CODE), (&[0x06], CODE), (&[0xf1], DEVICE)] {
+        let mut guest = Guest::long(code);
+        guest.cpu.state.rip = rip;
+        let outcome = exception::handle(Exception::UNDEFINED, &mut guest.cpu, &guest.env);
+        assert_eq!((outcome, guest.cpu.state.rip), (Outcome::Inject(Exception::UNDEFINED), rip), "{code:x?}");
     }
 }

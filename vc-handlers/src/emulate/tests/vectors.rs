@@ -134,9 +134,9 @@ fn a_32_byte_operand_need_be_aligned_to_16_alone() {
 
 #[test]
 fn other_vector_instructions_are_undefined_and_counted() {
-    // movq mm0, [rbx]; addps xmm1, [rbx]; vmovups zmm1, [rbx]; vbroadcastss xmm1, [rbx]
+    // paddb mm0, [rbx]; addps xmm1, [rbx]; vmovups zmm1, [rbx]; vbroadcastss xmm1, [rbx]
     let codes: [&[u8]; 4] = [
-        &[0x0f, 0x6f, 0x03],
+        &[0x0f, 0xfc, 0x03],
         &[0x0f, 0x58, 0x0b],
         &[0x62, 0xf1, 0x7c, 0x48, 0x10, 0x0b],
         &[0xc4, 0xe2, 0x79, 0x18, 0x0b],
@@ -145,5 +145,42 @@ fn other_vector_instructions_are_undefined_and_counted() {
         let mut guest = guest(code, DEVICE);
         assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED), "{code:x?}");
         assert_eq!(guest.env.oddities, [Oddity::NotEmulated(Gpa(CODE))]);
+    }
+}
+
+#[test]
+fn mmx_registers_move_to_and_from_devices() {
+    // movq [rbx], mm3; movq mm3, [rbx]; movd [rbx], mm3; movd mm3, [rbx]; movntq [rbx], mm3
+    let guest = |code: &[u8]| {
+        let mut guest = Guest::long(code).gpr(Gpr::Rbx, DEVICE);
+        guest.cpu.mmx[3] = LOW;
+        guest
+    };
+    for (code, width, value) in
+        [([0x0f, 0x7f, 0x1b], 8, LOW), ([0x0f, 0x7e, 0x1b], 4, LOW & 0xffff_ffff), ([0x0f, 0xe7, 0x1b], 8, LOW)]
+    {
+        let mut guest = guest(&code);
+        assert_eq!(guest.write(DEVICE), done(3), "{code:x?}");
+        assert_eq!(guest.env.requests, [mmio_write(DEVICE, width, value)]);
+    }
+    for (code, value) in [([0x0f, 0x6f, 0x1b], HIGH), ([0x0f, 0x6e, 0x1b], HIGH & 0xffff_ffff)] {
+        let mut guest = guest(&code).reply(value);
+        assert_eq!(guest.read(DEVICE), done(3), "{code:x?}");
+        assert_eq!(guest.cpu.mmx[3], value);
+    }
+}
+
+#[test]
+fn mmx_moves_fault_as_x87_instructions_do() {
+    const EM: u64 = 1 << 2;
+    const TS: u64 = 1 << 3;
+    for (cr0, pending, exception) in
+        [(EM | TS, true, Exception::UNDEFINED), (TS, true, Exception::DEVICE_NOT_AVAILABLE), (0, true, Exception::X87)]
+    {
+        let mut guest = Guest::long(&[0x0f, 0x7f, 0x03]).gpr(Gpr::Rbx, DEVICE);
+        guest.cpu.state.cr0 = guest.cpu.state.cr0 & !(EM | TS) | cr0;
+        guest.cpu.x87_exception = pending;
+        assert_eq!(guest.write(DEVICE), Outcome::Inject(exception));
+        assert!(guest.env.requests.is_empty());
     }
 }
