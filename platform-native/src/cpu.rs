@@ -18,6 +18,7 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
 use crate::code_page::CodePage;
+use crate::delivery;
 use crate::exit::decode;
 use crate::intercepts::{ALWAYS_1, ALWAYS_2, ALWAYS_CR, ALWAYS_EXCEPTIONS};
 use crate::live::{from_vmcb, is_live, live_msr, to_vmcb};
@@ -70,6 +71,8 @@ pub struct NativeCpu {
     physical: u64,
     /// An exit left the instruction at this RIP in an interrupt shadow that VMRUN will drop.
     shadow: Option<u64>,
+    /// The instruction that is completed next in software starts a shadow.
+    begins_shadow: bool,
     /// An interrupt window of this class is wanted.
     window: Option<u8>,
     nmi_window: bool,
@@ -113,6 +116,7 @@ impl NativeCpu {
             vmcb: NonNull::from(vmcb),
             physical,
             shadow: None,
+            begins_shadow: false,
             window: None,
             nmi_window: false,
             nmi_blocked: false,
@@ -298,9 +302,16 @@ impl NativeCpu {
 
     #[inline(never)]
     fn decode_other(&mut self, code: u64, info1: u64, info2: u64) -> Exit {
+        let int_info = self.control().exit_int_info;
         let mut exit = self.decode_instruction(code, info1, info2);
         if code & 0xffff_ffff == exit::INVALID_LOW {
-            exit.reason = self.refuse(exit.reason, self.control().exit_int_info);
+            exit.reason = self.refuse(exit.reason, int_info);
+        }
+        if let ExitReason::Exception(second) = exit.reason
+            && int_info & event::VALID != 0
+        {
+            self.control_mut().event_injection = 0;
+            exit.reason = delivery::merge(int_info, second);
         }
         exit
     }
@@ -422,13 +433,22 @@ impl GuestCpu for NativeCpu {
             // QEMU 10 and real processors obey it on VMRUN: it would hold for the next instruction too.
             self.control_mut().interrupt_state &= !SHADOW;
         }
+        let begins_shadow = core::mem::take(&mut self.begins_shadow);
         let save = self.saved_mut();
         save.rip = next_rip;
-        if save.rflags & RFLAGS_TF != 0 {
+        if begins_shadow {
+            // It holds back the trap as well; with the trap flag set, the next instruction raises one anyway.
+            self.shadow = Some(next_rip);
+            self.control_mut().interrupt_state |= SHADOW;
+        } else if save.rflags & RFLAGS_TF != 0 {
             // The trap that the hardware would have raised after the instruction.
             save.dr6 |= DR6_SINGLE_STEP;
             self.inject(Event::Exception(platform::Exception::DEBUG));
         }
+    }
+
+    fn begin_shadow(&mut self) {
+        self.begins_shadow = true;
     }
 
     fn set_rip(&mut self, rip: u64) {
@@ -604,6 +624,18 @@ impl GuestCpu for NativeCpu {
             // SAFETY: as in `vector`.
             unsafe { vector::set_ymm(number, &value) };
         }
+    }
+
+    fn x87_exception(&self) -> bool {
+        vector::x87_exception()
+    }
+
+    fn mmx(&self, number: u8) -> Option<u64> {
+        Some(vector::mmx(number))
+    }
+
+    fn set_mmx(&mut self, number: u8, value: u64) {
+        vector::set_mmx(number, value);
     }
 
     fn injection_state(&self) -> InjectionState {

@@ -45,6 +45,8 @@ fn rare(code: u64, info1: u64, info2: u64) -> ExitReason {
         exit::VMMCALL => ExitReason::Vmmcall,
         exit::SHUTDOWN => ExitReason::Shutdown,
         exit::INIT => ExitReason::Init,
+        exit::IDTR_WRITE | exit::GDTR_WRITE | exit::LDTR_WRITE | exit::TR_WRITE => ExitReason::LoadTable,
+        exit::ICEBP => ExitReason::Sensitive(Instruction::Icebp),
         exit::RDTSC => ExitReason::Sensitive(Instruction::Rdtsc),
         exit::RDTSCP => ExitReason::Sensitive(Instruction::Rdtscp),
         exit::RDPMC | exit::RDPRU => ExitReason::Sensitive(Instruction::Rdpmc),
@@ -149,6 +151,14 @@ mod tests {
         assert_eq!(fault(1 << 32 | 6), (gpa, Access::Write, false));
         assert_eq!(fault(1 << 32 | 0x14), (gpa, Access::Fetch, false));
         assert_eq!(fault(1 << 33 | 6), (gpa, Access::Write, true));
+    }
+
+    #[test]
+    fn what_qemu_gets_wrong_is_ours() {
+        for code in [exit::IDTR_WRITE, exit::GDTR_WRITE, exit::LDTR_WRITE, exit::TR_WRITE] {
+            assert_eq!(decode(code, 0, 0).reason, ExitReason::LoadTable);
+        }
+        assert_eq!(decode(exit::ICEBP, 0, 0).reason, ExitReason::Sensitive(SensitiveInstruction::Icebp));
     }
 
     #[test]

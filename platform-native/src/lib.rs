@@ -18,6 +18,7 @@ mod clock;
 mod code_page;
 mod console;
 mod cpu;
+mod delivery;
 mod descriptor;
 mod exit;
 mod intercepts;
