@@ -52,10 +52,17 @@ const ASID: u32 = 1;
 /// TLB_CONTROL: flush everything at the next entry (APM vol. 2, 15.16.1).
 const FLUSH_ALL: u32 = 1;
 
-/// CR4's PSE, PGE, SMEP and SMAP. QEMU empties its TLB, which costs a third of an exit, once more for every switch between
+/// CR4.PKE: protection keys, and the instructions that reach PKRU.
+const CR4_PKE: u64 = 1 << 22;
+
+/// CR4's PSE, PGE, SMEP, SMAP and PKE. QEMU empties its TLB, which costs a third of an exit, once more for every switch between
 /// host and guest that changes one of them. To Parados they mean nothing: it runs in long mode, marks no page global and
-/// maps none for user mode. So its own CR4 follows the guest's.
-const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21;
+/// maps none for user mode. So its own CR4 follows the guest's. With PKE that also lets it read the guest's PKRU, which is
+/// live in the processor.
+const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21 | CR4_PKE;
+
+/// No value of CR4's bits: before the first entry.
+const NOTHING_MIRRORED: u64 = u64::MAX;
 
 /// A single step that this module asked for, and what the guest's trap flag was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +90,7 @@ pub struct NativeCpu {
     task_return: Option<u64>,
     /// RIP at the last exit that said that the guest's state is invalid.
     refused: Option<u64>,
-    /// The guest's bits of [`MIRRORED`], which Parados's own CR4 shows as well; all ones before the first entry.
+    /// The guest's bits of [`MIRRORED`], which Parados's own CR4 shows as well.
     mirrored: u64,
     /// The guest's code page at the last exit whose instruction had to be found.
     code_page: Option<CodePage>,
@@ -123,7 +130,7 @@ impl NativeCpu {
             step: None,
             task_return: None,
             refused: None,
-            mirrored: u64::MAX,
+            mirrored: NOTHING_MIRRORED,
             code_page: None,
             armed: None,
             taken: None,
@@ -240,6 +247,17 @@ impl NativeCpu {
         // SAFETY: none of these bits changes anything for Parados; see `MIRRORED`. The processor has each of them, because the
         // guest has set it.
         unsafe { Cr4::update(|flags| *flags = flags.difference(all) | bits) };
+    }
+
+    /// The guest's PKRU; zero before its first instruction with CR4.PKE set, which is what the register starts with.
+    fn pkru(&self) -> u32 {
+        if self.mirrored == NOTHING_MIRRORED || self.mirrored & CR4_PKE == 0 {
+            return 0;
+        }
+        let pkru: u32;
+        // SAFETY: RDPKRU only reads; the processor has it and Parados's CR4.PKE is set, because the guest set its own.
+        unsafe { asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack, preserves_flags)) };
+        pkru
     }
 
     fn set_virtual_interrupt(&mut self, class: Option<u8>) {
@@ -581,7 +599,7 @@ impl GuestCpu for NativeCpu {
             efer: save.efer & !EFER_SVME,
             rflags: save.rflags,
             cpl: save.cpl & 3,
-            pkru: 0,
+            pkru: self.pkru(),
         }
     }
 

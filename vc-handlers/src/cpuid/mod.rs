@@ -52,7 +52,7 @@ pub struct PolicyConfig {
 
 impl PolicyConfig {
     /// Components that every platform switches.
-    pub const DEFAULT_COMPONENTS: Xcr0 = Xcr0::X87.union(Xcr0::SSE).union(Xcr0::AVX);
+    pub const DEFAULT_COMPONENTS: Xcr0 = Xcr0::X87.union(Xcr0::SSE).union(Xcr0::AVX).union(Xcr0::PKRU);
 }
 
 /// Why no guest can run on a processor model.
