@@ -106,6 +106,7 @@ pub(super) fn mmio(config: &PcConfig) -> Result<RangeMap<Id>, DispatchError> {
     map.insert(chipset::ECAM, Id::Ecam)?;
     if config.test_devices {
         map.insert(chipset::IO_MEMORY, Id::TestMemory)?;
+        map.insert(chipset::LOW_IO_MEMORY, Id::TestMemory)?;
     }
     Ok(map)
 }

@@ -166,6 +166,15 @@ fn every_mmio_page_answers_every_width() {
 }
 
 #[test]
+fn real_mode_reaches_the_test_memory() {
+    let Bench { mut pc, mut host } = Bench::with(PcConfig { test_devices: true, ..CONFIG });
+    assert_eq!(pc.mmio_write(0xff00_1234, 4, 0x8765_4321, &mut host), Answer::Found(()));
+    assert_eq!(pc.mmio_read(0xa_1236, 2, &mut host), Answer::Found(0x8765));
+    let Bench { mut pc, mut host } = Bench::new();
+    assert!(!matches!(pc.mmio_read(0xa_1236, 2, &mut host), Answer::Found(_)), "only with the test devices");
+}
+
+#[test]
 fn answers_tell_devices_from_known_and_unknown_gaps() {
     let Bench { mut pc, mut host } = Bench::new();
     assert!(matches!(pc.port_read(0x3f8, 1, &mut host), Answer::Found(_)));
