@@ -18,8 +18,8 @@ use crate::scratch::Scratch;
 /// For a run that is not about timeouts: a boot takes seconds, and a loaded machine several times that.
 const SECONDS: &str = "120";
 
-/// After this even the time limit has failed.
-const LIMIT: Duration = Duration::from_secs(180);
+/// So long after its time limit, a run's time limit has failed.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// How one run of `cargo xtask run` ended.
 #[derive(Debug)]
@@ -44,12 +44,15 @@ pub(super) struct Run {
     heard: Vec<u8>,
     stderr: Option<JoinHandle<Vec<u8>>>,
     until: Instant,
+    limit: Duration,
 }
 
 impl Run {
     pub(super) fn start(qemu: Option<&Path>, arguments: &[&str]) -> Result<Self, String> {
         let scratch = Scratch::new().map_err(|failure| failure.message)?;
         let program = std::env::current_exe().map_err(|error| format!("finding xtask: {error}"))?;
+        let given = arguments.iter().position(|it| *it == "--timeout").and_then(|at| arguments.get(at + 1));
+        let limit = given.unwrap_or(&SECONDS).parse().map(Duration::from_secs).unwrap_or_default() + GRACE;
         let mut command = process::tied(&program);
         command.arg("run").args(arguments).arg("--status-file").arg(scratch.file("status.json"));
         if !arguments.contains(&"--timeout") {
@@ -76,7 +79,7 @@ impl Run {
                 bytes
             })
         });
-        Ok(Self { child, scratch, stdout, heard: Vec::new(), stderr, until: Instant::now() + LIMIT })
+        Ok(Self { child, scratch, stdout, heard: Vec::new(), stderr, until: Instant::now() + limit, limit })
     }
 
     /// Waits until the guest's console has said something since the last thing waited for.
@@ -121,7 +124,7 @@ impl Run {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status,
                 Ok(None) if Instant::now() < self.until => thread::sleep(Duration::from_millis(10)),
-                Ok(None) => return Err(format!("did not end within {} s", LIMIT.as_secs())),
+                Ok(None) => return Err(format!("did not end within {} s", self.limit.as_secs())),
                 Err(error) => return Err(format!("waiting: {error}")),
             }
         };
