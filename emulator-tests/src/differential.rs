@@ -7,91 +7,22 @@ use std::io::Error;
 
 use crate::emulated::Emulated;
 use crate::forms::{self, Form};
-use crate::generate::{self, Cell, Generator};
+use crate::generate::{self, Cell, Generator, Site};
 use crate::layout::{DATA_SIZE, Mode};
 use crate::native::Host;
 use crate::random::Random;
+use crate::report::{PER_CELL, Report};
 use crate::state::{Case, End, Ending, State};
 
-/// The fewest cases that a cell may have.
-pub const PER_CELL: u64 = 200;
 /// The flags that are compared: the status flags, DF, AC. RF is the kernel's, IF and the rest do not change.
 const COMPARED_FLAGS: u64 = 0x8d5 | 1 << 10 | 1 << 18;
-
-/// What happened in one cell.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Count {
-    /// Cases.
-    pub cases: u64,
-    /// Those that faulted on the host's processor.
-    pub faults: u64,
-    /// Those that came out differently.
-    pub differences: u64,
-}
-
-/// The outcome of a whole run.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// By cell.
-    pub cells: BTreeMap<Cell, Count>,
-    /// A few differences of each cell, told at length.
-    pub differences: Vec<String>,
-}
-
-impl Report {
-    /// All cases.
-    pub fn cases(&self) -> u64 {
-        self.cells.values().map(|count| count.cases).sum()
-    }
-
-    /// The differences of all cells.
-    pub fn different(&self) -> u64 {
-        self.cells.values().map(|count| count.differences).sum()
-    }
-
-    /// The least number of cases in a cell.
-    pub fn least(&self) -> u64 {
-        self.cells.values().map(|count| count.cases).min().unwrap_or(0)
-    }
-
-    /// A line for each family and operand size, a column for each mode and address size: `cases/faults`.
-    pub fn table(&self) -> String {
-        // By mode and address size.
-        type Row = BTreeMap<(u8, u8), Count>;
-        let mut rows: BTreeMap<(&str, u8), Row> = BTreeMap::new();
-        for (cell, count) in &self.cells {
-            rows.entry((cell.family, cell.size)).or_default().insert((cell.mode, cell.address), *count);
-        }
-        let mut columns = Vec::new();
-        for (index, mode) in Mode::ALL.into_iter().enumerate() {
-            columns.extend(mode.address_sizes().map(|address| (index as u8, address)));
-        }
-        let mut text = format!("| {:<14} | bytes |", "instruction");
-        for (mode, address) in &columns {
-            let name = format!("{} a{}", Mode::ALL[usize::from(*mode)].name(), 8 * address);
-            let _ = write!(text, " {name:>11} |");
-        }
-        text.push_str("\n|---|---|");
-        text.push_str(&"---|".repeat(columns.len()));
-        text.push('\n');
-        for ((family, size), row) in rows {
-            let _ = write!(text, "| {family:<14} | {size:>5} |");
-            for column in &columns {
-                let cell = row.get(column).map_or("".into(), |count| format!("{}/{}", count.cases, count.faults));
-                let _ = write!(text, " {cell:>11} |");
-            }
-            text.push('\n');
-        }
-        text
-    }
-}
 
 /// Runs at least `cases` cases, and at least [`PER_CELL`] of each cell.
 pub fn run(seed: u64, cases: u64) -> Result<Report, Error> {
     let forms = forms::all();
     let mut by_cell: BTreeMap<Cell, Vec<&Form>> = BTreeMap::new();
     for form in &forms {
-        for cell in generate::cells(form) {
+        for cell in generate::cells(form, &Mode::OF_PROCESSES, Site::Process) {
             by_cell.entry(cell).or_default().push(form);
         }
     }
@@ -103,7 +34,7 @@ pub fn run(seed: u64, cases: u64) -> Result<Report, Error> {
         for turn in 0..each {
             let case_seed = Random::new(seed).word() ^ (number as u64) << 32 ^ turn;
             let mut random = Random::new(case_seed);
-            let case = Generator::case(&mut random, random_form(&forms, turn), cell);
+            let case = Generator::case(&mut random, random_form(&forms, turn), cell, Site::Process);
             bench.compare(cell, case_seed, &case, &mut report);
         }
     }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The instructions that are tested, as data: opcode, operands and what makes them different from MOV.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+use alloc::{format, vec};
+
 /// What ModRM's register field holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Field {
@@ -60,6 +64,15 @@ pub enum Kind {
     Compare,
     /// The operand is a selector.
     Selector,
+    /// Base and limit of a descriptor table.
+    Table {
+        /// The interrupt descriptor table.
+        interrupts: bool,
+    },
+    /// The low half of CR0.
+    Status,
+    /// The selector of a local descriptor table or of a task.
+    System,
     /// Displacement without ModRM.
     Offset,
     /// VEX: the map, the implied prefix, W.
@@ -116,6 +129,8 @@ pub struct Form {
     pub undefined: Undefined,
     /// Exists in 64-bit mode alone.
     pub long_only: bool,
+    /// Not for processes, where the kernel emulates some of these.
+    pub machine_only: bool,
 }
 
 const ALL: &[u8] = &[1, 2, 4, 8];
@@ -134,6 +149,7 @@ const PLAIN: Form = Form {
     kind: Kind::Plain,
     undefined: Undefined::Nothing,
     long_only: false,
+    machine_only: false,
 };
 
 const fn form(family: &'static str, opcode: &'static [u8]) -> Form {
@@ -273,16 +289,31 @@ fn others(forms: &mut Vec<Form>) {
         forms.push(Form { sizes: &[4], ..digit("prefetch", &[0x0f, 0x18], number) });
     }
     implied_stack(forms);
-    // Level 3 may not; the store forms are left out because the kernel emulates some of them.
-    let system: [(&str, &[u8], u8); 5] = [
-        ("lgdt", &[0x0f, 0x01], 2),
-        ("lidt", &[0x0f, 0x01], 3),
-        ("lmsw", &[0x0f, 0x01], 6),
-        ("lldt", &[0x0f, 0x00], 2),
-        ("ltr", &[0x0f, 0x00], 3),
+    system(forms);
+}
+
+/// System instructions, of which level 3 may do none that loads.
+fn system(forms: &mut Vec<Form>) {
+    let base = Form { sizes: &[2, 4], ..PLAIN };
+    let loads: [(&str, &[u8], u8, Kind); 5] = [
+        ("lgdt", &[0x0f, 0x01], 2, Kind::Table { interrupts: false }),
+        ("lidt", &[0x0f, 0x01], 3, Kind::Table { interrupts: true }),
+        ("lmsw", &[0x0f, 0x01], 6, Kind::Status),
+        ("lldt", &[0x0f, 0x00], 2, Kind::System),
+        ("ltr", &[0x0f, 0x00], 3, Kind::System),
     ];
-    for (family, opcode, number) in system {
-        forms.push(Form { sizes: &[2, 4], ..digit(family, opcode, number) });
+    for (family, opcode, number, kind) in loads {
+        forms.push(Form { family, opcode, field: Field::Digit(number), kind, ..base });
+    }
+    let stores: [(&str, &[u8], u8); 5] = [
+        ("sgdt", &[0x0f, 0x01], 0),
+        ("sidt", &[0x0f, 0x01], 1),
+        ("smsw", &[0x0f, 0x01], 4),
+        ("sldt", &[0x0f, 0x00], 0),
+        ("str", &[0x0f, 0x00], 1),
+    ];
+    for (family, opcode, number) in stores {
+        forms.push(Form { family, opcode, field: Field::Digit(number), machine_only: true, ..base });
     }
 }
 

@@ -3,6 +3,9 @@
 
 mod address;
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::forms::{Field, Form, Immediate, Kind, Undefined};
 use crate::layout::{self, CODE, CODE_SIZE, DATA_SIZE, Mode};
 use crate::random::Random;
@@ -16,10 +19,13 @@ const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
 const DF: u64 = 1 << 10;
 const AC: u64 = 1 << 18;
-/// Reserved bit 1 and IF, as every process has them.
-const FIXED: u64 = 0x202;
+/// Reserved bit 1.
+const FIXED: u64 = 2;
+/// IF, as every process has it.
+const INTERRUPTS: u64 = 0x200;
 
 const RCX: usize = 1;
+const RDX: usize = 2;
 const RSP: usize = 4;
 const RBP: usize = 5;
 const RSI: usize = 6;
@@ -40,18 +46,52 @@ pub struct Cell {
     pub size: u8,
     /// Which of the mode's address sizes.
     pub address: u8,
-    /// Index into [`Mode::ALL`].
-    pub mode: u8,
+    /// The mode.
+    pub mode: Mode,
 }
 
-/// All cells of a form.
-pub fn cells(form: &Form) -> Vec<Cell> {
+/// Who runs the cases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Site {
+    /// A process, at level 3.
+    Process,
+    /// A machine of its own, at level 0. Its processor is QEMU's, which checks no segment limits and no alignment, so that
+    /// cases stay clear of these.
+    Machine(Tables),
+}
+
+impl Site {
+    fn has(self, form: &Form, mode: Mode) -> bool {
+        match self {
+            Self::Process => !form.machine_only,
+            // QEMU's processor takes the operand size for the other one in 16-bit code.
+            Self::Machine(_) => !(form.family == "movbe" && mode.is_16bit()),
+        }
+    }
+}
+
+/// The machine's own tables, which the cases' instructions load again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the registers' own names")]
+pub struct Tables {
+    pub gdt: u64,
+    pub gdt_limit: u16,
+    pub idt: u64,
+    pub idt_limit: u16,
+    /// The selector of the local descriptor table.
+    pub local: u16,
+    /// The selector of a task that may be entered.
+    pub task: u16,
+}
+
+/// All cells of a form in some modes.
+pub fn cells(form: &Form, modes: &[Mode], site: Site) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for (index, mode) in Mode::ALL.into_iter().enumerate() {
+    for &mode in modes {
         for &size in form.sizes {
-            if exists(form, mode, size) {
+            if exists(form, mode, size) && site.has(form, mode) {
                 for address in mode.address_sizes() {
-                    cells.push(Cell { family: form.family, size, address, mode: index as u8 });
+                    cells.push(Cell { family: form.family, size, address, mode });
                 }
             }
         }
@@ -64,6 +104,10 @@ fn exists(form: &Form, mode: Mode, size: u8) -> bool {
     let is_general = !matches!(form.field, Field::Vector);
     match (form.kind, mode) {
         _ if form.long_only && !mode.is_long() => false,
+        // These bytes are LES and LDS there.
+        (Kind::Vex { .. }, _) if mode.is_untyped() => false,
+        // Real mode's exceptions use the stack of the case, which therefore has to be memory.
+        (Kind::Push | Kind::Pop | Kind::Return | Kind::CallDirect | Kind::Leave, Mode::Real) => false,
         // Stack instructions have no 32-bit form in 64-bit mode. Vendors differ in 16-bit branches there.
         (Kind::Stack | Kind::Push | Kind::Pop | Kind::Leave, Mode::Long) => size != 4,
         (Kind::Branch | Kind::Return | Kind::CallDirect, Mode::Long) => size == 8,
@@ -114,24 +158,32 @@ pub struct Generator<'a> {
     form: &'a Form,
     cell: Cell,
     mode: Mode,
+    site: Site,
     state: State,
     encoding: Encoding,
     /// The operand does not lie at its target but nowhere.
     is_wild: bool,
+    regions: Vec<u64>,
 }
 
 impl<'a> Generator<'a> {
     /// A case of `form` in `cell`.
-    pub fn case(random: &'a mut Random, form: &'a Form, cell: Cell) -> Case {
-        let mode = Mode::ALL[usize::from(cell.mode)];
+    pub fn case(random: &'a mut Random, form: &'a Form, cell: Cell, site: Site) -> Case {
+        let mode = cell.mode;
         let mut state = State { ds: layout::DS.selector(), es: layout::ES.selector(), ..State::default() };
         state.gs = layout::GS.selector();
-        if !mode.is_long() && random.one_in(12) {
+        if mode.is_untyped() {
+            (state.ds, state.es, state.gs) = (layout::DATA_SELECTOR, layout::DATA_SELECTOR, layout::GS_SELECTOR);
+        } else if site != Site::Process && mode.is_long() {
+            // QEMU's processor adds the base of DS and ES in 64-bit mode too, if a prefix names them.
+            (state.ds, state.es) = (layout::FLAT, layout::FLAT);
+        } else if site == Site::Process && !mode.is_long() && random.one_in(12) {
             let other = [layout::DOWN, layout::CONSTANT, layout::DOWN16];
             state.ds = random.pick(&other).selector();
         }
         state.gprs = core::array::from_fn(|_| random.operand());
-        state.rflags = FIXED | random.word() & (CF | PF | AF | ZF | SF | OF | DF);
+        let fixed = if site == Site::Process { FIXED | INTERRUPTS } else { FIXED };
+        state.rflags = fixed | random.word() & (CF | PF | AF | ZF | SF | OF | DF);
         if random.one_in(16) {
             state.rflags |= AC;
         }
@@ -140,7 +192,18 @@ impl<'a> Generator<'a> {
         }
         let near_border = random.one_in(8);
         state.rip = if near_border { 0xff0 + random.below(16) } else { 0x100 + random.below(64) };
-        Generator { random, form, cell, mode, state, encoding: Encoding::default(), is_wild: false }.build()
+        Generator {
+            random,
+            form,
+            cell,
+            mode,
+            site,
+            state,
+            encoding: Encoding::default(),
+            is_wild: false,
+            regions: Vec::new(),
+        }
+        .build()
     }
 
     fn is(&self, kind: Kind) -> bool {
@@ -150,6 +213,7 @@ impl<'a> Generator<'a> {
     fn build(mut self) -> Case {
         self.opcode();
         let target = self.target();
+        self.regions.push(target.max(0) as u64);
         let memory = self.memory(target);
         match self.form.kind {
             Kind::String => self.string(target),
@@ -173,10 +237,14 @@ impl<'a> Generator<'a> {
             mode: self.mode,
             undefined_flags: self.undefined(&bytes),
             undefined_result: self.is_undefined(&bytes),
+            is_string: self.is(Kind::String),
+            reads_and_writes: self.form.lockable
+                || matches!(self.form.undefined, Undefined::Shift | Undefined::Rotate | Undefined::Bit),
             stores_before_fault: self.form.immediate == Immediate::Frame,
             bytes,
             state: self.state,
             memory,
+            regions: core::mem::take(&mut self.regions),
             partly_memory: !self.is(Kind::String) && self.random.one_in(2),
             told,
             told_write: self.random.one_in(2),
@@ -192,8 +260,10 @@ impl<'a> Generator<'a> {
             prefixes.push(0x67);
         }
         let is_general = !matches!(form.field, Field::Vector);
-        let code16 = self.mode == Mode::Compatibility16;
-        if is_general && matches!((self.cell.size, code16), (2, false) | (4, true)) {
+        let is_16bit = self.mode.is_16bit();
+        // QEMU's processor takes MOVNTI with this prefix, which is an invalid opcode.
+        let is_invalid = form.family == "movnti" && self.site != Site::Process;
+        if is_general && !is_invalid && matches!((self.cell.size, is_16bit), (2, false) | (4, true)) {
             prefixes.push(0x66);
         }
         let wide_by_itself = matches!(
@@ -206,11 +276,14 @@ impl<'a> Generator<'a> {
         if form.lockable && self.random.one_in(4) && matches!(form.field, Field::Register | Field::Digit(_)) {
             prefixes.push(0xf0);
         }
-        if self.is(Kind::String) && !matches!(form.family, "ins" | "outs") && !self.random.one_in(3) {
+        let is_port = matches!(form.family, "ins" | "outs");
+        if self.is(Kind::String) && !(is_port && self.site == Site::Process) && !self.random.one_in(3) {
             prefixes.push(self.random.pick(&[0xf3, 0xf2]));
         }
         if self.random.one_in(4) {
-            prefixes.push(self.random.pick(&[PREFIX_DS, PREFIX_ES, PREFIX_SS, PREFIX_GS]));
+            // The stack of real mode is no device (see `exists`).
+            let of_stack = if self.mode == Mode::Real { PREFIX_DS } else { PREFIX_SS };
+            prefixes.push(self.random.pick(&[PREFIX_DS, PREFIX_ES, of_stack, PREFIX_GS]));
         }
         // Their order does not matter.
         for last in (1..prefixes.len()).rev() {
@@ -242,7 +315,14 @@ impl<'a> Generator<'a> {
             _ => 0x40 + self.random.below(0xf00) as i64,
         };
         let alignment = self.random.pick(&[1, 1, 2, 4, 8, 16, 32, 32]);
-        if self.random.one_in(2) { target } else { target & -alignment }
+        let target = if self.random.one_in(2) { target } else { target & -alignment };
+        match self.site {
+            Site::Process => target,
+            // Far enough from the segments' start for strings that go down, and for bit strings.
+            // Real mode has no absent pages; what lies behind the data there has no value of the case.
+            Site::Machine(_) if self.mode == Mode::Real => target.clamp(layout::LOWEST, DATA_SIZE as i64 - 0x40),
+            Site::Machine(_) => target.max(layout::LOWEST),
+        }
     }
 
     fn random_limit(&self) -> i64 {
@@ -272,7 +352,11 @@ impl<'a> Generator<'a> {
                 let selector = if self.random.one_in(2) { self.random.pick(&known) } else { self.random.pick(&odd) };
                 value[..2].copy_from_slice(&selector.to_le_bytes());
             }
-            _ => {}
+            _ => {
+                if let Site::Machine(tables) = self.site {
+                    self.system_operand(&tables, &mut value);
+                }
+            }
         }
         let start = target.clamp(0, DATA_SIZE as i64);
         let end = (target + value.len() as i64).clamp(start, DATA_SIZE as i64);
@@ -280,9 +364,37 @@ impl<'a> Generator<'a> {
         vec![(start as u64, part)]
     }
 
+    /// What a system instruction may load without taking the machine's own ground away.
+    fn system_operand(&mut self, tables: &Tables, value: &mut [u8]) {
+        let mut put = |at: usize, bytes: &[u8]| value[at..at + bytes.len()].copy_from_slice(bytes);
+        let spare = self.random.below(0x100) as u16;
+        match self.form.kind {
+            Kind::Table { interrupts } => {
+                let (base, limit) =
+                    if interrupts { (tables.idt, tables.idt_limit) } else { (tables.gdt, tables.gdt_limit) };
+                put(0, &(limit + spare).to_le_bytes());
+                put(2, &base.to_le_bytes());
+                // A 16-bit operand has a base of 24 bits; the byte above does not count.
+                if self.cell.size == 2 && !self.mode.is_long() && base < 1 << 24 {
+                    put(5, &[spare as u8]);
+                }
+            }
+            Kind::Status => put(0, &(self.random.word() as u16 & !1).to_le_bytes()),
+            Kind::System => {
+                let wanted = if self.form.family == "ltr" { tables.task } else { tables.local };
+                let odd = [0, 3, 8, 0x10, tables.task, tables.local, wanted | 3, wanted | 4, 0xfff8];
+                // QEMU's processor takes a null selector for a task, and stops at the next exception.
+                let odd = if self.form.family == "ltr" { &odd[2..] } else { &odd };
+                let selector = if self.random.one_in(2) { wanted } else { self.random.pick(odd) };
+                put(0, &selector.to_le_bytes());
+            }
+            _ => {}
+        }
+    }
+
     /// Where a branch goes, as an offset in the code.
     fn landing(&mut self) -> u64 {
-        let beyond = self.random.one_in(16) && !self.mode.is_long();
+        let beyond = self.site == Site::Process && self.random.one_in(16) && !self.mode.is_long();
         // Not into the instruction itself, which would run again.
         if beyond { CODE_SIZE + self.random.below(0x1000) } else { self.random.below(0x100) }
     }
@@ -303,18 +415,24 @@ impl<'a> Generator<'a> {
     fn string(&mut self, target: i64) {
         let source = self.offset_of(target, self.segment_prefix());
         self.set_low(RSI, source);
+        let lowest = if self.site == Site::Process { 0x40 } else { layout::LOWEST };
         let other = if self.random.one_in(4) {
             target + self.random.below(64) as i64 - 32
         } else {
-            0x40 + self.random.below(0x1f00) as i64
+            lowest + self.random.below(0x1c00) as i64
         };
         let other = if matches!(self.form.family, "stos" | "scas" | "ins") { target } else { other };
         // Which operand of CMPS faults if both do is not told by any manual, and varies with the prefixes.
         let other = if self.form.family == "cmps" { 0x800 + (self.random.below(0x400) as i64 & -8) } else { other };
+        self.regions.push(other.max(0) as u64);
         let destination = self.offset_of(other, None);
         self.set_low(RDI, destination);
         let count = self.random.below(40);
         self.set_low(RCX, count);
+        if let (Site::Machine(_), "ins" | "outs") = (self.site, self.form.family) {
+            let port = layout::PORT + self.random.below(5 - u64::from(self.cell.size));
+            self.state.gprs[RDX] = self.state.gprs[RDX] & !0xffff | port;
+        }
     }
 
     /// Immediates, and registers that the instruction uses besides its address.
@@ -328,7 +446,9 @@ impl<'a> Generator<'a> {
         };
         let immediate = match self.form.immediate {
             Immediate::Frame => {
-                let size = self.random.pick(&[0x80, 0x80, 0x2000, 0x1_0000]);
+                // QEMU's processor does not look at the new top of the stack.
+                let large = if self.site == Site::Process { [0x2000, 0x1_0000] } else { [0x80; 2] };
+                let size = self.random.pick(&[0x80, 0x80, large[0], large[1]]);
                 self.random.below(size)
             }
             _ if self.is(Kind::CallDirect) => {
@@ -347,6 +467,7 @@ impl<'a> Generator<'a> {
         let address_register = self.used_registers();
         if matches!(self.form.kind, Kind::Stack | Kind::Branch) && !address_register.contains(&RSP) {
             let near = if self.random.one_in(4) { target } else { 0x40 + self.random.below(0x1f00) as i64 };
+            self.regions.push((near & !1).max(0) as u64);
             let stack = self.offset_of(near & !1, None);
             self.state.gprs[RSP] = if self.mode.is_long() { stack } else { stack & 0xffff_ffff };
         }

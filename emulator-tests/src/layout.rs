@@ -14,8 +14,21 @@ pub const DATA_SIZE: u64 = 0x3000;
 /// Where the read-only page begins in the data.
 pub const READ_ONLY: u64 = 0x2000;
 
-/// How the code segment makes bytes decode.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// In a machine of its own, no operand starts below this in the data: strings and bit strings can reach as far down.
+pub const LOWEST: i64 = 0x200;
+/// The test device's first port; four bytes there read back.
+pub const PORT: u64 = 0xe0;
+/// DS and ES in virtual-8086 mode, and in real mode where the data is memory.
+pub const DATA_SELECTOR: u16 = 0x5000;
+/// GS in these modes.
+pub const GS_SELECTOR: u16 = DATA_SELECTOR + (GS_OFFSET >> 4) as u16;
+/// DS and ES in 64-bit mode, in a machine of its own.
+pub const FLAT: u16 = 0x10;
+/// CS in these modes.
+pub const CODE_SELECTOR: u16 = 0x1000;
+
+/// What makes bytes decode as they do, and segments mean what they do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Mode {
     /// 64-bit mode.
     Long,
@@ -23,33 +36,66 @@ pub enum Mode {
     Compatibility32,
     /// A 16-bit segment of compatibility mode.
     Compatibility16,
+    /// A 32-bit segment of protected mode without long mode.
+    Protected32,
+    /// A 16-bit segment of protected mode without long mode.
+    Protected16,
+    /// Virtual-8086 mode.
+    Virtual8086,
+    /// Real mode.
+    Real,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Long, Self::Compatibility32, Self::Compatibility16];
+    pub const ALL: [Self; 7] = [
+        Self::Long,
+        Self::Compatibility32,
+        Self::Compatibility16,
+        Self::Protected32,
+        Self::Protected16,
+        Self::Virtual8086,
+        Self::Real,
+    ];
+    /// Those that a process can enter.
+    pub const OF_PROCESSES: [Self; 3] = [Self::Long, Self::Compatibility32, Self::Compatibility16];
 
     /// A name for tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Long => "64-bit",
-            Self::Compatibility32 => "32-bit",
-            Self::Compatibility16 => "16-bit",
+            Self::Compatibility32 => "comp. 32",
+            Self::Compatibility16 => "comp. 16",
+            Self::Protected32 => "prot. 32",
+            Self::Protected16 => "prot. 16",
+            Self::Virtual8086 => "v86",
+            Self::Real => "real",
         }
     }
 
-    /// The two address sizes.
+    /// The two address sizes, the usual one first.
     pub const fn address_sizes(self) -> [u8; 2] {
         match self {
             Self::Long => [8, 4],
-            Self::Compatibility32 => [4, 2],
-            Self::Compatibility16 => [2, 4],
+            Self::Compatibility32 | Self::Protected32 => [4, 2],
+            Self::Compatibility16 | Self::Protected16 | Self::Virtual8086 | Self::Real => [2, 4],
         }
     }
 
     /// Whether this is 64-bit mode.
     pub const fn is_long(self) -> bool {
         matches!(self, Self::Long)
+    }
+
+    /// Whether operands have 16 bits without a prefix.
+    pub const fn is_16bit(self) -> bool {
+        let [usual, _] = self.address_sizes();
+        usual == 2
+    }
+
+    /// Real or virtual-8086 mode: a selector is an address.
+    pub const fn is_untyped(self) -> bool {
+        matches!(self, Self::Virtual8086 | Self::Real)
     }
 }
 

@@ -233,6 +233,7 @@ impl Host {
             Mode::Long => (layout::CS64, layout::SS64),
             Mode::Compatibility32 => (layout::CS32.selector(), layout::SS.selector()),
             Mode::Compatibility16 => (layout::CS16.selector(), layout::SS.selector()),
+            _ => return None,
         };
         let mut exchange = Exchange { input: case.state, code, stack, code_base: CODE, host: None, ending: None };
         EXCHANGE.store(&raw mut exchange, Ordering::Relaxed);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes into a case and what comes out, on either side.
 
+use alloc::vec::Vec;
+
 use crate::layout::Mode;
 
 /// The registers that a case starts or ends with.
@@ -47,6 +49,8 @@ pub struct Case {
     pub state: State,
     /// Bytes put into the data first: an offset there, and what.
     pub memory: Vec<(u64, Vec<u8>)>,
+    /// Where in the data the instruction may work: its operand, and a string's destination or the stack.
+    pub regions: Vec<u64>,
     /// The second page of data is memory rather than a device.
     pub partly_memory: bool,
     /// What the emulator is told about the access: the address in the data, if any, and whether it is a write.
@@ -57,6 +61,10 @@ pub struct Case {
     pub undefined_flags: u64,
     /// The result is undefined as well: 16-bit SHLD and SHRD by more than 16.
     pub undefined_result: bool,
+    /// A string instruction: a fault comes after some elements.
+    pub is_string: bool,
+    /// The operand in memory may be read and written.
+    pub reads_and_writes: bool,
     /// The processor may have stored before it faults: ENTER, which looks at the new top of the stack last.
     pub stores_before_fault: bool,
 }

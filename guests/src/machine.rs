@@ -111,22 +111,17 @@ pub fn command_line_number(start_info: u64) -> Option<u64> {
     command_line_numbers(start_info).next()
 }
 
-/// All numbers in the command line.
+/// The decimal numbers in the command line.
 pub fn command_line_numbers(start_info: u64) -> impl Iterator<Item = u64> {
     let info: StartInfo = read(start_info);
-    let limit = if info.command_line == 0 { 0 } else { 4096 };
+    let length = if info.command_line == 0 { 0 } else { 4096 };
     let byte = move |at: u64| read::<u8>(info.command_line + at);
-    let mut bytes = (0..limit).map(byte).take_while(|byte| *byte != 0).peekable();
+    let mut bytes = (0..length).map(byte).take_while(|byte| *byte != 0).peekable();
     core::iter::from_fn(move || {
         while bytes.next_if(|byte| !byte.is_ascii_digit()).is_some() {}
-        let digit = |bytes: &mut core::iter::Peekable<_>| {
-            bytes.next_if(u8::is_ascii_digit).map(|digit| u64::from(digit - b'0'))
-        };
-        let mut number = digit(&mut bytes)?;
-        while let Some(next) = digit(&mut bytes) {
-            number = number.wrapping_mul(10).wrapping_add(next);
-        }
-        Some(number)
+        bytes.peek()?;
+        let digits = core::iter::from_fn(|| bytes.next_if(u8::is_ascii_digit));
+        Some(digits.fold(0_u64, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))))
     })
 }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Addresses: ModRM bytes and registers with which an operand lies at its target (APM vol. 3, 1.4).
 
-use super::{Generator, PREFIX_DS, PREFIX_ES, PREFIX_GS, PREFIX_SS, RDI, RSI, RSP};
-use crate::forms::{Field, Kind};
-use crate::layout::{self, DATA};
+use super::{Generator, PREFIX_DS, PREFIX_ES, PREFIX_GS, PREFIX_SS, RBP, RDI, RSI, RSP, Site};
+use crate::forms::{Field, Immediate, Kind};
+use crate::layout::{self, DATA, Mode};
 use crate::random::Random;
+use alloc::vec;
+use alloc::vec::Vec;
 
 impl Generator<'_> {
     pub(super) fn segment_prefix(&self) -> Option<u8> {
@@ -38,6 +40,8 @@ impl Generator<'_> {
     pub(super) fn modrm(&mut self, target: i64) {
         let field = match self.form.field {
             Field::Digit(digit) => digit,
+            // In real mode the selectors of the data are not the same on both sides; those of CS and FS are.
+            Field::Segment if self.mode == Mode::Real && !self.is(Kind::Selector) => self.random.pick(&[1, 4]),
             Field::Segment => self.random.pick(&[0, 3, 5]),
             _ => self.vector_number(),
         };
@@ -65,6 +69,17 @@ impl Generator<'_> {
         }
     }
 
+    /// Whether an address through RSP or RBP would lie on a stack that is no device.
+    fn avoids_stack(&self) -> bool {
+        self.mode == Mode::Real && self.segment_prefix().is_none()
+    }
+
+    /// QEMU's processor forgets the immediate of SHLD and SHRD when it adds RIP.
+    fn avoids_relative(&self) -> bool {
+        let of_double_shift = matches!(self.form.family, "shld" | "shrd") && self.form.immediate == Immediate::Byte;
+        self.site != Site::Process && self.mode.is_long() && of_double_shift
+    }
+
     fn displacement(&mut self, mode: u8, wide: usize) -> i64 {
         let (value, bytes) = match mode {
             1 => (i64::from(self.random.word() as i8), 1),
@@ -77,7 +92,6 @@ impl Generator<'_> {
 
     fn modrm16(&mut self, target: i64, reg: u8) {
         const RBX: usize = 3;
-        const RBP: usize = 5;
         const PAIRS: [(usize, Option<usize>); 8] = [
             (RBX, Some(RSI)),
             (RBX, Some(RDI)),
@@ -95,7 +109,8 @@ impl Generator<'_> {
             let (base, index) = PAIRS[usize::from(rm)];
             register.is_some_and(|it| it == base || Some(it) == index)
         };
-        while uses(rm, bit_register) {
+        let on_stack = |rm: u8| matches!(rm, 2 | 3) || rm == 6 && mode != 0;
+        while uses(rm, bit_register) || self.avoids_stack() && on_stack(rm) {
             rm = self.random.below(8) as u8;
         }
         let absolute = mode == 0 && rm == 6;
@@ -121,12 +136,19 @@ impl Generator<'_> {
                 return register;
             }
         };
-        let taken: Vec<usize> = bit_register.into_iter().collect();
+        let mut taken: Vec<usize> = bit_register.into_iter().collect();
+        if self.avoids_stack() {
+            taken.extend([RSP, RBP]);
+        }
+        if self.site != Site::Process && matches!(self.form.kind, Kind::Stack | Kind::Branch) {
+            // The stack shall be where the generator puts it.
+            taken.push(RSP);
+        }
         let base = free(self.random, &taken);
         let default = matches!(base, 4 | 5).then_some(PREFIX_SS);
         let segment = self.segment_prefix().or(default);
         let shape = self.random.below(8);
-        if shape == 0 {
+        if shape == 0 && !self.avoids_relative() {
             // A displacement alone: from RIP in 64-bit mode.
             let offset = self.offset_of(target, self.segment_prefix());
             self.encoding.address.push(reg | 5);

@@ -3,6 +3,7 @@
 //! another number of cases. A difference is told with its bytes and registers; the same seed makes it again.
 
 use emulator_tests::differential;
+use emulator_tests::report::PER_CELL;
 
 /// A number from the environment, decimal.
 fn from_environment(name: &str, otherwise: u64) -> u64 {
@@ -21,6 +22,6 @@ pub(crate) fn compare(cases: u64) {
     let (cells, least) = (report.cells.len(), report.least());
     let (cases, different) = (report.cases(), report.different());
     println!("{cases} cases in {cells} cells of at least {least}, {different} different, seed {seed}");
-    assert!(least >= differential::PER_CELL, "a cell has {least} cases");
+    assert!(least >= PER_CELL, "a cell has {least} cases");
     assert_eq!(different, 0, "cases that came out differently");
 }
