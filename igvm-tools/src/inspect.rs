@@ -288,7 +288,7 @@ fn permissions(mapping: Option<Mapping>) -> &'static str {
 }
 
 /// Whose a page is, by the launch block.
-fn owner(block: &LaunchBlock, address: u64) -> &'static str {
+pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
     let within = |range: &Range| address < range.end() && address.saturating_add(PAGE) > range.start && range.bytes > 0;
     let named = [
         (&block.text, "code"),

@@ -15,6 +15,7 @@
 pub mod build;
 pub mod config;
 mod context;
+pub mod diff;
 mod elf;
 mod error;
 pub mod file;
@@ -40,6 +41,7 @@ pub mod verify;
 
 pub use build::{Image, ImageSpec, Platform, build};
 pub use config::Config;
+pub use diff::diff;
 pub use error::{Error, Kind};
 pub use input::write_atomically;
 pub use inspect::{Inspection, inspect};

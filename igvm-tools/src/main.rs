@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command `igvm-tools`: builds, inspects, measures, signs and verifies IGVM images.
+//! The command `igvm-tools`: builds, inspects, measures, compares, signs and verifies IGVM images.
 //!
 //! Results go to stdout, errors to stderr in one line. Statuses: 0, 1 for a negative answer
-//! (evidence that is refused), 64 for usage and missing files, 65 for bad data.
+//! (evidence that is refused, images that differ), 64 for usage and missing files, 65 for bad data.
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use igvm_tools::Error;
 use std::process::ExitCode;
 
-/// Builds, inspects, measures, signs and verifies IGVM images.
+/// Builds, inspects, measures, compares, signs and verifies IGVM images.
 #[derive(Parser)]
 #[command(name = "igvm-tools", version)]
 struct Cli {
@@ -26,6 +26,7 @@ enum Verb {
     Inspect(cli::inspect::Options),
     Measure(cli::measure::Options),
     Verify(cli::verify::Options),
+    Diff(cli::diff::Options),
     Sign(cli::sign::Options),
     Completions(cli::completions::Options),
 }
@@ -54,6 +55,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Measure(options) => cli::measure::run(&options)?,
         Verb::Sign(options) => cli::sign::run(&options)?,
         Verb::Completions(options) => cli::completions::run(&options, &mut Cli::command())?,
+        Verb::Diff(options) => return cli::diff::run(&options),
         Verb::Verify(options) => return cli::verify::run(&options),
     }
     Ok(ExitCode::SUCCESS)

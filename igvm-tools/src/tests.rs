@@ -151,6 +151,12 @@ impl Built {
     }
 }
 
+/// Two images that differ in their command lines.
+pub(crate) fn images(one: &'static str, other: &'static str) -> (Vec<u8>, Vec<u8>) {
+    let image = |command_line| Inputs { command_line, ..Inputs::linux() }.build().unwrap().bytes;
+    (image(one), image(other))
+}
+
 fn all_kinds() -> Vec<Inputs> {
     vec![
         Inputs::alone(),

@@ -123,11 +123,31 @@ fn sign_needs_a_signer_and_an_image_for_snp() {
 }
 
 #[test]
+fn diff_ends_with_1_if_images_differ() {
+    let folder = Folder::new("diff");
+    assert!(folder.run(&BUILD).status.success());
+    fs::write(
+        folder.0.join("debug.toml"),
+        "platform = \"native\"\nparavisor = \"p.elf\"\n[policy]\ndebug_log = true\n",
+    )
+    .unwrap();
+    assert!(folder.run(&["build", "--config", "debug.toml", "--out", "debug.igvm"]).status.success());
+    let same = folder.run(&["diff", "out.igvm", "out.igvm"]);
+    assert_eq!(same.status.code(), Some(0));
+    assert_eq!(String::from_utf8(same.stdout).unwrap(), "the files are identical\n");
+    let output = folder.run(&["diff", "--json", "out.igvm", "debug.igvm"]);
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["changes"][0]["what"].as_str().unwrap().contains("launch block, 1 page: content"), "{json}");
+    assert!(folder.refused(&["diff", "out.igvm", "p.elf"], 65).contains("p.elf: not an IGVM file"));
+}
+
+#[test]
 fn completions_know_every_verb() {
     let folder = Folder::new("completions");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = String::from_utf8(folder.run(&["completions", shell]).stdout).unwrap();
-        for verb in ["build", "inspect", "measure", "verify", "sign", "completions"] {
+        for verb in ["build", "inspect", "measure", "verify", "diff", "sign", "completions"] {
             assert!(script.contains(verb), "{shell} {verb}");
         }
     }
