@@ -135,7 +135,7 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
             exit::MSR => self.msr(),
             exit::IOIO => self.port(),
             own::MMIO_READ | own::MMIO_WRITE => self.memory(),
-            own::PAGE_STATE_CHANGE => page_state::change(&mut self.ghcb, self.hardware),
+            own::PAGE_STATE_CHANGE => page_state::change(&self.ghcb, self.hardware),
             own::GUEST_REQUEST | own::EXTENDED_GUEST_REQUEST => self.guest_request(),
             own::AP_CREATION => self.create(),
             own::RUN_VMPL => self.run_vmpl(),
@@ -215,11 +215,11 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
             let moved = if input {
                 let value = self.devices.port_read(port, bytes).to_le_bytes();
                 let value = value.get(..bytes.into()).unwrap_or(&[]);
-                scratch.write(&mut self.ghcb, self.hardware, at, value)
+                scratch.write(self.hardware, at, value)
             } else {
                 let mut value = [0; 4];
                 let slot = value.get_mut(..bytes.into()).unwrap_or(&mut []);
-                let read = scratch.read(&self.ghcb, self.hardware, at, slot);
+                let read = scratch.read(self.hardware, at, slot);
                 read.map(|()| self.devices.port_write(port, bytes, u32::from_le_bytes(value)))
             };
             if moved == Err(NotShared) {
@@ -242,10 +242,10 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         let mut value = [0; MMIO_LIMIT as usize];
         let moved = if self.code == own::MMIO_READ {
             value = self.devices.memory_read(gpa, length as u8).to_le_bytes();
-            scratch.write(&mut self.ghcb, self.hardware, 0, value.get(..length as usize).unwrap_or(&[]))
+            scratch.write(self.hardware, 0, value.get(..length as usize).unwrap_or(&[]))
         } else {
             let slot = value.get_mut(..length as usize).unwrap_or(&mut []);
-            let read = scratch.read(&self.ghcb, self.hardware, 0, slot);
+            let read = scratch.read(self.hardware, 0, slot);
             read.map(|()| self.devices.memory_write(gpa, length as u8, u64::from_le_bytes(value)))
         };
         if moved.is_ok() { Answer::OK } else { Answer::SCRATCH }

@@ -1,26 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The GHCB page as the host sees it: copied once, so that a guest that writes it meanwhile changes nothing.
+//! The GHCB page as the host sees it. Its fields are copied once, and each part of a scratch area is read once, so that a guest
+//! that writes them meanwhile changes nothing that was checked.
 
 use crate::{Hardware, NotShared};
 use specs::ghcb::{answer, malformed, page};
 use specs::svm::event;
 
-const BYTES: usize = 4096;
+const BYTES: u64 = 4096;
+/// How much of the page has fields: the rest is the guest's buffer, and what stands behind it.
+const FIELDS: usize = 1024;
+/// The last eight bytes: reserved, version, usage.
+const TAIL: u64 = page::USAGE as u64 - 4;
 /// How far outside memory may be used as scratch area: as much as KVM takes.
 const SCRATCH_LIMIT: u64 = 16 * 4096;
 
-/// A snapshot of the page.
+/// A snapshot of the page's fields.
 pub struct Ghcb {
     gpa: u64,
-    bytes: [u8; BYTES],
+    bytes: [u8; FIELDS],
+    /// Version and usage.
+    tail: [u8; 8],
     valid: [u8; 16],
 }
 
 impl Ghcb {
     /// Copies the page.
     pub(crate) fn read(gpa: u64, hardware: &mut impl Hardware) -> Result<Self, NotShared> {
-        let mut ghcb = Self { gpa, bytes: [0; BYTES], valid: [0; 16] };
+        let mut ghcb = Self { gpa, bytes: [0; FIELDS], tail: [0; 8], valid: [0; 16] };
         hardware.read_shared(gpa, &mut ghcb.bytes)?;
+        hardware.read_shared(gpa + TAIL, &mut ghcb.tail)?;
         if let Some(bitmap) = ghcb.bytes.get(page::VALID_BITMAP..page::VALID_BITMAP + 16) {
             ghcb.valid.copy_from_slice(bitmap);
         }
@@ -34,8 +42,9 @@ impl Ghcb {
     }
 
     /// The usage field: 0 is the base protocol.
-    pub(crate) fn usage(&self) -> u32 {
-        self.raw(page::USAGE - 4).wrapping_shr(32) as u32
+    pub(crate) const fn usage(&self) -> u32 {
+        let [.., a, b, c, d] = self.tail;
+        u32::from_le_bytes([a, b, c, d])
     }
 
     /// Whether the guest says that it has filled in the field.
@@ -89,56 +98,36 @@ impl Answer {
 }
 
 /// The scratch area of a request: a part of the page's own buffer, or shared memory elsewhere.
+#[derive(Clone, Copy)]
 pub(crate) struct Scratch {
     start: u64,
-    /// In the page: writes must also reach the snapshot.
-    inside: bool,
     bytes: u64,
 }
 
 impl Scratch {
-    /// As SW_SCRATCH names it, for at most `bytes`: less if the page's own buffer ends before.
+    /// As SW_SCRATCH names it.
     pub(crate) fn new(ghcb: &Ghcb, bytes: u64) -> Option<Self> {
         let start = ghcb.raw(page::SW_SCRATCH);
         let end = start.checked_add(bytes)?;
         let buffer = ghcb.gpa + page::SHARED_BUFFER as u64;
         let buffer_end = buffer + page::SHARED_BUFFER_BYTES as u64;
-        let page_end = ghcb.gpa + BYTES as u64;
-        if start < page_end && end > ghcb.gpa {
+        let beside = start >= ghcb.gpa + BYTES || end <= ghcb.gpa;
+        let fits = if beside {
+            bytes <= SCRATCH_LIMIT
+        } else {
             // KVM wants the whole of what is used inside the buffer.
-            return (start >= buffer && end <= buffer_end).then_some(Self { start, inside: true, bytes });
-        }
-        (bytes <= SCRATCH_LIMIT).then_some(Self { start, inside: false, bytes })
+            start >= buffer && end <= buffer_end
+        };
+        fits.then_some(Self { start, bytes })
     }
 
-    pub(crate) fn read(
-        &self,
-        ghcb: &Ghcb,
-        hardware: &mut impl Hardware,
-        offset: u64,
-        into: &mut [u8],
-    ) -> Result<(), NotShared> {
+    pub(crate) fn read(&self, hardware: &mut impl Hardware, offset: u64, into: &mut [u8]) -> Result<(), NotShared> {
         self.check(offset, into.len())?;
-        if !self.inside {
-            return hardware.read_shared(self.start + offset, into);
-        }
-        let at = (self.start - ghcb.gpa + offset) as usize;
-        into.copy_from_slice(ghcb.bytes.get(at..at + into.len()).ok_or(NotShared)?);
-        Ok(())
+        hardware.read_shared(self.start + offset, into)
     }
 
-    pub(crate) fn write(
-        &self,
-        ghcb: &mut Ghcb,
-        hardware: &mut impl Hardware,
-        offset: u64,
-        from: &[u8],
-    ) -> Result<(), NotShared> {
+    pub(crate) fn write(&self, hardware: &mut impl Hardware, offset: u64, from: &[u8]) -> Result<(), NotShared> {
         self.check(offset, from.len())?;
-        if self.inside {
-            let at = (self.start - ghcb.gpa + offset) as usize;
-            ghcb.bytes.get_mut(at..at + from.len()).ok_or(NotShared)?.copy_from_slice(from);
-        }
         hardware.write_shared(self.start + offset, from)
     }
 
@@ -173,15 +162,19 @@ mod tests {
     #[test]
     fn later_writes_of_the_guest_do_not_change_the_snapshot() {
         let mut machine = Machine::default();
-        machine.memory.write_shared(GHCB + 0x800, &[1; 8]).unwrap();
-        machine.memory.write_shared(GHCB + page::SW_SCRATCH as u64, &(GHCB + 0x800).to_le_bytes()).unwrap();
+        machine.memory.write_shared(GHCB + page::RAX as u64, &[1; 8]).unwrap();
         let ghcb = Ghcb::read(GHCB, &mut machine.memory).unwrap();
-        machine.memory.write_shared(GHCB + 0x800, &[2; 8]).unwrap();
-        let mut bytes = [0; 8];
-        Scratch::new(&ghcb, 8).unwrap().read(&ghcb, &mut machine.memory, 0, &mut bytes).unwrap();
-        assert_eq!(bytes, [1; 8]);
-        let beyond = Scratch::new(&ghcb, 8).unwrap().read(&ghcb, &mut machine.memory, 4, &mut bytes);
-        assert_eq!(beyond, Err(NotShared));
+        machine.memory.write_shared(GHCB + page::RAX as u64, &[2; 8]).unwrap();
+        machine.memory.write_shared(GHCB + page::USAGE as u64, &[2; 4]).unwrap();
+        assert_eq!((ghcb.raw(page::RAX), ghcb.usage()), (0x0101_0101_0101_0101, 0));
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_what_was_asked_for() {
+        let mut machine = Machine::default();
+        let scratch = Scratch::new(&with_scratch(GHCB + 0x800), 8).unwrap();
+        assert_eq!(scratch.read(&mut machine.memory, 4, &mut [0; 8]), Err(NotShared));
+        assert_eq!(scratch.write(&mut machine.memory, u64::MAX, &[0; 8]), Err(NotShared));
     }
 
     #[test]

@@ -62,18 +62,18 @@ impl Entry {
 }
 
 /// The list in a GHCB's scratch area: everything in it that is not done yet.
-pub(crate) fn change(ghcb: &mut Ghcb, hardware: &mut impl Hardware) -> Answer {
+pub(crate) fn change(ghcb: &Ghcb, hardware: &mut impl Hardware) -> Answer {
     let all = operation::HEADER_BYTES + usize::from(operation::ENTRIES) * 8;
     let Some(scratch) = Scratch::new(ghcb, all as u64) else { return Answer::SCRATCH };
-    match run(ghcb, &scratch, hardware) {
+    match run(&scratch, hardware) {
         Ok(result) => Answer::Ok { info2: result },
         Err(NotShared) => Answer::SCRATCH,
     }
 }
 
-fn run(ghcb: &mut Ghcb, scratch: &Scratch, hardware: &mut impl Hardware) -> Result<u64, NotShared> {
+fn run(scratch: &Scratch, hardware: &mut impl Hardware) -> Result<u64, NotShared> {
     let mut header = [0; operation::HEADER_BYTES];
-    scratch.read(ghcb, hardware, 0, &mut header)?;
+    scratch.read(hardware, 0, &mut header)?;
     let [cur0, cur1, end0, end1, reserved @ ..] = header;
     let (mut current, end) = (u16::from_le_bytes([cur0, cur1]), u16::from_le_bytes([end0, end1]));
     if reserved != [0; 4] || end >= operation::ENTRIES {
@@ -83,7 +83,7 @@ fn run(ghcb: &mut Ghcb, scratch: &Scratch, hardware: &mut impl Hardware) -> Resu
     while current <= end {
         let at = operation::HEADER_BYTES as u64 + u64::from(current) * 8;
         let mut word = [0; 8];
-        scratch.read(ghcb, hardware, at, &mut word)?;
+        scratch.read(hardware, at, &mut word)?;
         let word = u64::from_le_bytes(word);
         let entry = Entry::parse(word);
         let pages = if entry.large { SUBPAGES } else { 1 };
@@ -106,9 +106,9 @@ fn run(ghcb: &mut Ghcb, scratch: &Scratch, hardware: &mut impl Hardware) -> Resu
         if outcome.is_err() {
             return Ok(operation::GENERIC);
         }
-        scratch.write(ghcb, hardware, at, &Entry::with_done(word, pages).to_le_bytes())?;
+        scratch.write(hardware, at, &Entry::with_done(word, pages).to_le_bytes())?;
         current += 1;
-        scratch.write(ghcb, hardware, 0, &current.to_le_bytes())?;
+        scratch.write(hardware, 0, &current.to_le_bytes())?;
     }
     Ok(0)
 }

@@ -46,8 +46,10 @@ unsafe impl TableMemory for Pool {
     }
 }
 
-/// Two pages of noise, of which each page gets another part.
-const NOISE_BYTES: u64 = 2 * PAGE;
+/// A page of noise, which stands for every private page that is read through the shared view.
+const NOISE_BYTES: u64 = PAGE;
+/// Words that are written together.
+const LINE: usize = 8;
 
 /// The machine.
 pub(super) struct Machine {
@@ -117,7 +119,7 @@ impl Machine {
     fn make_noise(&mut self) {
         for word in 0..NOISE_BYTES / 8 {
             let value = self.next_random();
-            // SAFETY: within the two pages that `new` set aside.
+            // SAFETY: within the page that `new` set aside.
             unsafe { physical::pointer(self.noise + word * 8).cast::<u64>().write(value) };
         }
     }
@@ -175,13 +177,14 @@ impl Machine {
         }
     }
 
-    /// Fills what has become noise.
+    /// Fills what has become noise. Each page gets a word of its own: that is what QEMU can write fastest.
     fn settle(&mut self, gpa: u64, bytes: u64) {
         for page in (gpa..gpa + bytes).step_by(PAGE as usize) {
-            let from = self.noise + (self.next_random() & (PAGE - 8));
-            // SAFETY: both are mapped RAM: part of the two pages of noise, and a page of the guest's, by the callers' checks.
-            unsafe {
-                ptr::copy_nonoverlapping(physical::pointer(from), physical::pointer(page), PAGE as usize);
+            let words = [self.next_random(); LINE];
+            let at = physical::pointer(page).cast::<[u64; LINE]>();
+            for line in 0..PAGE as usize / size_of_val(&words) {
+                // SAFETY: within a page of the guest's RAM, by the callers' checks; no reference into it exists.
+                unsafe { at.wrapping_add(line).write(words) };
             }
         }
     }
@@ -255,19 +258,20 @@ impl Machine {
         }
     }
 
-    /// Takes a page out of both views. Memory for the tables can run out only when a large leaf is split, and then the
+    /// Takes a page out of views. Memory for the tables can run out only when a large leaf is split, and then the
     /// page must not stay: the run ends.
-    fn forget(&mut self, gpa: u64, bytes: u64) {
-        for view in [gpa, C_MASK | gpa] {
-            if self.tables.unmap(view, bytes).is_err() {
-                self.broken = Some(Broken { rule: Rule::NotModelled, gpa, found: 3 });
+    fn forget(&mut self, views: &[u64], bytes: u64) {
+        for view in views {
+            if self.tables.unmap(*view, bytes).is_err() {
+                self.broken = Some(Broken { rule: Rule::NotModelled, gpa: *view, found: 3 });
             }
         }
     }
 
-    /// The rights or the validation of a page changed.
+    /// The rights or the validation of a page changed, which the shared view does not show.
     pub(super) fn refresh(&mut self, gpa: u64, size: Size) {
-        self.forget(gpa & !(size.bytes() - 1), size.bytes());
+        let head = gpa & !(size.bytes() - 1);
+        self.forget(&[C_MASK | head], size.bytes());
     }
 
     /// The table, for the instructions that change it.
@@ -325,7 +329,7 @@ impl Hardware for Machine {
         if !assign && before.is_some_and(|entry| entry.assigned() && entry.validated()) {
             self.broken = Some(Broken { rule: Rule::RescindFirst, gpa, found: size.bytes() });
         }
-        self.forget(gpa, size.bytes());
+        self.forget(&[gpa, C_MASK | gpa], size.bytes());
         if !assign {
             // Shared pages are used at once, and most of them in a row: no reason to wait for a fault each.
             for page in (gpa..gpa + size.bytes()).step_by(PAGE as usize) {

@@ -5,6 +5,7 @@
 use super::super::exceptions;
 use super::devices::Forwarded;
 use super::machine::{Machine, Resolution};
+use core::arch::asm;
 use core::ptr::NonNull;
 use reference_host::report::End;
 use reference_host::snp::decode::{self, Instruction, Kind as Code};
@@ -33,6 +34,9 @@ const EFER_LMA: u64 = 1 << 10;
 const EFER_SVME: u64 = 1 << 12;
 /// EFER bits that a guest may write: SCE, LME, NXE, FFXSR, TCE, and SVME, which it cannot clear.
 const EFER_WRITABLE: u64 = 1 | EFER_LME | 1 << 11 | EFER_SVME | 1 << 14 | 1 << 15;
+/// CR4's PSE, PGE, SMEP and SMAP. QEMU empties its TLB once more for every switch that changes one of them. They mean
+/// nothing to this program, which marks no page global and maps none for user mode; so its own CR4 follows the guest's.
+const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21;
 const RFLAGS_CF: u64 = 1;
 const CODE_LONG: u16 = 1 << 9;
 /// Intercepts of control registers: writes of CR0; reads and writes of CR3.
@@ -94,7 +98,19 @@ pub(super) struct Vcpu {
     pending: [u64; 4],
     /// The one that the VMCB offers.
     offered: Option<u8>,
+    /// Where the last instruction was found.
+    code: Option<CodePage>,
+    /// The guest's bits of [`MIRRORED`], which our own CR4 shows as well; all ones before the first entry.
+    mirrored: u64,
     pub(super) exits: u64,
+}
+
+/// A translation of code, kept as a TLB would keep it.
+#[derive(Clone, Copy)]
+struct CodePage {
+    root: u64,
+    page: u64,
+    gpa: u64,
 }
 
 /// What comes after an exit.
@@ -126,6 +142,8 @@ impl Vcpu {
             public_root: false,
             pending: [0; 4],
             offered: None,
+            code: None,
+            mirrored: u64::MAX,
             exits: 0,
         };
         vcpu.load(vmsa);
@@ -198,13 +216,14 @@ impl Vcpu {
             let forced = self.forced();
             self.control().nested_cr3 = machine.root(forced);
             self.offer_interrupt();
+            self.mirror_cr4();
             if let Err(broken) = injection::check(self.features, self.control().event_injection, 0) {
                 return self.violation(machine, broken);
             }
             // SAFETY:
             // 1. `snp::start` has turned SVM on and given the processor its host save area.
             // 2. The VMCB is ours; it intercepts every SVM instruction, all ports and all MSRs but those that VMRUN
-            //    switches, and its nested tables hold the guest's RAM and two pages of noise alone.
+            //    switches, and its nested tables hold the guest's RAM and a page of noise alone.
             // 3. GIF is clear and IF set everywhere outside `exceptions::window` and `sleep`.
             unsafe { svm::enter(self.physical, &mut self.registers) };
             self.exits += 1;
@@ -218,6 +237,22 @@ impl Vcpu {
                 return self.violation(machine, broken);
             }
         }
+    }
+
+    /// Gives our own CR4 the guest's paging bits.
+    fn mirror_cr4(&mut self) {
+        let bits = self.save().cr4 & MIRRORED;
+        if bits == self.mirrored {
+            return;
+        }
+        self.mirrored = bits;
+        let own: u64;
+        // SAFETY: reading CR4 has no effect.
+        unsafe { asm!("mov {}, cr4", out(reg) own, options(nomem, nostack, preserves_flags)) };
+        let new = own & !MIRRORED | bits;
+        // SAFETY: none of these bits changes anything for this program; see `MIRRORED`. The processor has each of them,
+        // because the guest has set it.
+        unsafe { asm!("mov cr4, {}", in(reg) new, options(nostack, preserves_flags)) };
     }
 
     /// Offers the highest interrupt that waits.
@@ -359,8 +394,23 @@ impl Vcpu {
     }
 
     fn decode(&mut self, machine: &Machine) -> Instruction {
+        let save = self.save();
+        let (long, rip, root) = (save.cs.attributes & CODE_LONG != 0, save.rip, save.cr3);
+        let here = |code: &CodePage| code.root == root && code.page == rip & !0xfff;
+        let mut window = [0; 8];
+        // What the last instruction's page says is believed only if it is an instruction that exits.
+        if long
+            && let Some(code) = self.code.filter(here)
+            && machine.hardware_read(code.gpa | rip & 0xfff, &mut window)
+        {
+            let found = decode::decode(&window, long);
+            if found.length != 0 && rip & 0xfff <= 0xff8 {
+                return found;
+            }
+        }
         let (bytes, length) = self.fetch(machine);
-        let long = self.save().cs.attributes & CODE_LONG != 0;
+        let page = machine.walk(&self.paging(), rip).ok().filter(|_| long);
+        self.code = page.map(|mapping| CodePage { root, page: rip & !0xfff, gpa: mapping.gpa & !0xfff });
         decode::decode(bytes.get(..length).unwrap_or(&[]), long)
     }
 
