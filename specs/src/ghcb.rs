@@ -83,7 +83,7 @@ pub mod page {
     pub const USAGE: usize = 0xffc;
 }
 
-/// SW_EXITINFO1[31:0] as the host answers.
+/// Bits 31:0 of SW_EXITINFO1 as the host answers.
 pub mod answer {
     pub const OK: u64 = 0;
     /// SW_EXITINFO2 holds an exception to raise, in the format of EVENTINJ.
