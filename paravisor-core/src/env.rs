@@ -4,6 +4,7 @@
 use devices::apic::{Effect, Lapic};
 use devices::pc::Answer;
 use platform::{Gpa, Platform};
+use vc_handlers::cpuid::PHYSICAL_BITS;
 use vc_handlers::emulate::Emulation;
 use vc_handlers::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target};
 use vmm_interface::InterruptMessage;
@@ -14,8 +15,6 @@ use crate::machine::Machine;
 /// IA32_APIC_BASE and IA32_TSC_DEADLINE (SDM vol. 4, table 2-2).
 const APIC_BASE: u32 = 0x1b;
 const TSC_DEADLINE: u32 = 0x6e0;
-/// The local APIC's page; it cannot be moved.
-const APIC_PAGE: u64 = 0xfee0_0000;
 /// Ports of the terminal's UART, whose reads make room for input that waits.
 const TERMINAL_PORTS: core::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
 
@@ -29,6 +28,11 @@ pub(crate) struct VcpuEnv<'a, P: Platform + 'static> {
 }
 
 impl<P: Platform> VcpuEnv<'_, P> {
+    fn is_trapped(&self, gpa: Gpa) -> bool {
+        use platform::PageState;
+        matches!(self.machine.page_state(gpa), PageState::Trapped | PageState::Own)
+    }
+
     fn apply(&mut self, effect: Effect) {
         *self.recheck = true;
         match effect {
@@ -63,7 +67,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
 
     #[inline(never)]
     fn mmio(&mut self, gpa: Gpa, width: u8, operation: Operation) -> u64 {
-        if gpa.page().0 == APIC_PAGE && self.lapic.mode() == devices::apic::Mode::XApic {
+        if gpa.page().0 == self.lapic.base() && self.lapic.mode() == devices::apic::Mode::XApic {
             let offset = gpa.page_offset() as u16;
             let clock = self.machine.platform.clock();
             return match operation {
@@ -119,8 +123,7 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
     fn park(&mut self, _: Emulation) {}
 
     fn is_mmio(&self, gpa: Gpa) -> bool {
-        use platform::PageState;
-        gpa.page().0 == APIC_PAGE || matches!(self.machine.page_state(gpa), PageState::Trapped | PageState::Own)
+        gpa.page().0 == self.lapic.base() || self.is_trapped(gpa)
     }
 
     fn apic_msr_read(&mut self, index: u32) -> Option<u64> {
@@ -135,6 +138,11 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
         let clock = self.machine.platform.clock();
         let effect = match index {
             APIC_BASE => {
+                // An APIC over memory would have to hide it from its own processor alone, and the pages are everybody's.
+                let page = Gpa(value).page();
+                if page.0 >> PHYSICAL_BITS != 0 || page.0 != self.lapic.base() && !self.is_trapped(page) {
+                    return None;
+                }
                 self.lapic.set_base_msr(value)?;
                 Effect::None
             }

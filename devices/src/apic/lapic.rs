@@ -17,6 +17,9 @@ use vmm_interface::{InterruptMessage, TriggerMode};
 /// performance and thermal, but no CMCI. Bit 24 is clear: EOI broadcasts cannot be suppressed.
 pub(super) const VERSION: u32 = apic::lapic_version(0x14, 5);
 
+/// The address in IA32_APIC_BASE, as wide as any processor has it (11.4.4).
+const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
 /// Vectors 0–15 are illegal in an interrupt message (11.5.2).
 pub(super) const FIRST_LEGAL_VECTOR: u8 = 16;
 
@@ -64,6 +67,8 @@ pub struct Lapic {
     // Configuration.
     id: u32,
     bootstrap: bool,
+    /// Where the guest has put the page; INIT leaves it there.
+    base: u64,
     pub(super) features: Features,
 
     // Wiring: the levels of LINT0 and LINT1.
@@ -90,6 +95,7 @@ impl Lapic {
             hardware: [Slot::default(); 64],
             id: apic_id,
             bootstrap,
+            base: apic::LAPIC_BASE,
             features: Features { x2apic: true, tsc_deadline: true },
             lint: [false; 2],
             mode: Mode::XApic,
@@ -161,16 +167,21 @@ impl Lapic {
             Mode::X2Apic => ApicBase::ENABLED | ApicBase::EXTENDED,
         };
         flags.set(ApicBase::BOOTSTRAP, self.bootstrap);
-        apic::LAPIC_BASE | flags.bits()
+        self.base | flags.bits()
     }
 
-    /// Writes IA32_APIC_BASE. `None` is #GP: reserved bits, a transition that figure 11-27 does not have, or another
-    /// address. The bootstrap flag keeps its value.
-    ///
-    /// The address cannot change: the page is trapped by our doing, and no operating system moves it.
+    /// Where the registers' page is, in xAPIC mode.
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Writes IA32_APIC_BASE. `None` is #GP: reserved bits, or a transition that figure 11-27 does not have. The bootstrap
+    /// flag keeps its value. The caller has checked that the processor has all bits of the address, and that accesses to
+    /// the page are trapped.
     pub fn set_base_msr(&mut self, value: u64) -> Option<()> {
         let known = ApicBase::BOOTSTRAP | ApicBase::EXTENDED | ApicBase::ENABLED;
-        if value & !known.bits() != apic::LAPIC_BASE {
+        let base = value & BASE_ADDRESS;
+        if value & !known.bits() != base {
             return None;
         }
         let flags = ApicBase::from_bits_retain(value);
@@ -195,6 +206,7 @@ impl Lapic {
             }
             (Mode::Disabled, Mode::Disabled) | (Mode::XApic, Mode::XApic) | (Mode::X2Apic, Mode::X2Apic) => {}
         }
+        self.base = base;
         Some(())
     }
 

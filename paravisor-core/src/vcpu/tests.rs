@@ -404,6 +404,30 @@ fn a_processor_starts_in_real_mode_after_init_and_a_startup_ipi() {
 }
 
 #[test]
+fn the_apic_moves_to_any_page_that_is_not_memory() {
+    const ELSEWHERE: u64 = 0xfed4_0000;
+    const ENABLED: u64 = 0x900;
+    let mut vcpu = boot_processor();
+    let mut base = |value: u64| {
+        vcpu.cpu.set_pair(0x1b, value);
+        let access = platform::MsrAccess { direction: platform::Direction::Write };
+        let faults = vcpu.cpu.injected.len();
+        play(&mut vcpu, ExitReason::Msr(access), 0x20_0002);
+        vcpu.cpu.injected.len() == faults
+    };
+    // Memory; bits that no processor has.
+    for refused in [0x10_0000, APIC_PAGE | 1 << 40, APIC_PAGE | 1 << 51] {
+        assert!(!base(refused | ENABLED), "{refused:#x}");
+    }
+    assert!(base(ELSEWHERE | ENABLED));
+    let spurious = |vcpu: &mut Vcpu<TestPlatform>| vcpu.lapic.mmio_read(0xf0, 4, vcpu.machine.platform.clock());
+    store(&mut vcpu, SPURIOUS, 0x0ff);
+    assert_eq!(spurious(&mut vcpu), 0x1ff, "nothing is there any more");
+    store(&mut vcpu, ELSEWHERE + 0xf0, 0x0ff);
+    assert_eq!(spurious(&mut vcpu), 0x0ff);
+}
+
+#[test]
 fn a_processor_does_not_kick_itself() {
     let mut vcpu = boot_processor();
     store(&mut vcpu, SPURIOUS, 0x1ff);
