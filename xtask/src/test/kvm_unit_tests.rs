@@ -122,13 +122,7 @@ fn one(test: &Test, bench: &Bench) -> Result<Row> {
     }
     let bare = bench.keep(test, "bare", sides::bare(test, &kernel, &bench.qemu)?)?;
     let parados = bench.keep(test, "parados", sides::parados(test, &kernel, &bench.qemu)?)?;
-    let reason = match (&bare, &parados, hidden(HIDDEN, &test.name)) {
-        (_, Outcome::Skip | Outcome::Fail(_), Some(reason)) => reason.to_owned(),
-        (_, Outcome::Fail(reason), None) => reason.clone(),
-        (Outcome::Fail(reason), _, _) => format!("bare: {reason}"),
-        _ => String::new(),
-    };
-    Ok(Row { name: test.name.clone(), bare, parados, reason })
+    Ok(Row::new(&test.name, bare, parados, hidden(HIDDEN, &test.name)))
 }
 
 impl Bench {
@@ -152,13 +146,28 @@ fn selected(tests: Vec<Test>, only: Option<&str>) -> Result<Vec<Test>> {
     }
 }
 
-/// The reason why a test need not pass.
+/// The reason why a test need not pass. A name in the list that ends in `*` stands for all that begin so.
 fn hidden<'a>(list: &'a str, name: &str) -> Option<&'a str> {
     let lines = list.lines().filter(|line| !line.starts_with('#'));
-    lines.filter_map(|line| line.split_once(": ")).find(|(listed, _)| *listed == name).map(|(_, reason)| reason)
+    let is_meant = |listed: &str| match listed.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => listed == name,
+    };
+    lines.filter_map(|line| line.split_once(": ")).find(|(listed, _)| is_meant(listed)).map(|(_, reason)| reason)
 }
 
 impl Row {
+    /// What a test came to. One that need not pass, and does not, is skipped.
+    fn new(name: &str, bare: Outcome, parados: Outcome, hidden: Option<&str>) -> Self {
+        let (parados, reason) = match (&bare, parados, hidden) {
+            (_, Outcome::Skip | Outcome::Fail(_), Some(reason)) => (Outcome::Skip, reason.to_owned()),
+            (_, Outcome::Fail(reason), None) => (Outcome::Fail(reason.clone()), reason),
+            (Outcome::Fail(reason), parados, _) => (parados, format!("bare: {reason}")),
+            (_, parados, _) => (parados, String::new()),
+        };
+        Self { name: name.to_owned(), bare, parados, reason }
+    }
+
     fn verdict(&self) -> Verdict {
         match (&self.bare, &self.parados) {
             (_, Outcome::Pass) => Verdict::Passed,
@@ -244,5 +253,20 @@ mod tests {
         assert!(lines().all(|line| line.split_once(": ").is_some_and(|(_, reason)| !reason.is_empty())));
         assert_eq!(hidden("# a: b\nx: y: z\n", "x"), Some("y: z"));
         assert_eq!(hidden("# a: b\n", "# a"), None);
+        assert_eq!(hidden("vm*: y\n", "vmx_eoi"), Some("y"));
+        assert_eq!(hidden("vm*: y\nsvm: z\n", "svm_npt"), None);
+    }
+
+    #[test]
+    fn a_listed_test_is_skipped_unless_it_passes() {
+        let fail = || Outcome::Fail("1 checks".into());
+        let row = |bare, parados, hidden| {
+            let row = Row::new("x", bare, parados, hidden);
+            (row.parados.word(), row.reason)
+        };
+        assert_eq!(row(Outcome::Pass, fail(), Some("why")), ("skip", "why".into()));
+        assert_eq!(row(Outcome::Pass, Outcome::Pass, Some("why")), ("pass", String::new()));
+        assert_eq!(row(Outcome::Pass, fail(), None), ("fail", "1 checks".into()));
+        assert_eq!(row(fail(), Outcome::Pass, None), ("pass", "bare: 1 checks".into()));
     }
 }
