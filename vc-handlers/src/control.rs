@@ -123,7 +123,7 @@ fn decode(access: &ControlAccess, cpu: &mut impl GuestCpu, env: &mut impl Env) -
         (Mnemonic::Lmsw, Control::Cr0, Direction::Write) | (Mnemonic::Smsw, Control::Cr0, Direction::Read)
             if in_memory =>
         {
-            return Err(emulate::intercepted(cpu, env));
+            return Err(emulate::intercepted(&[Mnemonic::Lmsw, Mnemonic::Smsw], cpu, env));
         }
         (Mnemonic::Lmsw, Control::Cr0, Direction::Write) => operand::general(first).map(Act::Lmsw),
         (Mnemonic::Smsw, Control::Cr0, Direction::Read) => {

@@ -30,6 +30,7 @@
 //! Hostile party: the guest, with every byte, register and page table, on several processors at once. Nothing here
 //! panics, each loop has a bound, and nothing is allocated after [`initialise`].
 
+mod agreement;
 mod alu;
 mod bit;
 mod bits;
@@ -59,7 +60,7 @@ mod vector;
 mod walk;
 
 use iced_x86::{Mnemonic, OpKind};
-use platform::{Access, Direction, Exception, Gpa, GuestCpu, IoAccess, MemoryFault};
+use platform::{Access, Direction, Exception, ExitReason, Gpa, GuestCpu, IoAccess, MemoryFault};
 
 use self::context::{CodeSize, Context};
 use self::decode::{Decoded, Operation};
@@ -173,14 +174,17 @@ pub fn resume(emulation: Emulation, value: u64, cpu: &mut impl GuestCpu, env: &m
     }
 }
 
-/// RIP after the instruction at RIP, for a backend whose hardware does not tell it. The exception, if the instruction
-/// cannot be fetched or is invalid, or the outcome that takes its place.
-pub fn next_rip(cpu: &impl GuestCpu, env: &impl Env) -> core::result::Result<u64, Outcome> {
+/// RIP after the instruction at RIP, which exited for `reason`, for a backend whose hardware does not tell it. The
+/// exception, if the instruction cannot be fetched or is invalid, or the outcome that takes its place: an instruction that
+/// does not exit so is for the processor to execute.
+pub fn next_rip(reason: &ExitReason, cpu: &impl GuestCpu, env: &mut impl Env) -> core::result::Result<u64, Outcome> {
     let context = Context::of(cpu);
-    match decode::decode(cpu, &context, env.memory()) {
-        Ok(decoded) => Ok(decoded.next_rip),
-        Err(stop) => Err(end(stop, &context)),
+    let decoded = decode::decode(cpu, &context, env.memory()).map_err(|stop| end(stop, &context))?;
+    if !agreement::fits(reason, &decoded.instruction) {
+        env.oddity(Oddity::Mismatch);
+        return Err(Outcome::Resume);
     }
+    Ok(decoded.next_rip)
 }
 
 /// Where the instruction at RIP lies, found with the rights of a fetch; the exception if it cannot be fetched.
@@ -203,25 +207,22 @@ pub(crate) fn instruction(
 
 /// LGDT, LIDT, LLDT or LTR at RIP, which the platform intercepts for what it does.
 pub(crate) fn load_table(cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
-    let (instruction, _) = match instruction(cpu, env) {
-        Ok(found) => found,
-        Err(outcome) => return outcome,
-    };
-    if !matches!(instruction.mnemonic(), Mnemonic::Lgdt | Mnemonic::Lidt | Mnemonic::Lldt | Mnemonic::Ltr) {
-        // The guest has rewritten the instruction since; whatever stands there now is for the processor to execute.
-        env.oddity(Oddity::Mismatch);
-        return Outcome::Resume;
-    }
-    intercepted(cpu, env)
+    intercepted(&[Mnemonic::Lgdt, Mnemonic::Lidt, Mnemonic::Lldt, Mnemonic::Ltr], cpu, env)
 }
 
-/// Emulates the instruction at RIP, which the platform intercepts for what it does and not for where its operand is.
-pub(crate) fn intercepted(cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+/// Emulates the instruction at RIP, which the platform intercepts for what it does and not for where its operand is, if
+/// it is one of those `expected`.
+pub(crate) fn intercepted(expected: &[Mnemonic], cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let context = Context::of(cpu);
     let decoded = match decode::decode(cpu, &context, env.memory()) {
         Ok(decoded) => decoded,
         Err(stop) => return end(stop, &context),
     };
+    if !expected.contains(&decoded.instruction.mnemonic()) {
+        // The guest has rewritten the instruction since; whatever stands there now is for the processor to execute.
+        env.oddity(Oddity::Mismatch);
+        return Outcome::Resume;
+    }
     let machine = decoded
         .operation
         .ok_or(Stop::Unsupported)

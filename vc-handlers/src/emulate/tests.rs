@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the emulator claims, on a fake processor and a fake machine.
 
+mod agreement;
 mod arithmetic;
 mod faults;
 mod moves;

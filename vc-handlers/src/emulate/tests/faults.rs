@@ -169,14 +169,6 @@ fn a_prefetch_never_faults_and_reaches_no_device() {
     }
 }
 
-#[test]
-fn the_rip_after_an_instruction_is_told() {
-    for (code, length) in [(&[0x0f, 0xa2][..], 2), (&[0x66, 0x90], 2), (&[0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8], 10)] {
-        let guest = Guest::long(code);
-        assert_eq!(crate::emulate::next_rip(&guest.cpu, &guest.env), Ok(CODE + length));
-    }
-}
-
 /// What an intercepted exception becomes.
 fn corrected(code: &[u8], rax: u64, rsp: u64, exception: Exception) -> Outcome {
     let mut guest = Guest::long(code).gpr(Gpr::Rax, rax).gpr(Gpr::Rbp, rsp).gpr(Gpr::Rsp, rsp);

@@ -181,7 +181,7 @@ fn no_bytes_in_no_state_break_the_emulator() {
             memory_fault(&fault, &mut guest.cpu, &mut guest.env)
         };
         check(outcome, &guest, &before, case);
-        let _ = next_rip(&guest.cpu, &guest.env);
+        let _ = next_rip(&platform::ExitReason::Cpuid, &guest.cpu, &mut guest.env);
         completed += u64::from(matches!(outcome, Outcome::Complete(_)));
         accessed += u64::from(!guest.env.requests.is_empty());
     }
