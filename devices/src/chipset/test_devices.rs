@@ -21,8 +21,9 @@ pub const LINE_PORTS: RangeInclusive<u64> = 0x2000..=0x2017;
 /// Range of [`IoMemory`].
 pub const IO_MEMORY: RangeInclusive<u64> = 0xFF00_0000..=0xFF00_FFFF;
 
-/// The same memory where real mode reaches it; QEMU has a frame buffer there, and `pc-testdev` nothing.
-pub const LOW_IO_MEMORY: RangeInclusive<u64> = 0xA_0000..=0xA_FFFF;
+/// The first half of the same memory where real mode reaches it, away from the borders of the gap below 1 MiB; QEMU has a
+/// frame buffer there, and `pc-testdev` nothing.
+pub const LOW_IO_MEMORY: RangeInclusive<u64> = 0xA_8000..=0xA_FFFF;
 
 const IO_MEMORY_BYTES: usize = 0x1_0000;
 

@@ -99,7 +99,7 @@ impl Bench {
 
     /// Compares the memory around the operands, and all of it now and then; makes it equal again.
     fn memory(&self, case: &Case, plain: &Outcome, partly: bool, differences: &mut Vec<String>) {
-        let end = if case.mode == Mode::Real { world::SEGMENT } else { DATA_SIZE };
+        let end = if case.mode == Mode::Real { world::DEVICE_BYTES } else { DATA_SIZE };
         // On a fault, the processor itself may have stored half of the operand to the page that is memory.
         let undefined = case.undefined_result && plain.end == End::Completed
             || (case.stores_before_fault || partly) && plain.end != End::Completed;

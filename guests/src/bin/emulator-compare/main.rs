@@ -4,8 +4,8 @@
 //! emulated. Registers, flags, memory, the accessed and dirty bits, and faults must come out the same.
 //!
 //! The numbers on the command line: a seed, how many cases each cell of the table gets, and which mode (an index into
-//! `Mode::ALL`). The cases come from `emulator-tests`. Needs the test devices: 64 KiB of memory at FF000000h, and the
-//! same at A0000h for real mode, where every access has to be emulated. On bare QEMU these are no such thing, and the
+//! `Mode::ALL`). The cases come from `emulator-tests`. Needs the test devices: memory at FF000000h, and some of the
+//! same at A8000h for real mode, where every access has to be emulated. On bare QEMU these are no such thing, and the
 //! guest says so.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]

@@ -25,7 +25,9 @@ pub(crate) const REAL_STACK: u64 = 0x6_0000;
 pub(crate) const SEGMENT: u64 = 0x1_0000;
 /// The data on a device, and where real mode finds it.
 pub(crate) const DEVICE: u64 = 0xff00_0000;
-pub(crate) const DEVICE_SELECTOR: u16 = 0xa000;
+pub(crate) const DEVICE_SELECTOR: u16 = 0xa800;
+/// Bytes that real mode finds there.
+pub(crate) const DEVICE_BYTES: u64 = 0x8000;
 const PAGE: u64 = 0x1000;
 const INT3: u8 = 0xcc;
 
