@@ -166,7 +166,7 @@ pub(super) fn explicit_memory(instruction: &Instruction) -> Option<u32> {
 }
 
 /// Looks an instruction up in the list.
-fn operation(instruction: &Instruction) -> Option<Operation> {
+pub(super) fn operation(instruction: &Instruction) -> Option<Operation> {
     if instruction.is_string_instruction() {
         return Element::of(instruction.mnemonic()).map(Operation::String);
     }

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod arithmetic;
+mod coverage;
 mod faults;
 mod moves;
 mod paging;
