@@ -2,6 +2,7 @@
 //! Files in and out: reading with a bound, writing all or nothing.
 
 use crate::error::Error;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -77,16 +78,45 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(Error::file(path, "exists and is not a regular file"));
     }
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = target.with_file_name(temporary_name);
+    let temporary = target.with_file_name(temporary_name(name));
     let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
     written.map_err(|error| {
         // Nothing more can be done if this fails too; the first error says why.
         let _ = fs::remove_file(&temporary);
         Error::file(path, format_args!("cannot be written: {}", describe(&error)))
     })
+}
+
+/// Creates a folder whole or not at all: `fill` fills another one beside it, which is then renamed.
+pub(crate) fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    if path.symlink_metadata().is_ok() {
+        return Err(Error::file(path, "exists already, expected a folder to create"));
+    }
+    let name = path.file_name().ok_or_else(|| Error::file(path, "not the name of a folder to create"))?;
+    let temporary = path.with_file_name(temporary_name(name));
+    let failed = |error: io::Error| Error::file(path, format_args!("cannot be created: {}", describe(&error)));
+    fs::create_dir(&temporary).map_err(failed)?;
+    let filled = fill(&temporary).and_then(|()| fs::rename(&temporary, path).map_err(failed));
+    if filled.is_err() {
+        // Nothing more can be done if this fails too; the first error says why.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    filled
+}
+
+/// Writes a file in a folder that nobody else knows yet.
+pub(crate) fn write_parts<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::file(path, format_args!("cannot be written: {}", describe(&error)));
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    parts.into_iter().try_for_each(|part| file.write_all(part)).map_err(failed)
+}
+
+/// Beside what it will become, and of no other process.
+fn temporary_name(name: &OsStr) -> OsString {
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    temporary
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -18,6 +18,7 @@ mod context;
 pub mod diff;
 mod elf;
 mod error;
+pub mod extract;
 pub mod file;
 #[cfg(test)]
 mod fixture;

@@ -28,6 +28,7 @@ enum Verb {
     Verify(cli::verify::Options),
     Diff(cli::diff::Options),
     Sign(cli::sign::Options),
+    Extract(cli::extract::Options),
     Completions(cli::completions::Options),
 }
 
@@ -54,6 +55,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Inspect(options) => cli::inspect::run(&options)?,
         Verb::Measure(options) => cli::measure::run(&options)?,
         Verb::Sign(options) => cli::sign::run(&options)?,
+        Verb::Extract(options) => cli::extract::run(&options)?,
         Verb::Completions(options) => cli::completions::run(&options, &mut Cli::command())?,
         Verb::Diff(options) => return cli::diff::run(&options),
         Verb::Verify(options) => return cli::verify::run(&options),

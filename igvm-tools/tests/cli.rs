@@ -143,11 +143,25 @@ fn diff_ends_with_1_if_images_differ() {
 }
 
 #[test]
+fn extract_creates_a_folder_or_leaves_nothing() {
+    let folder = Folder::new("extract");
+    assert!(folder.run(&BUILD).status.success());
+    let output = folder.run(&["extract", "out.igvm", "--out", "pieces"]);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("0000000008000000-code.bin"));
+    assert_eq!(fs::read(folder.0.join("pieces/0000000008000000-code.bin")).unwrap()[0], 0xf4);
+    assert!(folder.refused(&["extract", "out.igvm", "--out", "pieces"], 64).contains("exists already"));
+    folder.refused(&["extract", "out.igvm", "--out", "no/where"], 64);
+    folder.refused(&["extract", "p.elf", "--out", "other"], 65);
+    folder.refused(&["extract", "out.igvm", "--out", "other", "--platform", "snp"], 65);
+    assert_eq!(folder.names(), ["native.toml", "out.igvm", "p.elf", "pieces"]);
+}
+
+#[test]
 fn completions_know_every_verb() {
     let folder = Folder::new("completions");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = String::from_utf8(folder.run(&["completions", shell]).stdout).unwrap();
-        for verb in ["build", "inspect", "measure", "verify", "diff", "sign", "completions"] {
+        for verb in ["build", "inspect", "measure", "verify", "diff", "sign", "extract", "completions"] {
             assert!(script.contains(verb), "{shell} {verb}");
         }
     }

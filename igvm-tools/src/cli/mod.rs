@@ -4,6 +4,7 @@
 pub(crate) mod build;
 pub(crate) mod completions;
 pub(crate) mod diff;
+pub(crate) mod extract;
 pub(crate) mod inspect;
 pub(crate) mod measure;
 pub(crate) mod sign;
