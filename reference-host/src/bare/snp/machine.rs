@@ -14,7 +14,7 @@ use reference_host::report::Stop;
 use reference_host::snp::walk::{Lost, Mapping, Paging, walk};
 use reference_host::snp::{ASID, C_MASK};
 use snp_host::{Hardware, NotShared};
-use snp_model::access::{Access, Effect, Fault, Kind, check, private_leaf};
+use snp_model::access::{Access, Effect, Fault, Kind, Leaf, check, private_leaf};
 use snp_model::assumed::Assumptions;
 use snp_model::rmp::{Covered, Entry, LARGE, RANGES, Rmp, Size, State};
 use snp_model::{Broken, HostPort, Rule};
@@ -48,6 +48,8 @@ unsafe impl TableMemory for Pool {
 
 /// A page of noise, which stands for every private page that is read through the shared view.
 const NOISE_BYTES: u64 = PAGE;
+/// How much is mapped at a fault in a 4 KiB page.
+const AROUND: u64 = 64 << 10;
 /// Words that are written together.
 const LINE: usize = 8;
 
@@ -224,7 +226,22 @@ impl Machine {
             // Allowed at this privilege level only, which a leaf cannot say.
             return Resolution::Broken(Broken { rule: Rule::NotModelled, gpa, found: 1 });
         }
+        if size == Size::Small {
+            self.map_around(head, vmpl);
+        }
         self.place(C_MASK | head, head, size.bytes(), rights)
+    }
+
+    /// Small pages come in crowds, and each would cost a fault: maps those beside one that are as open as can be.
+    fn map_around(&mut self, page: u64, vmpl: u8) {
+        let first = page & !(AROUND - 1);
+        let open = Leaf { read: true, write: true, execute: true };
+        for other in (first..first + AROUND).step_by(PAGE as usize) {
+            let settled = self.rmp.entry(other).is_some_and(|entry| entry.size() == Size::Small && !entry.noise());
+            if settled && self.has(other) && private_leaf(&self.rmp, ASID, vmpl, other, other, Size::Small) == open {
+                self.place(C_MASK | other, other, PAGE, Rights::all());
+            }
+        }
     }
 
     fn map_shared(&mut self, gpa: u64) -> Resolution {
