@@ -29,6 +29,10 @@ pub enum Kind {
     Msr,
     /// F4.
     Hlt,
+    /// One that a host intercepts and that has no operands in memory: only its length counts.
+    Plain,
+    /// A port access.
+    Port,
     /// Anything else; the length is not known.
     Other,
 }
@@ -40,6 +44,10 @@ pub struct Instruction {
     pub kind: Kind,
     /// In bytes; 0 for [`Kind::Other`].
     pub length: u8,
+    /// The last segment prefix, as EXITINFO1 of a port access numbers segments (ES, CS, SS, DS, FS, GS).
+    pub segment: Option<u8>,
+    /// An address-size prefix.
+    pub address: bool,
 }
 
 const REPNE: u8 = 0xf2;
@@ -49,13 +57,21 @@ const REP: u8 = 0xf3;
 pub fn decode(bytes: &[u8], long: bool) -> Instruction {
     let mut rest = bytes.iter().copied();
     let (mut repeat, mut operand, mut rex, mut length) = (0u8, false, 0u8, 0u8);
+    let (mut segment, mut address) = (None, false);
     let opcode = loop {
         let Some(byte) = rest.next() else { return OTHER };
         length += 1;
         match byte {
             REPNE | REP => repeat = byte,
             0x66 => operand = true,
-            0x67 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65 => {}
+            0x67 => address = true,
+            0x26 => segment = Some(0),
+            0x2e => segment = Some(1),
+            0x36 => segment = Some(2),
+            0x3e => segment = Some(3),
+            0x64 => segment = Some(4),
+            0x65 => segment = Some(5),
+            0xf0 => {}
             0x40..=0x4f if long => {
                 rex = byte;
                 continue;
@@ -65,14 +81,25 @@ pub fn decode(bytes: &[u8], long: bool) -> Instruction {
         // A REX prefix counts only right before the opcode.
         rex = 0;
     };
-    if opcode == 0xf4 {
-        return Instruction { kind: Kind::Hlt, length };
+    let found = |kind, length| Instruction { kind, length, segment, address };
+    match opcode {
+        0xf4 => return found(Kind::Hlt, length),
+        0xe4..=0xe7 => return found(Kind::Port, length + 1),
+        0xec..=0xef | 0x6c..=0x6f => return found(Kind::Port, length),
+        _ => {}
     }
     let (0x0f, Some(second)) = (opcode, rest.next()) else { return OTHER };
     length += 1;
     let kind = match second {
         0x06 => Kind::Clts,
         0x30 | 0x32 => Kind::Msr,
+        // INVD, WBINVD, RDTSC, RDPMC, RSM, CPUID.
+        0x08 | 0x09 | 0x31 | 0x33 | 0xa2 | 0xaa => Kind::Plain,
+        // MOV to and from debug registers.
+        0x21 | 0x23 => {
+            length += 1;
+            Kind::Plain
+        }
         0x01 | 0x20 | 0x22 => {
             let Some(third) = rest.next() else { return OTHER };
             length += 1;
@@ -89,15 +116,17 @@ pub fn decode(bytes: &[u8], long: bool) -> Instruction {
                 (_, 0xd9, _) => Kind::Vmmcall,
                 (_, 0xfe, 0) => Kind::Invlpgb,
                 (_, 0xff, 0) => Kind::Tlbsync,
+                // MONITOR, MWAIT, XSETBV, VMRUN to INVLPGA, RDTSCP, RDPRU.
+                (_, 0xc8 | 0xc9 | 0xd1 | 0xd8 | 0xda..=0xdf | 0xf9 | 0xfd, _) => Kind::Plain,
                 _ => return OTHER,
             }
         }
         _ => return OTHER,
     };
-    Instruction { kind, length }
+    found(kind, length)
 }
 
-const OTHER: Instruction = Instruction { kind: Kind::Other, length: 0 };
+const OTHER: Instruction = Instruction { kind: Kind::Other, length: 0, segment: None, address: false };
 
 #[cfg(test)]
 mod tests {
@@ -128,6 +157,24 @@ mod tests {
         assert_eq!(at(&[0x41, 0x0f, 0x22, 0xd9]), (Kind::MovToControl(3, 9), 4));
         assert_eq!(at(&[0x44, 0x0f, 0x20, 0xc0]), (Kind::MovFromControl(8, 0), 4));
         assert_eq!(decode(&[0x41, 0x0f, 0x22, 0xd9], false).kind, Kind::Other, "INC ECX in 32-bit code");
+    }
+
+    #[test]
+    fn what_a_host_intercepts_has_a_length() {
+        for (bytes, length) in [
+            (&[0x0f, 0xa2][..], 2),
+            (&[0x0f, 0x09], 2),
+            (&[0xf3, 0x0f, 0x09], 3),
+            (&[0x0f, 0x23, 0xf8], 3),
+            (&[0x0f, 0x01, 0xd1], 3),
+            (&[0x0f, 0x01, 0xc8], 3),
+        ] {
+            assert_eq!(at(bytes), (Kind::Plain, length), "{bytes:x?}");
+        }
+        assert_eq!(at(&[0xe4, 0x60]), (Kind::Port, 2));
+        assert_eq!(at(&[0x66, 0xef]), (Kind::Port, 2));
+        let outs = decode(&[0xf3, 0x64, 0x67, 0x6e], true);
+        assert_eq!((outs.kind, outs.length, outs.segment, outs.address), (Kind::Port, 4, Some(4), true));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's own page tables, walked in software (APM vol. 2, 5.3): four levels in long mode, or none.
+//! The guest's own page tables, walked in software (APM vol. 2, 5.2 and 5.3): long mode, PAE, plain 32-bit paging, or none.
 //!
 //! Tables are read through the guest's key whatever the C-bit of their address says (APM vol. 2, 15.34.5), so only the
 //! leaf's C-bit counts.
@@ -7,6 +7,8 @@
 use super::{C_BIT, C_MASK};
 
 const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
 const EFER_LMA: u64 = 1 << 10;
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -50,8 +52,6 @@ pub enum Lost {
     PageFault,
     /// A table lies outside the guest's memory.
     Table(u64),
-    /// Paging without long mode, which this walk does not know.
-    Mode,
 }
 
 /// Whether all accesses are private because no page table could say otherwise (APM vol. 2, 15.34.5).
@@ -66,7 +66,7 @@ pub fn walk(paging: &Paging, address: u64, mut read: impl FnMut(u64) -> Option<u
         return Ok(Mapping { gpa, private: true, writable: true, user: true, executable: true });
     }
     if paging.efer & EFER_LMA == 0 {
-        return Err(Lost::Mode);
+        return legacy(paging, address & 0xffff_ffff, read);
     }
     let mut table = paging.cr3 & ADDRESS;
     let (mut writable, mut user, mut executable) = (true, true, true);
@@ -84,6 +84,43 @@ pub fn walk(paging: &Paging, address: u64, mut read: impl FnMut(u64) -> Option<u
             let within = (1u64 << shift) - 1;
             let gpa = entry & ADDRESS & !within | address & within;
             return Ok(Mapping { gpa, private: entry >> C_BIT & 1 != 0, writable, user, executable });
+        }
+        table = entry & ADDRESS;
+    }
+    Err(Lost::PageFault)
+}
+
+/// Paging without long mode: all accesses are private, and there is no C-bit.
+fn legacy(paging: &Paging, address: u64, mut read: impl FnMut(u64) -> Option<u64>) -> Result<Mapping, Lost> {
+    let pae = paging.cr4 & CR4_PAE != 0;
+    let (bytes, bits) = if pae { (8, 9) } else { (4, 10) };
+    let mut entry_at = |at: u64| {
+        let word = read(at & !7).ok_or(Lost::Table(at))?;
+        Ok(if pae { word } else { word >> (at % 8 * 8) & 0xffff_ffff })
+    };
+    let mut table = paging.cr3 & if pae { 0xffff_ffe0 } else { 0xffff_f000 };
+    if pae {
+        let pointer = entry_at(table + (address >> 30) * 8)?;
+        if pointer & PRESENT == 0 {
+            return Err(Lost::PageFault);
+        }
+        table = pointer & ADDRESS;
+    }
+    let (mut writable, mut user, mut executable) = (true, true, true);
+    for level in [2u32, 1] {
+        let shift = 12 + bits * (level - 1);
+        let entry = entry_at(table + (address >> shift & ((1 << bits) - 1)) * bytes)?;
+        if entry & PRESENT == 0 {
+            return Err(Lost::PageFault);
+        }
+        writable &= entry & WRITE != 0;
+        user &= entry & USER != 0;
+        executable &= !pae || entry & NO_EXECUTE == 0;
+        let large = level == 2 && entry & LARGE != 0 && (pae || paging.cr4 & CR4_PSE != 0);
+        if level == 1 || large {
+            let within = (1u64 << shift) - 1;
+            let gpa = entry & ADDRESS & !within | address & within;
+            return Ok(Mapping { gpa, private: true, writable, user, executable });
         }
         table = entry & ADDRESS;
     }
@@ -134,7 +171,29 @@ mod tests {
         assert_eq!(to(0x1000), Err(Lost::PageFault));
         let wild = Paging { cr3: 0x9000_0000, ..LONG };
         assert_eq!(walk(&wild, 0, |_| None), Err(Lost::Table(0x9000_0000)));
-        assert_eq!(walk(&Paging { efer: 0, ..LONG }, 0, |_| None), Err(Lost::Mode));
+    }
+
+    #[test]
+    fn older_paging_is_private_throughout() {
+        let tables: BTreeMap<u64, u64> = [
+            // 32-bit: directory entries 0 and 1 in one word, a table, a 4 MiB page.
+            (0x1000, 0x2000 | 3 | (0x40_0000 | 0x83) << 32),
+            (0x2000, 0x7000u64 << 32 | 3 << 32),
+            // PAE: pointers, a directory with a 2 MiB page.
+            (0x3000, 0x4000 | 1),
+            (0x4008, 0x20_0000 | 0x83 | NO_EXECUTE),
+        ]
+        .into();
+        let read = |at| Some(tables.get(&at).copied().unwrap_or(0));
+        let plain = Paging { cr0: CR0_PG | 1, cr3: 0x1000, cr4: CR4_PSE, efer: 0 };
+        let small = walk(&plain, 0x1234, read).unwrap();
+        assert_eq!((small.gpa, small.private, small.writable), (0x7234, true, true));
+        assert_eq!(walk(&plain, 0x41_2345, read).unwrap().gpa, 0x41_2345);
+        assert_eq!(walk(&plain, 0x80_0000, read), Err(Lost::PageFault));
+        let pae = Paging { cr3: 0x3000, cr4: CR4_PAE, ..plain };
+        let large = walk(&pae, 0x20_1234, read).unwrap();
+        assert_eq!((large.gpa, large.private, large.executable), (0x20_1234, true, false));
+        assert_eq!(walk(&pae, 0x4000_0000, read), Err(Lost::PageFault));
     }
 
     #[test]
