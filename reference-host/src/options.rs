@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The host's command line (QEMU's `-append`): words separated by spaces, of which one is known.
+//! The host's command line (QEMU's `-append`): words separated by spaces.
 
 use crate::report::Stop;
 
@@ -8,26 +8,47 @@ use crate::report::Stop;
 pub struct Options {
     /// `memory=BYTES`: how much RAM the VM has.
     pub memory: u64,
+    /// How strictly a model of hardware takes its rules.
+    pub rules: Rules,
 }
 
+/// How strictly a model of hardware takes its rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// `rules=permissive`: a broken rule is reported and hardware's way taken, where it goes on.
+    pub permissive: bool,
+    /// `assume=contrary`: what no public source states is the other way round.
+    pub contrary: bool,
+}
+
+const UNKNOWN: Stop = Stop::Machine(
+    "unknown word in -append; known are memory=BYTES, rules=strict or permissive, assume=likely or contrary",
+);
 /// The least guest that makes sense: below it, the legacy area would be all there is.
 const LEAST_MEMORY: u64 = 2 << 20;
 
 impl Options {
     /// Reads a command line, without its terminating zero.
     pub fn parse(line: &[u8]) -> Result<Self, Stop> {
-        let mut memory = None;
+        let (mut memory, mut rules) = (None, Rules::default());
         for word in line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
-            let Some(value) = word.strip_prefix(b"memory=") else {
-                return Err(Stop::Machine("unknown word in -append; only memory=BYTES is known"));
-            };
-            memory = Some(number(value).ok_or(Stop::Machine("memory= in -append must be a decimal number of bytes"))?);
+            match word {
+                b"rules=strict" => rules.permissive = false,
+                b"rules=permissive" => rules.permissive = true,
+                b"assume=likely" => rules.contrary = false,
+                b"assume=contrary" => rules.contrary = true,
+                _ => {
+                    let value = word.strip_prefix(b"memory=").ok_or(UNKNOWN)?;
+                    let bad = Stop::Machine("memory= in -append must be a decimal number of bytes");
+                    memory = Some(number(value).ok_or(bad)?);
+                }
+            }
         }
         let memory = memory.ok_or(Stop::Machine("memory=BYTES is missing in -append"))?;
         if memory < LEAST_MEMORY || !memory.is_multiple_of(2 << 20) {
             return Err(Stop::Machine("memory= in -append must be a multiple of 2 MiB, and not 0"));
         }
-        Ok(Self { memory })
+        Ok(Self { memory, rules })
     }
 }
 
@@ -52,6 +73,14 @@ mod tests {
     }
 
     #[test]
+    fn rules_are_strict_unless_said_otherwise() {
+        let rules = |line| Options::parse(line).unwrap().rules;
+        assert_eq!(rules(b"memory=1073741824"), Rules::default());
+        assert!(rules(b"rules=permissive memory=1073741824").permissive);
+        assert!(rules(b"memory=1073741824 assume=contrary").contrary);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for line in [
             &b""[..],
@@ -60,6 +89,7 @@ mod tests {
             b"memory=4097",
             b"memory=0",
             b"speed=1",
+            b"memory=1073741824 rules=lax",
             b"memory=99999999999999999999",
         ] {
             assert!(Options::parse(line).is_err(), "{line:?}");

@@ -15,7 +15,9 @@ const DR7_WRITE: u64 = exit::DR0_READ + 0x10 + 7;
 const NO_HYPERCALL: u64 = -1000i64 as u64;
 /// CPUID leaf 0Dh, whose answer depends on XCR0.
 const LEAF_XSAVE: u64 = 0xd;
-/// A page without RAM behind it.
+/// Interrupt command register of an x2APIC.
+const X2APIC_ICR: u32 = 0x830;
+/// The longest access to emulated memory.
 const MMIO_LIMIT: u64 = 8;
 
 /// What is written back besides the two words of information.
@@ -122,8 +124,10 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
             own::MMIO_READ | own::MMIO_WRITE | own::PAGE_STATE_CHANGE => &[SW_SCRATCH],
             own::EXTENDED_GUEST_REQUEST => &[RAX, RBX],
             own::AP_CREATION if self.info1 as u16 != 2 => &[RAX],
+            own::APIC_ID_LIST => &[RAX],
             exit::IOIO | exit::RDTSC | exit::RDTSCP | exit::INVD | exit::WBINVD | DR7_READ => &[],
             own::NMI_COMPLETE | own::AP_RESET_HOLD | own::AP_JUMP_TABLE | own::GUEST_REQUEST => &[],
+            own::HV_DOORBELL | own::HV_IPI => &[],
             own::AP_CREATION | own::RUN_VMPL | own::FEATURES | own::TERMINATE | own::UNSUPPORTED => &[],
             _ => return None,
         })
@@ -139,6 +143,12 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
             own::GUEST_REQUEST | own::EXTENDED_GUEST_REQUEST => self.guest_request(),
             own::AP_CREATION => self.create(),
             own::RUN_VMPL => self.run_vmpl(),
+            own::HV_DOORBELL => self.doorbell(),
+            own::HV_IPI => {
+                let sent = self.devices.msr_write(X2APIC_ICR, self.info1);
+                if sent { Answer::OK } else { Answer::Malformed(malformed::INVALID_INPUT) }
+            }
+            own::APIC_ID_LIST => self.apic_ids(),
             own::FEATURES => Answer::Ok { info2: self.host.features },
             own::TERMINATE => {
                 self.action = Action::Terminate((self.info1 & 0xf) as u8, (self.info1 >> 4) as u8);
@@ -291,21 +301,53 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         if !destroy && !placed {
             return bad;
         }
-        self.action = Action::Create(Creation {
-            apic_id: (self.info1 >> 32) as u32,
-            vmpl,
-            vmsa: (!destroy).then_some(gpa),
-            at_once: operation == 1,
-        });
+        let apic_id = (self.info1 >> 32) as u32;
+        let known = apic_id < self.host.processors;
+        let (true, Some(context)) = (known, self.host.context(apic_id, vmpl)) else { return bad };
+        context.created = !destroy;
+        self.action =
+            Action::Create(Creation { apic_id, vmpl, vmsa: (!destroy).then_some(gpa), at_once: operation == 1 });
         Answer::OK
     }
 
     fn run_vmpl(&mut self) -> Answer {
         let target = self.info1;
-        if target >= VMPLS as u64 {
+        if !self.host.may_run(self.processor, self.vmpl, target) {
             return Answer::Malformed(malformed::INVALID_INPUT);
         }
         self.action = Action::Run(target as u8);
+        Answer::OK
+    }
+
+    fn doorbell(&mut self) -> Answer {
+        let bad = Answer::Malformed(malformed::INVALID_INPUT);
+        let gpa = self.info2;
+        let usable = gpa.is_multiple_of(4096) && self.hardware.read_shared(gpa, &mut [0; 4]).is_ok();
+        let Some(context) = self.host.context(self.processor, self.vmpl) else { return bad };
+        match self.info1 {
+            0 => return Answer::Ok { info2: u64::MAX },
+            1 if usable => context.doorbell = Some(gpa),
+            2 => return Answer::Ok { info2: context.doorbell.unwrap_or(u64::MAX) },
+            3 => context.doorbell = None,
+            _ => return bad,
+        }
+        Answer::OK
+    }
+
+    /// The number of processors and their APIC IDs, if the guest has given room.
+    fn apic_ids(&mut self) -> Answer {
+        let (pages, gpa) = (self.ghcb.raw(page::RAX), self.info1);
+        if pages == 0 || !gpa.is_multiple_of(4096) {
+            // One page holds more than there can be.
+            self.fields.set(page::RAX, 1);
+            return Answer::OK;
+        }
+        let ids = core::iter::once(self.host.processors).chain(0..self.host.processors);
+        for (at, value) in (gpa..).step_by(4).zip(ids) {
+            if self.hardware.write_shared(at, &value.to_le_bytes()).is_err() {
+                return Answer::Malformed(malformed::INVALID_INPUT);
+            }
+        }
         Answer::OK
     }
 
@@ -359,6 +401,10 @@ mod tests {
             (Ask::new(own::MMIO_READ).info(0x1000, 4).scratch_inside(&[]), malformed::INVALID_INPUT),
             (Ask::new(own::GUEST_REQUEST).info(0x1000, 0x1000), malformed::INVALID_INPUT),
             (Ask::new(own::RUN_VMPL).info(4, 0), malformed::INVALID_INPUT),
+            (Ask::new(own::RUN_VMPL).info(2, 0), malformed::INVALID_INPUT),
+            (Ask::new(own::AP_CREATION).info(3 << 32 | 1, 0x7000).field(page::RAX, 1), malformed::INVALID_INPUT),
+            (Ask::new(own::HV_DOORBELL).info(1, 0x8001), malformed::INVALID_INPUT),
+            (Ask::new(own::HV_DOORBELL).info(1, 1 << 40), malformed::INVALID_INPUT),
             (Ask::new(own::AP_CREATION).info(1, 0x20_0000).field(page::RAX, 1), malformed::INVALID_INPUT),
             (Ask::new(exit::IOIO).info(0x0080_0000 | ioio::IN, 0), malformed::INVALID_INPUT),
         ];
@@ -427,10 +473,9 @@ mod tests {
     fn processors_and_vmpls_are_actions_for_whoever_runs_them() {
         let mut machine = Machine::default();
         let create =
-            Ask::new(own::AP_CREATION).info(3 << 32 | 2 << 16 | 1, 0x7000).field(page::RAX, 1).run(&mut machine);
-        let expected = Creation { apic_id: 3, vmpl: 2, vmsa: Some(0x7000), at_once: true };
+            Ask::new(own::AP_CREATION).info(2 << 32 | 2 << 16 | 1, 0x7000).field(page::RAX, 1).run(&mut machine);
+        let expected = Creation { apic_id: 2, vmpl: 2, vmsa: Some(0x7000), at_once: true };
         assert_eq!(create.action, Action::Create(expected));
-        assert_eq!(Ask::new(own::RUN_VMPL).info(2, 0).run(&mut machine).action, Action::Run(2));
         assert_eq!(Ask::new(own::TERMINATE).info(0x21, 0).run(&mut machine).action, Action::Terminate(1, 2));
         assert_eq!(Ask::new(own::AP_RESET_HOLD).run(&mut machine).action, Action::Hold);
     }
@@ -441,6 +486,17 @@ mod tests {
         machine.memory.rmpupdate(GHCB, false, true);
         let reply = Ask::new(exit::WBINVD).on_private_page().run(&mut machine);
         assert_eq!((reply.info1, reply.action), (0, Action::Resume));
+    }
+
+    #[test]
+    fn the_apic_ids_are_listed_where_the_guest_wants_them() {
+        let mut machine = Machine::default();
+        let none = Ask::new(own::APIC_ID_LIST).info(0x9000, 0).field(page::RAX, 0).run(&mut machine);
+        assert_eq!(none.word(page::RAX), 1, "pages needed");
+        Ask::new(own::APIC_ID_LIST).info(0x9000, 0).field(page::RAX, 1).run(&mut machine);
+        let mut list = [0; 16];
+        machine.memory.read_shared(0x9000, &mut list).unwrap();
+        assert_eq!(list, [3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
     }
 
     #[test]

@@ -12,11 +12,13 @@
 //! fn host(hardware: &mut impl snp_host::Hardware) { hardware.vmsa(0).rip = 0; }
 //! ```
 //!
-//! One idea a module: [`ghcb`] the page as bytes, [`msr_protocol`], [`exits`] the page protocol, [`page_state`].
+//! One idea a module: [`ghcb`] the page as bytes, [`msr_protocol`], [`exits`] the page protocol, [`page_state`],
+//! [`doorbell`] interrupts for guests that take no others.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod doorbell;
 pub mod exits;
 pub mod ghcb;
 pub mod msr_protocol;
@@ -106,6 +108,10 @@ pub struct Context {
     pub registered: Option<u64>,
     /// DR7, as the guest last wrote it through the host.
     pub dr7: u64,
+    /// Where the guest wants to be told of interrupts.
+    pub doorbell: Option<u64>,
+    /// There is a VMSA for it.
+    pub created: bool,
 }
 
 /// The host.
@@ -114,17 +120,22 @@ pub struct Host {
     c_bit: u8,
     /// What it says that it can do: bits of `specs::ghcb::feature`.
     features: u64,
+    processors: u32,
     contexts: [[Context; VMPLS]; PROCESSORS],
 }
+
+/// What this host can do.
+const FEATURES: u64 =
+    feature::SNP | feature::AP_CREATION | feature::RESTRICTED_INJECTION | feature::APIC_ID_LIST | feature::MULTI_VMPL;
 
 /// Versions of the GHCB protocol.
 pub(crate) const VERSIONS: core::ops::RangeInclusive<u64> = 1..=2;
 
 impl Host {
     /// A host like KVM.
-    pub const fn new(c_bit: u8) -> Self {
-        let none = Context { registered: None, dr7: 0x400 };
-        Self { c_bit, features: feature::SNP, contexts: [[none; VMPLS]; PROCESSORS] }
+    pub const fn new(c_bit: u8, processors: u32) -> Self {
+        let none = Context { registered: None, dr7: 0x400, doorbell: None, created: false };
+        Self { c_bit, features: FEATURES, processors, contexts: [[none; VMPLS]; PROCESSORS] }
     }
 
     /// The GHCB MSR's value at a processor's reset.
@@ -134,6 +145,13 @@ impl Host {
 
     pub(crate) fn context(&mut self, processor: u32, vmpl: u8) -> Option<&mut Context> {
         self.contexts.get_mut(usize::try_from(processor).ok()?)?.get_mut(usize::from(vmpl))
+    }
+
+    /// Whether `vmpl` may ask to run `target`: one with a VMSA, or its own more privileged software.
+    pub(crate) fn may_run(&mut self, processor: u32, vmpl: u8, target: u64) -> bool {
+        let Ok(target) = u8::try_from(target) else { return false };
+        let created = self.context(processor, target).is_some_and(|context| context.created);
+        target != vmpl && (target == 0 || created)
     }
 
     /// A VMGEXIT. `msr` is the GHCB MSR, which may be answered in.

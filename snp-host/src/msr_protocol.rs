@@ -56,9 +56,13 @@ pub(crate) fn handle(
             return Action::Hold;
         }
         msr::RUN_VMPL_REQUEST => {
+            // The answer is there before the switch, so that it is seen on the way back.
             let target = (request >> 32) as u8;
-            *value = msr::RUN_VMPL_RESPONSE;
-            return Action::Run(target);
+            if host.may_run(processor, vmpl, target.into()) {
+                *value = msr::RUN_VMPL_RESPONSE;
+                return Action::Run(target);
+            }
+            *value = msr::RUN_VMPL_RESPONSE | 1 << 32;
         }
         msr::TERMINATE => return Action::Terminate((request >> 12 & 0xf) as u8, (request >> 16) as u8),
         // KVM leaves what it does not know as it is and goes on.
@@ -123,11 +127,18 @@ mod tests {
     }
 
     #[test]
+    fn a_vmpl_with_a_vmsa_can_be_run() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        host.context(0, 2).unwrap().created = true;
+        assert_eq!(ask_with(&mut host, &mut machine, 0x016 | 2 << 32), (0x017, Action::Run(2)));
+    }
+
+    #[test]
     fn what_is_unknown_stays_as_it_is() {
         assert_eq!(ask(0xabc_def), (0xabc_def, Action::Resume));
-        assert_eq!(ask(0x016 | 2 << 32).1, Action::Run(2));
+        assert_eq!(ask(0x016 | 2 << 32), (0x017 | 1 << 32, Action::Resume), "there is no VMSA for it");
         assert_eq!(ask(0x006).1, Action::Hold);
         assert_eq!(ask(0x010).0, 0xffff_ffff_ffff_f011);
-        assert_eq!(ask(0x080).0, 0x1081);
+        assert_eq!(ask(0x080).0, 0x3_7081);
     }
 }

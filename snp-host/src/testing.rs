@@ -9,7 +9,7 @@ pub(crate) const GHCB: u64 = 0x5000;
 const PAGES: usize = 2048;
 
 pub(crate) fn host() -> Host {
-    Host::new(47)
+    Host::new(47, 3)
 }
 
 pub(crate) struct Memory {

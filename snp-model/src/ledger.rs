@@ -28,6 +28,13 @@ impl Ledger {
         *self = Self::default();
     }
 
+    /// A VMPL's translations are flushed by its VMSA's PCPU_ID, which is 0 (APM vol. 2, 15.36.15).
+    pub fn flush_vmpl(&mut self, vmpl: u8) {
+        if let Some(slot) = self.pending.get_mut(usize::from(vmpl)) {
+            *slot = None;
+        }
+    }
+
     /// A VMPL is about to run.
     pub fn enter(&self, vmpl: u8) -> Result<(), Broken> {
         match self.pending.get(usize::from(vmpl)) {
@@ -50,7 +57,12 @@ mod tests {
         ledger.rights_changed(2, 0x3000, VmplRights::READ, VmplRights::empty());
         assert_eq!(ledger.enter(2), Err(Broken { rule: Rule::Flush, gpa: 0x2000, found: 2 }));
         assert!(ledger.enter(1).is_ok());
-        ledger.flush();
+        ledger.flush_vmpl(1);
+        assert!(ledger.enter(2).is_err());
+        ledger.flush_vmpl(2);
         assert!(ledger.enter(2).is_ok());
+        ledger.rights_changed(3, 0x3000, VmplRights::READ, VmplRights::empty());
+        ledger.flush();
+        assert!(ledger.enter(3).is_ok());
     }
 }

@@ -40,7 +40,7 @@ fn run(start_info: u64) -> Result<core::convert::Infallible, Stop> {
 
     let image = Image::parse(above.image)?;
     if platform(&image)? == Platform::Snp {
-        return snp::run(&image, machine, &room, &mut placed);
+        return snp::run(&image, machine, boot.options.rules, &room, &mut placed);
     }
     let context = load(&image, &machine, &mut guest, &mut placed)?;
     let slot = Slot::find(&guest, &context)?;

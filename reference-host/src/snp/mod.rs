@@ -3,12 +3,13 @@
 //! hardware does in microcode and QEMU does not know. The guest is hostile: its tables, code and stacks are read as they
 //! are, never trusted, and no loop depends on them.
 //!
-//! [`walk`] translates guest-virtual addresses, [`decode`] recognises the few instructions that matter, [`deliver`] raises
+//! [`walk`] translates guest-virtual addresses, [`state`] moves a processor between a VMSA and a VMCB, [`decode`] recognises the few instructions that matter, [`deliver`] raises
 //! #VC, [`cpuid`] says which processor the guest has.
 
 pub mod cpuid;
 pub mod decode;
 pub mod deliver;
+pub mod state;
 pub mod walk;
 
 /// Where the C-bit is: the highest address bit by which QEMU's four-level nested walk still tells two pages apart.

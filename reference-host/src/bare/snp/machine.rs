@@ -3,11 +3,12 @@
 //!
 //! Bit 47 of a guest-physical address is the C-bit, so each page has two views in one tree: the lower half of the address
 //! space is the shared view, the upper half the private one. A second root shows the private view at the bottom, for
-//! times when no page table can say otherwise. A leaf exists only where `snp_model::access` allows what it allows;
+//! times when no page table can say otherwise, and for VMPLs with a virtual top of memory. Each VMPL has its own tree. A leaf exists only where `snp_model::access` allows what it allows;
 //! everything else faults and is judged there. Guest-physical and system-physical addresses are the same.
 
 use super::super::physical::{self, GuestMemory};
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 use reference_host::loader::GuestRam;
 use reference_host::memory::{GuestMap, PAGE, Range};
 use reference_host::report::Stop;
@@ -16,26 +17,32 @@ use reference_host::snp::{ASID, C_MASK};
 use snp_host::{Hardware, NotShared};
 use snp_model::access::{Access, Effect, Fault, Kind, Leaf, check, private_leaf};
 use snp_model::assumed::Assumptions;
+use snp_model::ledger::Ledger;
 use snp_model::rmp::{Covered, Entry, LARGE, RANGES, Rmp, Size, State};
 use snp_model::{Broken, HostPort, Rule};
-use specs::sev::result;
+use specs::sev::{VMPLS, result};
+use specs::vmsa::Vmsa;
 use svm::{NestedTables, Rights, TableMemory};
+use zerocopy::IntoBytes;
 
-/// Memory for nested tables, given out page by page.
+/// Memory for nested tables, given out page by page to all trees.
+#[derive(Clone, Copy)]
 struct Pool {
-    next: u64,
     end: u64,
 }
+
+/// The next free page of the pool. There is one machine.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: `allocate` gives out each page of a range that `Machine::new` was given for this purpose once, zeroed; the direct
 // map reaches all of it.
 unsafe impl TableMemory for Pool {
     fn allocate(&mut self) -> Option<u64> {
-        let page = self.next;
+        let page = NEXT.fetch_add(PAGE, Ordering::Relaxed);
         if page + PAGE > self.end {
+            NEXT.store(self.end, Ordering::Relaxed);
             return None;
         }
-        self.next += PAGE;
         // SAFETY: the page is mapped RAM that nothing else uses.
         unsafe { ptr::write_bytes(physical::pointer(page), 0, PAGE as usize) };
         Some(page)
@@ -58,15 +65,45 @@ pub(super) struct Machine {
     map: GuestMap,
     memory: GuestMemory,
     rmp: Rmp<'static>,
-    tables: NestedTables<Pool>,
-    /// The root for times without a C-bit.
-    forced_root: u64,
+    /// Of each VMPL that has run.
+    views: [Option<View>; VMPLS],
+    pool: Pool,
     /// Where the noise is.
     noise: u64,
     random: u64,
+    /// Translations that hardware might still hold.
+    pub(super) ledger: Ledger,
     pub(super) assumptions: Assumptions,
     /// A rule that the host broke.
     pub(super) broken: Option<Broken>,
+}
+
+/// A VMPL's nested tables.
+struct View {
+    tables: NestedTables<Pool>,
+    /// The root for times without a C-bit.
+    forced_root: u64,
+}
+
+/// What decides between private and shared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Privacy {
+    /// The C-bit.
+    CBit,
+    /// Nothing: all is private.
+    Forced,
+    /// The virtual top of memory.
+    Below(u64),
+}
+
+/// An access that had no leaf.
+pub(super) struct Missing {
+    /// The guest-physical address, as it came.
+    pub(super) address: u64,
+    pub(super) kind: Kind,
+    pub(super) user: bool,
+    pub(super) vmpl: u8,
+    pub(super) privacy: Privacy,
 }
 
 /// What became of an access that had no leaf.
@@ -77,6 +114,10 @@ pub(super) enum Resolution {
     Emulated,
     /// #VC, not validated.
     NotValidated,
+    /// A virtual top of memory makes the C-bit reserved: #PF.
+    ReservedBit,
+    /// The VMPL lacks a right, which its more privileged software may have meant: #NPF with these bits.
+    VmplFault(u64),
     /// A walk through a table whose address lacks the C-bit; hardware does not look at it.
     PublicTable,
     /// A broken rule.
@@ -108,14 +149,33 @@ impl Machine {
         // SAFETY: the same; this is the only reference, for `new` is called once.
         let entries = unsafe { core::slice::from_raw_parts_mut(entries, count as usize) };
         let rmp = Rmp::new(entries, covered).ok_or(small)?;
-        let mut tables = NestedTables::new(Pool { next: tables, end: room.end }, false).ok_or(small)?;
-        let forced_root = tables.root_showing(C_MASK).map_err(|_| small)?;
-        let memory = GuestMemory::new(map);
-        let assumptions = Assumptions::LIKELY;
-        let mut machine =
-            Self { map, memory, rmp, tables, forced_root, noise, random: 0x9e37_79b9, assumptions, broken: None };
+        NEXT.store(tables, Ordering::Relaxed);
+        let mut machine = Self {
+            map,
+            memory: GuestMemory::new(map),
+            rmp,
+            views: [const { None }; VMPLS],
+            pool: Pool { end: room.end },
+            noise,
+            random: 0x9e37_79b9,
+            ledger: Ledger::default(),
+            assumptions: Assumptions::LIKELY,
+            broken: None,
+        };
         machine.make_noise();
-        Ok(machine)
+        if machine.make_view(0) { Ok(machine) } else { Err(small) }
+    }
+
+    /// Makes sure that a VMPL has nested tables.
+    pub(super) fn make_view(&mut self, vmpl: u8) -> bool {
+        let Some(slot) = self.views.get_mut(usize::from(vmpl)) else { return false };
+        if slot.is_none() {
+            *slot = NestedTables::new(self.pool, false).and_then(|mut tables| {
+                let forced_root = tables.root_showing(C_MASK).ok()?;
+                Some(View { tables, forced_root })
+            });
+        }
+        slot.is_some()
     }
 
     fn make_noise(&mut self) {
@@ -134,9 +194,13 @@ impl Machine {
         self.random
     }
 
-    /// The root of the nested tables.
-    pub(super) fn root(&self, forced_private: bool) -> u64 {
-        if forced_private { self.forced_root } else { self.tables.root() }
+    /// The root of a VMPL's nested tables, which `make_view` has made.
+    pub(super) fn root(&self, vmpl: u8, privacy: Privacy) -> u64 {
+        match self.views.get(usize::from(vmpl)) {
+            Some(Some(view)) if privacy == Privacy::CBit => view.tables.root(),
+            Some(Some(view)) => view.forced_root,
+            _ => 0,
+        }
     }
 
     /// Whether a byte is RAM of the guest's.
@@ -191,10 +255,16 @@ impl Machine {
         }
     }
 
-    /// Makes a leaf for an access, or says why there is none. `tagged` is the address with the C-bit.
-    pub(super) fn resolve(&mut self, tagged: u64, kind: Kind, user: bool, vmpl: u8, forced: bool) -> Resolution {
-        let gpa = tagged & (C_MASK - 1);
-        let private = forced || tagged & C_MASK != 0;
+    /// Makes a leaf for an access, or says why there is none.
+    pub(super) fn resolve(&mut self, missing: &Missing) -> Resolution {
+        let &Missing { address, kind, user, vmpl, privacy } = missing;
+        let gpa = address & (C_MASK - 1);
+        let private = match privacy {
+            Privacy::CBit => address & C_MASK != 0,
+            Privacy::Forced => true,
+            Privacy::Below(_) if address & C_MASK != 0 => return Resolution::ReservedBit,
+            Privacy::Below(top) => address < top,
+        };
         if !self.has(gpa) {
             return Resolution::Emulated;
         }
@@ -204,13 +274,24 @@ impl Machine {
         let access = Access { gpa, spa: gpa, kind, private, user, vmpl, leaf };
         match check(&self.rmp, ASID, &access) {
             Ok(()) if private => self.map_private(gpa, vmpl, leaf, kind),
-            Ok(()) if !entry.assigned() => self.map_shared(gpa),
-            Ok(()) => self.show_private(gpa, kind),
+            Ok(()) if !entry.assigned() => self.map_shared(gpa, vmpl, privacy),
+            Ok(()) => self.show_private(gpa, vmpl, kind),
             Err(Fault { effect: Effect::NotValidated, .. }) => Resolution::NotValidated,
+            Err(Fault { rule: Rule::VmplRights, effect: Effect::NestedFault(bits) }) => Resolution::VmplFault(bits),
             Err(Fault { rule, effect: Effect::NestedFault(bits) }) => {
-                Resolution::Broken(Broken { rule, gpa: tagged, found: bits })
+                Resolution::Broken(Broken { rule, gpa: address, found: bits })
             }
         }
+    }
+
+    /// What KVM does with an access to a page that is not what the guest takes it for: it makes it so.
+    pub(super) fn convert_for(&mut self, gpa: u64, private: bool) -> bool {
+        let gpa = gpa & (C_MASK - 1) & !(PAGE - 1);
+        if self.rmpupdate(gpa, false, private) == result::FAIL_OVERLAP {
+            self.psmash(gpa & !(LARGE - 1));
+            return self.rmpupdate(gpa, false, private) == result::SUCCESS;
+        }
+        true
     }
 
     fn map_private(&mut self, gpa: u64, vmpl: u8, size: Size, kind: Kind) -> Resolution {
@@ -229,7 +310,7 @@ impl Machine {
         if size == Size::Small {
             self.map_around(head, vmpl);
         }
-        self.place(C_MASK | head, head, size.bytes(), rights)
+        self.place(vmpl, C_MASK | head, head, size.bytes(), rights)
     }
 
     /// Small pages come in crowds, and each would cost a fault: maps those beside one that are as open as can be.
@@ -239,48 +320,53 @@ impl Machine {
         for other in (first..first + AROUND).step_by(PAGE as usize) {
             let settled = self.rmp.entry(other).is_some_and(|entry| entry.size() == Size::Small && !entry.noise());
             if settled && self.has(other) && private_leaf(&self.rmp, ASID, vmpl, other, other, Size::Small) == open {
-                self.place(C_MASK | other, other, PAGE, Rights::all());
+                self.place(vmpl, C_MASK | other, other, PAGE, Rights::all());
             }
         }
     }
 
-    fn map_shared(&mut self, gpa: u64) -> Resolution {
+    fn map_shared(&mut self, gpa: u64, vmpl: u8, privacy: Privacy) -> Resolution {
         let page = gpa & !(PAGE - 1);
         if self.rmp.take_noise(page) {
             self.settle(page, PAGE);
         }
-        self.place(page, page, PAGE, Rights::WRITE)
+        // Without a C-bit there is one view, in which private and shared addresses are different ones.
+        let at = if privacy == Privacy::CBit { page } else { C_MASK | page };
+        self.place(vmpl, at, page, PAGE, Rights::WRITE)
     }
 
     /// A private page in the shared view: noise to who reads it, itself to who fetches from it or walks through it.
-    fn show_private(&mut self, gpa: u64, kind: Kind) -> Resolution {
+    fn show_private(&mut self, gpa: u64, vmpl: u8, kind: Kind) -> Resolution {
         let page = gpa & !(PAGE - 1);
         match kind {
-            Kind::Read | Kind::Write => self.place(page, self.noise, PAGE, Rights::empty()),
+            Kind::Read | Kind::Write => self.place(vmpl, page, self.noise, PAGE, Rights::empty()),
             Kind::TableWalk => Resolution::PublicTable,
-            Kind::Fetch => self.place(page, page, PAGE, Rights::EXECUTE),
+            Kind::Fetch => self.place(vmpl, page, page, PAGE, Rights::EXECUTE),
         }
     }
 
     /// Shows a page of page tables in the shared view, for want of a better way: see `docs/fidelity.md`.
-    pub(super) fn expose_table(&mut self, gpa: u64) -> Resolution {
+    pub(super) fn expose_table(&mut self, gpa: u64, vmpl: u8) -> Resolution {
         let page = gpa & !(PAGE - 1);
-        self.place(page, page, PAGE, Rights::WRITE)
+        self.place(vmpl, page, page, PAGE, Rights::WRITE)
     }
 
-    fn place(&mut self, gpa: u64, spa: u64, bytes: u64, rights: Rights) -> Resolution {
-        match self.tables.map(gpa, spa, bytes, rights) {
-            Ok(()) => Resolution::Mapped,
-            Err(_) => Resolution::Broken(Broken { rule: Rule::NotModelled, gpa, found: 2 }),
+    fn place(&mut self, vmpl: u8, gpa: u64, spa: u64, bytes: u64, rights: Rights) -> Resolution {
+        let view = self.views.get_mut(usize::from(vmpl)).and_then(Option::as_mut);
+        match view.map(|view| view.tables.map(gpa, spa, bytes, rights)) {
+            Some(Ok(())) => Resolution::Mapped,
+            _ => Resolution::Broken(Broken { rule: Rule::NotModelled, gpa, found: 2 }),
         }
     }
 
     /// Takes a page out of views. Memory for the tables can run out only when a large leaf is split, and then the
     /// page must not stay: the run ends.
-    fn forget(&mut self, views: &[u64], bytes: u64) {
-        for view in views {
-            if self.tables.unmap(*view, bytes).is_err() {
-                self.broken = Some(Broken { rule: Rule::NotModelled, gpa: *view, found: 3 });
+    fn forget(&mut self, places: &[u64], bytes: u64) {
+        for view in self.views.iter_mut().flatten() {
+            for place in places {
+                if view.tables.unmap(*place, bytes).is_err() {
+                    self.broken = Some(Broken { rule: Rule::NotModelled, gpa: *place, found: 3 });
+                }
             }
         }
     }
@@ -289,6 +375,18 @@ impl Machine {
     pub(super) fn refresh(&mut self, gpa: u64, size: Size) {
         let head = gpa & !(size.bytes() - 1);
         self.forget(&[C_MASK | head], size.bytes());
+    }
+
+    /// A VMSA's content.
+    pub(super) fn read_vmsa(&self, gpa: u64) -> Option<Vmsa> {
+        let mut bytes = [0; PAGE as usize];
+        self.memory.copy_from(gpa, &mut bytes).ok()?;
+        Some(zerocopy::transmute!(bytes))
+    }
+
+    /// Stores a VMSA where [`Self::read_vmsa`] has found it.
+    pub(super) fn write_vmsa(&mut self, gpa: u64, vmsa: &Vmsa) -> bool {
+        self.memory.write(gpa, vmsa.as_bytes()).is_ok()
     }
 
     /// The table, for the instructions that change it.
@@ -350,7 +448,7 @@ impl Hardware for Machine {
         if !assign {
             // Shared pages are used at once, and most of them in a row: no reason to wait for a fault each.
             for page in (gpa..gpa + size.bytes()).step_by(PAGE as usize) {
-                if let Resolution::Broken(broken) = self.map_shared(page) {
+                if let Resolution::Broken(broken) = self.map_shared(page, 0, Privacy::CBit) {
                     self.broken = Some(broken);
                 }
             }

@@ -2,8 +2,12 @@
 //! Plays an SNP processor and its host: launches the image's pages, and runs its boot processor.
 
 mod devices;
+mod exits;
+mod instructions;
 mod machine;
+mod switch;
 mod vcpu;
+mod vector;
 
 use super::console::{self, Console, out_byte, out_dword};
 use super::{firmware, physical, relocate};
@@ -15,14 +19,14 @@ use machine::Machine;
 use reference_host::image::Image;
 use reference_host::loader::{self, Launch, PageKind, load_snp};
 use reference_host::memory::{PAGE, PageSet, Room};
-use reference_host::report::{End, Stop};
-use reference_host::snp::{ASID, C_BIT, cpuid};
+use reference_host::options::Rules;
+use reference_host::report::Stop;
+use reference_host::snp::{C_BIT, cpuid};
 use snp_host::Host;
-use snp_model::Violation;
-use snp_model::vmsa::{Entering, check_state};
+use snp_model::assumed::Assumptions;
 use specs::sev::cpuid_page;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
-use specs::vmsa::{SevFeatures, Vmsa};
+use specs::vmsa::Vmsa;
 use specs::{cpuid as leaves, msr};
 use svm::{IoPermissions, MsrPermissions};
 use vcpu::{Places, Vcpu};
@@ -100,43 +104,35 @@ impl Launch for Launcher<'_> {
 pub(super) fn run(
     image: &Image<'_>,
     options: loader::Machine,
+    rules: Rules,
     room: &Room,
     placed: &mut PageSet<'_>,
 ) -> Result<Infallible, Stop> {
     let options = loader::Machine { map: options.map.with_shadow_ram(), ..options };
     uncover_low_memory();
     let mut machine = Machine::new(options.map, room.rest)?;
+    if rules.contrary {
+        machine.assumptions = Assumptions::CONTRARY;
+    }
+    let strict = !rules.permissive;
     let mut launcher = Launcher { machine: &mut machine, vmsa: None, shared: [0; SHARED], shared_count: 0 };
     let mut guest = physical::GuestMemory::new(options.map);
     load_snp(image, &options, &mut guest, placed, &mut launcher)?;
     let Launcher { vmsa, shared, shared_count, .. } = launcher;
     let vmsa = vmsa.ok_or_else(loader::no_context)?;
     machine.assign_the_rest(shared.get(..shared_count).unwrap_or(&[]));
-    check_vmsa(&vmsa, &machine)?;
     let places = start_svm(room.block)?;
     firmware::silence_interrupt_controllers();
     // A console that cannot be written to has nowhere to report that.
     let _ = writeln!(Console, "[host] SEV-SNP image: entering at {:#x}, features {:#x}", vmsa.rip, vmsa.sev_features);
-    let mut host = Host::new(C_BIT);
+    let mut host = Host::new(C_BIT, 1);
     let vmcb = &raw mut VMCB;
     // SAFETY: this function does not return, so it is the only user of the static.
     let vmcb = unsafe { &mut *vmcb };
-    let mut vcpu = Vcpu::new(vmcb, &places, &vmsa, host.initial_msr());
-    load_vector_state(&vmsa);
+    let mut vcpu = Vcpu::new(vmcb, &places, &vmsa, host.initial_msr(), strict);
     let end = vcpu.run(&mut machine, &mut host, &mut Forwarded::default());
     let _ = writeln!(Console, "[host] {} exits", vcpu.exits);
     console::stop(&Stop::Ended(end))
-}
-
-/// What VMRUN would refuse.
-fn check_vmsa(vmsa: &Vmsa, machine: &Machine) -> Result<(), Stop> {
-    let allowed = SevFeatures::SNP_ACTIVE | SevFeatures::PREVENT_HOST_IBS | SevFeatures::BTB_ISOLATION;
-    let entering = Entering { entry: None, spa: 0, asid: ASID, vmpl: 0, allowed, event_injection: 0 };
-    check_state(vmsa, &entering, &machine.assumptions).map_err(|refused| {
-        let violation =
-            Violation { broken: refused.broken, vcpu: 0, vmpl: 0, rip: vmsa.rip, bytes: [0; 15], length: 0 };
-        Stop::Ended(End::Violation(violation))
-    })
 }
 
 /// Turns SVM on.
@@ -163,17 +159,6 @@ fn start_svm(block: u64) -> Result<Places, Stop> {
         io_permissions: at((&raw const IO_PERMISSIONS).cast()),
         msr_permissions: at((&raw const MSR_MAP).cast()),
     })
-}
-
-/// Loads x87 and SSE state, which this program does not use itself.
-fn load_vector_state(vmsa: &Vmsa) {
-    #[repr(C, align(16))]
-    struct Area([u8; 512]);
-    let mut area = Area([0; 512]);
-    area.0[..2].copy_from_slice(&vmsa.x87_fcw.to_le_bytes());
-    area.0[24..28].copy_from_slice(&vmsa.mxcsr.to_le_bytes());
-    // SAFETY: the area is 16-byte aligned and holds a legal MXCSR, which is checked by the mask.
-    unsafe { asm!("fxrstor64 [{}]", in(reg) &raw const area, options(nostack, readonly)) };
 }
 
 /// Makes C0000–FFFFF plain RAM instead of the firmware's ROM copies: the q35 host bridge's PAM registers (Intel 3 Series

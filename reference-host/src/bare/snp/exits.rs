@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every exit of QEMU's SVM turned into what an SNP processor would have done: carry the instruction out, raise #VC, reflect
+//! it to VMPL0, or go to the host.
+
+use super::devices::Forwarded;
+use super::machine::{Machine, Missing, Resolution};
+use super::switch::Record;
+use super::vcpu::{Flow, GP, PF, Vcpu};
+use reference_host::report::End;
+use reference_host::snp::C_MASK;
+use reference_host::snp::decode::Kind as Code;
+use reference_host::snp::deliver::{Supervisor, deliver};
+use reference_host::snp::walk::Paging;
+use snp_host::{Action, Host};
+use snp_model::access::Kind;
+use snp_model::exits::{Delivery, delivery, next_rip_is_valid};
+use snp_model::{Broken, Rule};
+use specs::msr;
+use specs::sev::{MSR_GHCB, MSR_SEV_STATUS, MSR_VIRTUAL_TOM, VECTOR_VC, exit as sev_exit, npf};
+use specs::svm::{event, exit, ioio};
+
+const CR0_PE: u64 = 1 << 0;
+const CR0_TS: u64 = 1 << 3;
+const CR0_ET: u64 = 1 << 4;
+const CR0_PG: u64 = 1 << 31;
+/// NW and CD: the first without the second is refused.
+const CR0_CACHE: u64 = 3 << 29;
+const CR0_NW: u64 = 1 << 29;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_SVME: u64 = 1 << 12;
+/// EFER bits that a guest may write: SCE, LME, NXE, FFXSR, TCE, and SVME, which it cannot clear.
+const EFER_WRITABLE: u64 = 1 | EFER_LME | 1 << 11 | EFER_SVME | 1 << 14 | 1 << 15;
+const CODE_LONG: u16 = 1 << 9;
+const CODE_DEFAULT: u16 = 1 << 10;
+/// Intercepts of reads and writes of CR3.
+const INTERCEPT_CR3: u32 = 1 << 3 | 1 << (16 + 3);
+const UD: u64 = 6;
+/// Of a page fault: present, and a reserved bit.
+const PF_RESERVED: u32 = 1 << 3 | 1;
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const RDX: u8 = 2;
+/// Where EXITINFO1 of a port access has the segment and the address size.
+const IOIO_SEGMENT_SHIFT: u32 = 10;
+const IOIO_ADDRESS_SHIFT: u32 = 7;
+
+impl Vcpu {
+    pub(super) fn handle(&mut self, machine: &mut Machine, host: &mut Host, devices: &mut Forwarded) -> Flow {
+        let control = self.control();
+        let (code, info1, info2) = (control.exit_code, control.exit_info1, control.exit_info2);
+        let int_info = control.exit_int_info;
+        control.event_injection = 0;
+        if int_info & event::VALID != 0 && int_info & event::TYPE_MASK != event::TYPE_SOFTWARE {
+            // The event's delivery was cut off: once more.
+            self.control().event_injection = int_info;
+        }
+        match code {
+            exit::INTR => self.collect_interrupts(),
+            exit::NMI | exit::SMI => {}
+            exit::NPF => return self.nested_fault(machine, info1, info2),
+            exit::MSR => return self.msr(machine, info1),
+            exit::VMMCALL => return self.vmmcall(machine, host, devices),
+            exit::HLT => return self.halt(machine),
+            exit::SHUTDOWN if self.vmpl == 0 => return Err(End::TripleFault(self.save().rip)),
+            exit::SHUTDOWN => return self.hand_up(machine, code, 0, 0),
+            exit::CR0_READ..=exit::CR15_WRITE => return self.control_register(machine),
+            _ if code == exit::EXCEPTION_0 + UD => return self.undefined(machine),
+            _ if code & 0xffff_ffff == exit::INVALID_LOW => {
+                let rip = self.save().rip;
+                return Err(End::UnknownExit(code, info1, rip));
+            }
+            _ => return self.exception(machine, code, info1, info2),
+        }
+        Ok(())
+    }
+
+    /// HLT is an automatic exit. VMPL0 waits for the host; the others wait for VMPL0.
+    fn halt(&mut self, machine: &mut Machine) -> Flow {
+        self.advance(machine)?;
+        if self.vmpl != 0 {
+            return self.hand_up(machine, exit::HLT, 0, 0);
+        }
+        self.sleep();
+        Ok(())
+    }
+
+    /// Lets VMPL0 see to an exit.
+    fn hand_up(&mut self, machine: &mut Machine, code: u64, info1: u64, info2: u64) -> Flow {
+        self.switch(machine, 0, Some(Record { code, info1, info2, next_rip: 0 }))
+    }
+
+    /// An exit that the table in `snp_model::exits` sends to the guest, its more privileged software, or the host.
+    pub(super) fn exception(&mut self, machine: &mut Machine, code: u64, info1: u64, info2: u64) -> Flow {
+        match delivery(self.features, code, info1) {
+            Delivery::Exception => self.raise_vc(machine, code),
+            Delivery::Reflected => self.reflect(machine, code, info1, info2),
+            Delivery::Host { .. } => {
+                let rip = self.save().rip;
+                Err(End::UnknownExit(code, info1, rip))
+            }
+        }
+    }
+
+    /// Tells VMPL0 of an exit, with what QEMU leaves out.
+    fn reflect(&mut self, machine: &mut Machine, code: u64, info1: u64, info2: u64) -> Flow {
+        if self.vmpl == 0 {
+            // Nobody is above VMPL0 to reflect to.
+            return self.gap(machine, 0x31);
+        }
+        let (mut info1, mut next_rip) = (info1, 0);
+        if next_rip_is_valid(code) {
+            let instruction = self.decode(machine);
+            if instruction.length == 0 {
+                return self.gap(machine, 0x32);
+            }
+            next_rip = self.save().rip.wrapping_add(instruction.length.into());
+            if code == exit::IOIO && info1 & ioio::STRING != 0 {
+                let default = if info1 & ioio::IN != 0 { 0 } else { 3 };
+                let segment = if info1 & ioio::IN != 0 { default } else { instruction.segment.unwrap_or(default) };
+                info1 |= u64::from(segment) << IOIO_SEGMENT_SHIFT;
+            }
+            if code == exit::IOIO {
+                info1 |= self.address_size(instruction.address) << IOIO_ADDRESS_SHIFT;
+            }
+        }
+        self.switch(machine, 0, Some(Record { code, info1, info2, next_rip }))
+    }
+
+    /// 1, 2 or 4 for 16, 32 or 64 bits.
+    fn address_size(&mut self, prefix: bool) -> u64 {
+        let save = self.save();
+        let long = save.efer & EFER_LMA != 0 && save.cs.attributes & CODE_LONG != 0;
+        match (long, save.cs.attributes & CODE_DEFAULT != 0, prefix) {
+            (true, _, false) => 4,
+            (true, _, true) | (false, true, false) | (false, false, true) => 2,
+            (false, true, true) | (false, false, false) => 1,
+        }
+    }
+
+    /// #VC.
+    fn raise_vc(&mut self, machine: &mut Machine, code: u64) -> Flow {
+        // SAFETY: SVM is on and the VMCB is ours; TR is needed to find the stack.
+        unsafe { svm::save_guest_state(self.physical) };
+        let (paging, vmpl) = (self.paging(), self.vmpl);
+        let mut save = *self.save();
+        let delivered = deliver(&mut save, &mut Memory { machine, paging, vmpl }, VECTOR_VC, code);
+        match delivered {
+            Ok(()) => {
+                *self.save() = save;
+                Ok(())
+            }
+            Err(_) => Err(self.violation(machine, Broken { rule: Rule::VcDelivery, gpa: 0, found: code })),
+        }
+    }
+
+    fn nested_fault(&mut self, machine: &mut Machine, info1: u64, info2: u64) -> Flow {
+        let kind = if info1 & npf::TABLE_WALK != 0 {
+            Kind::TableWalk
+        } else if info1 & npf::FETCH != 0 {
+            Kind::Fetch
+        } else if info1 & npf::WRITE != 0 {
+            Kind::Write
+        } else {
+            Kind::Read
+        };
+        // QEMU leaves address bits above those of a four-level walk in place.
+        let address = info2 & (C_MASK | (C_MASK - 1));
+        let user = self.save().cpl == 3;
+        let missing = Missing { address, kind, user, vmpl: self.vmpl, privacy: self.privacy() };
+        let gpa = address & (C_MASK - 1);
+        match machine.resolve(&missing) {
+            Resolution::Mapped => Ok(()),
+            // The host has marked what it emulates with a reserved bit.
+            Resolution::Emulated => self.exception(machine, exit::NPF, info1 | npf::RESERVED, gpa),
+            Resolution::NotValidated => self.exception(machine, sev_exit::NOT_VALIDATED, info1, gpa),
+            Resolution::VmplFault(bits) if self.vmpl != 0 => {
+                self.hand_up(machine, exit::NPF, info1 & !npf::PRESENT | bits, gpa)
+            }
+            Resolution::VmplFault(bits) => {
+                Err(self.violation(machine, Broken { rule: Rule::VmplRights, gpa: address, found: bits }))
+            }
+            Resolution::ReservedBit => {
+                // Which address the access had, QEMU does not say.
+                let code = PF_RESERVED | if info1 & npf::WRITE != 0 { 2 } else { 0 } | if user { 4 } else { 0 };
+                self.raise(PF, code);
+                Ok(())
+            }
+            Resolution::PublicTable => self.public_table(machine, address),
+            Resolution::Broken(broken) => self.mismatch(machine, broken),
+        }
+    }
+
+    /// An access that goes to the host as #NPF. KVM takes it for a wish, and converts the page.
+    fn mismatch(&mut self, machine: &mut Machine, broken: Broken) -> Flow {
+        let wish = match broken.rule {
+            Rule::GuestOwned => true,
+            Rule::SharedWrite => false,
+            _ => return Err(self.violation(machine, broken)),
+        };
+        self.broke(machine, broken)?;
+        if machine.convert_for(broken.gpa, wish) {
+            return Ok(());
+        }
+        Err(self.violation(machine, broken))
+    }
+
+    /// A page table whose address lacks the C-bit. For the root, which is what early code gets wrong, the VMCB's CR3 gets the
+    /// bit and the guest does not see it.
+    fn public_table(&mut self, machine: &mut Machine, gpa: u64) -> Flow {
+        let save = self.save();
+        if save.cr3 & C_MASK == 0 && save.cr3 & 0x000f_ffff_ffff_f000 == gpa & !0xfff {
+            save.cr3 |= C_MASK;
+            self.public_root = true;
+            self.control().intercept_cr |= INTERCEPT_CR3;
+            return Ok(());
+        }
+        match machine.expose_table(gpa, self.vmpl) {
+            Resolution::Broken(broken) => Err(self.violation(machine, broken)),
+            _ => Ok(()),
+        }
+    }
+
+    fn control_register(&mut self, machine: &mut Machine) -> Flow {
+        let instruction = self.decode(machine);
+        match instruction.kind {
+            Code::MovFromControl(3, register) if self.public_root => {
+                let value = self.save().cr3 & !C_MASK;
+                self.set_register(register, value);
+            }
+            Code::MovToControl(3, register) if self.public_root => {
+                let value = self.register(register);
+                self.save().cr3 = value;
+                self.public_root = false;
+                self.control().intercept_cr &= !INTERCEPT_CR3;
+            }
+            Code::MovToControl(0, register) => {
+                let value = self.register(register);
+                if !self.write_cr0(value) {
+                    self.raise(GP, 0);
+                    return Ok(());
+                }
+            }
+            Code::Clts => self.save().cr0 &= !CR0_TS,
+            _ => return self.gap(machine, 0x12),
+        }
+        self.skip(instruction);
+        Ok(())
+    }
+
+    /// MOV to CR0 (APM vol. 2, 3.1.1 and 14.6); false is a #GP.
+    fn write_cr0(&mut self, value: u64) -> bool {
+        let save = self.save();
+        let long = save.efer & EFER_LMA != 0 && save.cs.attributes & CODE_LONG != 0;
+        let value = if long { value } else { value & 0xffff_ffff };
+        let (protected, paged) = (value & CR0_PE != 0, value & CR0_PG != 0);
+        if value >> 32 != 0 || (paged && !protected) || value & CR0_CACHE == CR0_NW {
+            return false;
+        }
+        if paged && save.cr0 & CR0_PG == 0 && save.efer & EFER_LME != 0 {
+            if save.cr4 & CR4_PAE == 0 {
+                return false;
+            }
+            save.efer |= EFER_LMA;
+        }
+        if !paged && save.cr0 & CR0_PG != 0 {
+            if long {
+                return false;
+            }
+            save.efer &= !EFER_LMA;
+        }
+        save.cr0 = value | CR0_ET;
+        true
+    }
+
+    fn msr(&mut self, machine: &mut Machine, info1: u64) -> Flow {
+        let number = self.register(RCX) as u32;
+        let write = info1 & 1 != 0;
+        let value = self.register(RAX) & 0xffff_ffff | self.register(RDX) << 32;
+        let result = match (number, write) {
+            (MSR_GHCB, true) => {
+                self.set_ghcb(value);
+                None
+            }
+            (MSR_GHCB, false) => Some(self.ghcb()),
+            // Never intercepted: it says what the running VMSA has.
+            (MSR_SEV_STATUS, false) => Some(snp_model::vmsa::sev_status(self.features.bits())),
+            (MSR_SEV_STATUS, true) | (MSR_VIRTUAL_TOM, _) => {
+                self.raise(GP, 0);
+                return Ok(());
+            }
+            (msr::EFER, true) => {
+                if value & !(EFER_WRITABLE | EFER_LMA) != 0 {
+                    self.raise(GP, 0);
+                    return Ok(());
+                }
+                let save = self.save();
+                save.efer = value & EFER_WRITABLE & !EFER_LMA | save.efer & EFER_LMA | EFER_SVME;
+                None
+            }
+            (msr::EFER, false) => Some(self.save().efer),
+            _ => return self.exception(machine, exit::MSR, info1, 0),
+        };
+        if let Some(value) = result {
+            self.set_register(RAX, value & 0xffff_ffff);
+            self.set_register(RDX, value >> 32);
+        }
+        self.advance(machine)
+    }
+
+    fn ghcb(&self) -> u64 {
+        self.ghcb.get(usize::from(self.vmpl)).copied().unwrap_or(0)
+    }
+
+    fn set_ghcb(&mut self, value: u64) {
+        if let Some(slot) = self.ghcb.get_mut(usize::from(self.vmpl)) {
+            *slot = value;
+        }
+    }
+
+    fn vmmcall(&mut self, machine: &mut Machine, host: &mut Host, devices: &mut Forwarded) -> Flow {
+        let instruction = self.decode(machine);
+        if instruction.kind != Code::Vmgexit {
+            return self.exception(machine, exit::VMMCALL, 0, 0);
+        }
+        // An automatic exit: RIP is past the instruction when the host sees it.
+        self.skip(instruction);
+        let mut value = self.ghcb();
+        let action = host.vmgexit(0, self.vmpl, &mut value, machine, devices);
+        self.set_ghcb(value);
+        match action {
+            Action::Resume => Ok(()),
+            Action::Halt => {
+                self.sleep();
+                Ok(())
+            }
+            Action::Terminate(set, code) => Err(End::GivenUp(set, code)),
+            Action::Run(0) => self.hand_up(machine, sev_exit::VMGEXIT, 0, 0),
+            Action::Run(vmpl) => self.switch(machine, vmpl, None),
+            Action::Create(creation) => self.create(machine, &creation),
+            // There is no other processor that could end the wait.
+            Action::Hold => self.gap(machine, 0x13),
+        }
+    }
+}
+
+/// The guest's memory as the processor reaches it when it raises an exception.
+struct Memory<'a> {
+    machine: &'a mut Machine,
+    paging: Paging,
+    vmpl: u8,
+}
+
+impl Supervisor for Memory<'_> {
+    fn read(&mut self, address: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        let first = (4096 - (address & 0xfff) as usize).min(8);
+        for (at, part) in [(address, 0..first), (address.wrapping_add(first as u64), first..8)] {
+            let slot = word.get_mut(part)?;
+            if slot.is_empty() {
+                break;
+            }
+            let mapping = self.machine.walk(&self.paging, at).ok()?;
+            if !self.machine.hardware_read(mapping.gpa, slot) {
+                return None;
+            }
+        }
+        Some(u64::from_le_bytes(word))
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Option<()> {
+        let first = (4096 - (address & 0xfff) as usize).min(bytes.len());
+        let (low, high) = bytes.split_at_checked(first)?;
+        for (at, part) in [(address, low), (address.wrapping_add(first as u64), high)] {
+            if part.is_empty() {
+                break;
+            }
+            let mapping = self.machine.walk(&self.paging, at).ok().filter(|mapping| mapping.writable)?;
+            if !self.machine.processor_write(&mapping, self.vmpl, part) {
+                return None;
+            }
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How VMPLs change places on a processor: the VMSA that ran is stored, the other one is checked and loaded.
+
+use super::machine::Machine;
+use super::vcpu::{Flow, Home, INTERCEPT_CR0_WRITE, Vcpu};
+use super::vector;
+use reference_host::report::End;
+use reference_host::snp::{ASID, C_MASK, state};
+use snp_model::rule::Broken;
+use snp_model::vmsa::{Entering, Refused, check_page, check_state};
+use snp_model::injection;
+use specs::sev::exit as sev_exit;
+use specs::svm::{event, exit};
+use specs::vmsa::{SevFeatures, Vmsa, vintr};
+
+/// What this hardware has.
+const ALLOWED: SevFeatures = SevFeatures::SNP_ACTIVE
+    .union(SevFeatures::VTOM)
+    .union(SevFeatures::REFLECT_VC)
+    .union(SevFeatures::RESTRICTED_INJECTION)
+    .union(SevFeatures::ALTERNATE_INJECTION)
+    .union(SevFeatures::PREVENT_HOST_IBS)
+    .union(SevFeatures::BTB_ISOLATION)
+    .union(SevFeatures::IBPB_ON_ENTRY);
+
+/// An exit as the VMSA tells it (APM vol. 2, 15.36.9).
+#[derive(Clone, Copy)]
+pub(super) struct Record {
+    pub(super) code: u64,
+    pub(super) info1: u64,
+    pub(super) info2: u64,
+    pub(super) next_rip: u64,
+}
+
+impl Vcpu {
+    /// Runs another VMPL from here on. `record` is the exit, if it is more than the host's own business.
+    pub(super) fn switch(&mut self, machine: &mut Machine, to: u8, record: Option<Record>) -> Flow {
+        self.leave(machine, record)?;
+        self.enter(machine, to)
+    }
+
+    /// #VMEXIT: stores the state of the VMPL that ran.
+    fn leave(&mut self, machine: &mut Machine, record: Option<Record>) -> Flow {
+        self.withdraw_offer();
+        // SAFETY: SVM is on and the VMCB is ours.
+        unsafe { svm::save_guest_state(self.physical) };
+        let mut vmsa = self.vmsa;
+        let save = *self.save();
+        state::store(&save, &self.registers.0, &mut vmsa);
+        if self.public_root {
+            vmsa.cr3 &= !C_MASK;
+        }
+        state::fx_to(&vector::save(), &mut vmsa);
+        let control = self.control();
+        let (interrupts, shadow) = (control.virtual_interrupt, control.interrupt_state & 1 != 0);
+        let requeued = control.event_injection;
+        vmsa.vintr_ctrl = state::stored_interrupt_control(vmsa.vintr_ctrl, interrupts, shadow);
+        let record = record.unwrap_or(Record { code: exit::INTR, info1: 0, info2: 0, next_rip: 0 });
+        (vmsa.exit_code, vmsa.exit_info1, vmsa.exit_info2) = (record.code, record.info1, record.info2);
+        vmsa.next_rip = record.next_rip;
+        // Nothing is injected twice: what was not delivered is told, and its owner injects it again.
+        vmsa.event_injection = 0;
+        vmsa.exit_int_info = if requeued & event::VALID != 0 { requeued } else { 0 };
+        if vmsa.exit_int_info != 0 && self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
+            vmsa.vintr_ctrl |= vintr::BUSY;
+        }
+        (vmsa.tlb_id, vmsa.pcpu_id) = (1, 1);
+        self.keep(machine, &vmsa)
+    }
+
+    fn keep(&mut self, machine: &mut Machine, vmsa: &Vmsa) -> Flow {
+        match self.homes.get(usize::from(self.vmpl)).copied().flatten() {
+            Some(Home::Launch) => self.launch = *vmsa,
+            Some(Home::Page(gpa)) => {
+                machine.rmp().0.set_in_use(gpa, false);
+                if !machine.write_vmsa(gpa, vmsa) {
+                    return self.gap(machine, 0x21);
+                }
+            }
+            None => return self.gap(machine, 0x22),
+        }
+        Ok(())
+    }
+
+    /// VMRUN: checks and loads a VMPL's state. A VMSA that its owner holds gives way to VMPL0, as a host would do it.
+    pub(super) fn enter(&mut self, machine: &mut Machine, vmpl: u8) -> Flow {
+        let home = self.homes.get(usize::from(vmpl)).copied().flatten();
+        let (vmsa, page) = match home {
+            Some(Home::Launch) => (self.launch, None),
+            Some(Home::Page(gpa)) => match machine.read_vmsa(gpa) {
+                Some(vmsa) => (vmsa, Some(gpa)),
+                None => return self.gap(machine, 0x23),
+            },
+            None => return self.gap(machine, 0x24),
+        };
+        let entry = page.and_then(|gpa| machine.entry(gpa));
+        let spa = page.unwrap_or(0);
+        let entering = Entering { entry, spa, asid: ASID, vmpl, allowed: ALLOWED, event_injection: 0 };
+        let checked = if page.is_some() { check_page(&entering) } else { Ok(()) };
+        match checked.and_then(|()| check_state(&vmsa, &entering, &machine.assumptions)) {
+            Ok(()) => {}
+            Err(Refused { exit_code: sev_exit::BUSY, .. }) if vmpl != 0 => return self.enter(machine, 0),
+            Err(Refused { broken, .. }) => return Err(self.refused(machine, &vmsa, vmpl, broken)),
+        }
+        if vmsa.pcpu_id == 0 {
+            machine.ledger.flush_vmpl(vmpl);
+        }
+        if let Err(broken) = machine.ledger.enter(vmpl) {
+            self.broke(machine, broken)?;
+        }
+        if !machine.make_view(vmpl) {
+            return self.gap(machine, 0x25);
+        }
+        if let Some(gpa) = page {
+            machine.rmp().0.set_in_use(gpa, true);
+        }
+        self.load(&vmsa, vmpl);
+        Ok(())
+    }
+
+    fn refused(&mut self, machine: &Machine, vmsa: &Vmsa, vmpl: u8, broken: Broken) -> End {
+        // What is reported is the VMSA that was to run, not the one that ran.
+        self.vmpl = vmpl;
+        self.save().rip = vmsa.rip;
+        self.violation(machine, broken)
+    }
+
+    fn load(&mut self, vmsa: &Vmsa, vmpl: u8) {
+        self.vmpl = vmpl;
+        self.vmsa = *vmsa;
+        self.features = SevFeatures::from_bits_truncate(vmsa.sev_features);
+        self.public_root = false;
+        let mut registers = [0; 16];
+        state::load(vmsa, self.save(), &mut registers);
+        self.registers.0 = registers;
+        let injected = injection::source(self.features, 0, vmsa.event_injection);
+        let control = self.control();
+        control.intercept_cr = INTERCEPT_CR0_WRITE;
+        control.virtual_interrupt = state::interrupt_control(vmsa);
+        control.event_injection = injected;
+        control.interrupt_state = 0;
+        // SAFETY: SVM is on, the VMCB is ours, and this program uses none of FS, GS, TR and LDTR.
+        unsafe { svm::load_guest_state(self.physical) };
+        let mut area = [0; state::FX_BYTES];
+        state::fx_from(vmsa, &mut area);
+        vector::load(&area);
+    }
+
+    /// A VMSA for a VMPL of this processor, or none any more.
+    pub(super) fn create(&mut self, machine: &Machine, creation: &snp_host::Creation) -> Flow {
+        if creation.apic_id != 0 || creation.vmpl == self.vmpl {
+            // Other processors, and a processor that replaces itself, are not modelled.
+            return self.gap(machine, 0x26);
+        }
+        if let Some(home) = self.homes.get_mut(usize::from(creation.vmpl)) {
+            *home = creation.vmsa.map(Home::Page);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The #HV doorbell: how a host tells a guest with restricted injection of an interrupt (GHCB 2.0, 4.1.11; layout as
+//! COCONUT-SVSM and Linux's proposed patches use it).
+//!
+//! The page is the guest's to write at any time. Nothing in it is believed: it only says whether a signal is wanted.
+
+use crate::{Hardware, Host};
+
+/// The pending vector, which the guest takes by swapping it with 0.
+const VECTOR: u64 = 0;
+/// Bit 7 of this byte: no signal is wanted, because one is being handled.
+const FLAGS: u64 = 1;
+const NO_FURTHER_SIGNAL: u8 = 1 << 7;
+
+/// What became of an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posted {
+    /// There is no doorbell, or it is not shared any more.
+    Nowhere,
+    /// Another vector waits there: later.
+    Full,
+    /// It waits there; the guest looks by itself.
+    Quiet,
+    /// It waits there, and #HV must be injected.
+    Signal,
+}
+
+impl Host {
+    /// Posts a vector to a processor's VMPL, which does not run meanwhile.
+    pub fn post(&mut self, processor: u32, vmpl: u8, vector: u8, hardware: &mut impl Hardware) -> Posted {
+        let Some(doorbell) = self.context(processor, vmpl).and_then(|context| context.doorbell) else {
+            return Posted::Nowhere;
+        };
+        let mut bytes = [0; 2];
+        if hardware.read_shared(doorbell, &mut bytes).is_err() {
+            return Posted::Nowhere;
+        }
+        let [pending, flags] = bytes;
+        if pending != 0 {
+            return Posted::Full;
+        }
+        let quiet = flags & NO_FURTHER_SIGNAL != 0;
+        let written = hardware.write_shared(doorbell + VECTOR, &[vector]).is_ok()
+            && hardware.write_shared(doorbell + FLAGS, &[flags | NO_FURTHER_SIGNAL]).is_ok();
+        match (written, quiet) {
+            (false, _) => Posted::Nowhere,
+            (true, true) => Posted::Quiet,
+            (true, false) => Posted::Signal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Machine, host};
+
+    #[test]
+    fn the_first_vector_signals_and_the_next_ones_wait() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        assert_eq!(host.post(0, 0, 0x40, &mut machine.memory), Posted::Nowhere);
+        host.context(0, 0).unwrap().doorbell = Some(0x8000);
+        assert_eq!(host.post(0, 0, 0x40, &mut machine.memory), Posted::Signal);
+        assert_eq!(host.post(0, 0, 0x41, &mut machine.memory), Posted::Full);
+        let mut bytes = [0; 2];
+        machine.memory.read_shared(0x8000, &mut bytes).unwrap();
+        assert_eq!(bytes, [0x40, 0x80]);
+        // The guest takes the vector, but is still in its handler.
+        machine.memory.write_shared(0x8000, &[0]).unwrap();
+        assert_eq!(host.post(0, 0, 0x41, &mut machine.memory), Posted::Quiet);
+        machine.memory.write_shared(0x8000, &[0, 0]).unwrap();
+        assert_eq!(host.post(0, 0, 0x42, &mut machine.memory), Posted::Signal);
+    }
+
+    #[test]
+    fn a_doorbell_made_private_is_gone() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        host.context(1, 0).unwrap().doorbell = Some(0x8000);
+        machine.memory.rmpupdate(0x8000, false, true);
+        assert_eq!(host.post(1, 0, 0x40, &mut machine.memory), Posted::Nowhere);
+    }
+}
