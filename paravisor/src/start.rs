@@ -62,6 +62,9 @@ fn build(block: *const LaunchBlock) -> &'static Native {
     let measurement = Measurement::begin();
     // The decoder's tables take longer to build than everything else, and the measurement wants a while.
     vc_handlers::emulate::initialise();
+    let canary = launch.block.has(flag::CANARY).then(plant_canary);
+    #[cfg(feature = "planted-leak")]
+    platform_native::expose(canary.map_or(0, |canary| canary.0.as_ptr().addr() as u64));
     let (native, pages) = match prepare(launch.ram, launch.processors, tsc, measurement) {
         Ok(parts) => parts,
         Err(error) => give_up(error.reason(), 0),
@@ -71,8 +74,9 @@ fn build(block: *const LaunchBlock) -> &'static Native {
         Err(error) => give_up(error.reason(), 1),
     };
     MACHINE.store(machine, Ordering::Release);
-    if launch.block.has(flag::CANARY) {
-        plant_canary(native);
+    if let Some(Canary(words)) = canary {
+        let (start, words) = (words.as_ptr().addr(), words.len());
+        native.record(format_args!("{{\"canary\":{{\"start\":{start},\"words\":{words}}}}}"));
     }
     report(&launch, native, tsc);
     native
@@ -98,16 +102,17 @@ fn raw_cpuid(leaf: u32, subleaf: u32) -> Registers {
     Registers { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
 }
 
-/// Leaves a page between Parados's own structures for which tests look: from inside, where it must not be found, and from
-/// outside, where it must be as it was.
-fn plant_canary(native: &Native) {
-    let mut words = Vec::new();
-    if words.try_reserve_exact(canary::WORDS as usize).is_err() {
-        give_up(Reason::OutOfMemory, 4);
-    }
-    words.extend((0..canary::WORDS).map(canary::word));
-    let words: &'static mut [u64] = words.leak();
-    native.record(format_args!("{{\"canary\":{{\"start\":{},\"words\":{}}}}}", words.as_ptr().addr(), words.len()));
+/// A page of words for which tests look: from inside, where they must not be found, and from outside, where they must be
+/// as they were.
+#[repr(C, align(4096))]
+struct Canary([u64; canary::WORDS as usize]);
+
+/// Leaves a canary between Parados's own structures.
+#[inline(never)]
+fn plant_canary() -> &'static Canary {
+    let mut words = [0; canary::WORDS as usize];
+    (0..).zip(&mut words).for_each(|(index, word)| *word = canary::word(index));
+    leak(Canary(words))
 }
 
 /// Figures for whoever started the VM.

@@ -39,4 +39,6 @@ pub use cpu::NativeCpu;
 pub use log::emergency;
 pub use machine::{Native, NativeHost, NativePages, end};
 pub use memory::NativeMemory;
+#[cfg(feature = "planted-leak")]
+pub use start::expose;
 pub use start::{StartError, early, prepare};

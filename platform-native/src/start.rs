@@ -65,6 +65,16 @@ pub fn early(level: ::log::LevelFilter) {
     log::initialise(level);
 }
 
+/// The page that [`expose`] was given.
+#[cfg(feature = "planted-leak")]
+static EXPOSED: AtomicU64 = AtomicU64::new(0);
+
+/// Gives the guest a page of Parados's own memory: a bug on purpose, to show that tests find one. Before [`prepare`].
+#[cfg(feature = "planted-leak")]
+pub fn expose(page: u64) {
+    EXPOSED.store(page, core::sync::atomic::Ordering::Relaxed);
+}
+
 /// Takes over the machine and builds the platform for a guest with this memory. Runs once, on the boot processor, with
 /// a heap. `tsc` is the time-stamp counter at Parados's start, and `measurement` one that has begun since then.
 #[inline(never)]
@@ -93,6 +103,11 @@ pub fn prepare(
     let clock = measurement.finish(tsc).ok_or(StartError::NoTimer)?;
     let tables = NestedTables::new(HeapTables, huge).ok_or(StartError::OutOfMemory)?;
     let mut pages = NativePages { tables, native: None };
+    #[cfg(feature = "planted-leak")]
+    {
+        let page = EXPOSED.load(core::sync::atomic::Ordering::Relaxed);
+        pages.tables.map(page, page, 4096, svm::Rights::all()).map_err(|_| StartError::OutOfMemory)?;
+    }
     let mut flushed = Vec::new();
     flushed.try_reserve_exact(processors as usize).map_err(|_| StartError::OutOfMemory)?;
     flushed.resize_with(processors as usize, || AtomicU64::new(0));

@@ -40,6 +40,14 @@ pub(crate) fn paravisor() -> Result<PathBuf> {
     bare_metal(&["-p", "paravisor"], "paravisor")
 }
 
+/// Parados with a bug that a test must find. Built apart, so that it never takes the place of the other one.
+pub(crate) fn paravisor_with_leak() -> Result<PathBuf> {
+    let folder = target_directory().join("planted");
+    let folder_name = folder.to_string_lossy().into_owned();
+    bare_metal(&["-p", "paravisor", "--features", "planted-leak", "--target-dir", &folder_name], "paravisor")?;
+    Ok(folder.join(TARGET).join("release/paravisor"))
+}
+
 /// The program that takes an image and starts it.
 pub(crate) fn reference_host() -> Result<PathBuf> {
     bare_metal(&["-p", "reference-host"], "reference-host")

@@ -39,6 +39,8 @@ pub(crate) struct Request<'a> {
     pub(crate) flags: u32,
     /// What the VM has.
     pub(crate) memory: u64,
+    /// Instead of the paravisor as it is built for everything else.
+    pub(crate) paravisor: Option<&'a Path>,
     /// The default guest powers off as soon as it is in user mode.
     pub(crate) figure: bool,
 }
@@ -52,8 +54,8 @@ pub(crate) struct Payload {
 
 impl Default for Request<'_> {
     fn default() -> Self {
-        let (kernel, initrd, append, command) = (None, None, None, None);
-        Self { kernel, initrd, append, command, flags: 0, memory: 1 << 30, figure: false }
+        let (kernel, initrd, append, command, paravisor) = (None, None, None, None, None);
+        Self { kernel, initrd, append, command, flags: 0, memory: 1 << 30, paravisor, figure: false }
     }
 }
 
@@ -67,7 +69,8 @@ impl Request<'_> {
         config.initrd = payload.initrd;
         config.command_line = payload.command_line;
         config.flags |= self.flags;
-        let image = igvm_tools::build(&config.to_spec(build::paravisor()?))?;
+        let paravisor = self.paravisor.map_or_else(build::paravisor, |named| Ok(named.to_owned()))?;
+        let image = igvm_tools::build(&config.to_spec(paravisor))?;
         self.check_placement(&image.report)?;
         Ok(image)
     }

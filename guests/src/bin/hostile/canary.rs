@@ -5,6 +5,8 @@
 use core::arch::asm;
 use guests::machine;
 
+use crate::start::poke;
+
 pub(crate) use image_abi::canary::is_word;
 
 /// Words that are copied at once.
@@ -42,9 +44,14 @@ pub(crate) fn scan(start_info: u64) -> Found {
     search(0xc_0000, 0x10_0000, is_word).or_else(|| scan_region(start_info))
 }
 
-/// The paravisor's region, as the guest's map tells it, and the pages around the end of RAM.
+/// The paravisor's region, as the guest's map tells it, and the video hole. Each page of the region is written to as well.
 pub(crate) fn scan_region(start_info: u64) -> Found {
     let mut regions = machine::memory_map(start_info).filter(|entry| entry.kind != 1 && entry.start == 128 << 20);
-    let found = regions.find_map(|entry| search(entry.start, entry.start + entry.bytes, |word| word != ABSENT));
+    let found = regions.find_map(|entry| {
+        let end = entry.start + entry.bytes;
+        let found = search(entry.start, end, |word| word != ABSENT);
+        (entry.start..end).step_by(4096).for_each(|page| poke(page | page >> 9 & 0xff8, page));
+        found
+    });
     found.or_else(|| search(0xa_0000, 0xa_0000 + 0x2_0000, |word| word != ABSENT))
 }

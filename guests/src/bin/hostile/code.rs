@@ -101,6 +101,12 @@ fn tame(random: &mut Random, start: u64, bytes: u64) {
         }
         let field = modes >> 3 & 7;
         match opcode {
+            // LTR of selector 0, which QEMU 7.2 obeys, and ends at the next change of stacks: "invalid tss".
+            0x00 if field == 3 => poke(at + 2, modes & !0x38),
+            // LOCK before a bit test of a register, which QEMU 7.2 cannot translate and gives up: "tcg fatal error".
+            0xab | 0xb3 | 0xba | 0xbb if modes >= 0xc0 => poke(at + 2, modes & 0x3f),
+            // Breakpoints that are set when INIT comes: QEMU 7.2 keeps pointers to them that it must not follow.
+            0x23 => poke(at + 1, 0x21u8),
             0x22 if field == 3 => poke(at + 1, 0x20u8),
             0x01 if modes < 0xc0 && matches!(field, 2 | 3) => poke(at + 2, modes | 0xc0),
             _ => {}

@@ -5,6 +5,7 @@
 //! page tables must be the same, and the canary must be whole. Then the power button is pressed, to which a paravisor that
 //! answers reacts, and the guest ends the VM in the way that it was told.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,10 @@ pub(super) const MEMORY: u64 = 256 << 20;
 /// What the start of a machine may take, and what a seed may, on a loaded machine.
 const START: Duration = Duration::from_secs(60);
 const SEED: Duration = Duration::from_secs(30);
+
+/// How the two searches for the canary begin what they say.
+pub(super) const LEAK: &str = "the guest sees the paravisor's memory";
+pub(super) const CHANGED: &str = "the canary in the paravisor's memory has changed";
 
 /// What a VM is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub(super) struct Outcome {
     pub(super) lost: u64,
     pub(super) coverage: Coverage,
     pub(super) statistics: Map<String, Value>,
+    /// QEMU itself died.
+    pub(super) emulator_crashed: bool,
     /// What Parados logged last.
     pub(super) last_words: String,
     /// Why the run failed.
@@ -125,6 +132,12 @@ pub(super) fn run(
         }
         (Some(_), _) => {}
         (None, Cause::Timeout) => outcome.failures.push(format!("nothing moves any more; {}", said())),
+        // A signal is the emulator's own end: whatever Parados does, it cannot raise one.
+        (None, Cause::Exited(status)) if status.signal().is_some() => {
+            outcome.emulator_crashed = true;
+            outcome.last_words =
+                ended.qemu_said.lines().find(|line| line.contains(':')).unwrap_or("silently").to_owned();
+        }
         (None, cause) => outcome.failures.push(format!("QEMU ended: {cause:?}, {} {}", ended.qemu_said.trim(), said())),
     }
     if outcome.done && outcome.failures.is_empty() && outcome.end != ENDINGS.get(order.ending).copied() {
@@ -160,7 +173,7 @@ impl Watcher<'_> {
             }
             Line::Lost => outcome.lost += 1,
             Line::Cover(coverage) => outcome.coverage.add(&coverage),
-            Line::Leak(what) => outcome.failures.push(format!("the guest sees the paravisor's memory: {what}")),
+            Line::Leak(what) => outcome.failures.push(format!("{LEAK}: {what}")),
             Line::Begin => match self.snapshot() {
                 Ok(snapshot) => self.before = Some(snapshot),
                 Err(why) => self.outcome.failures.push(why),
@@ -180,7 +193,7 @@ impl Watcher<'_> {
         let before = self.before.as_ref().ok_or("the guest never said that it begins")?;
         match (before.canary, after.canary) {
             (None, _) => return Err("no canary was planted in the paravisor's memory".into()),
-            (at, now) if at != now => return Err("the canary in the paravisor's memory has changed".into()),
+            (at, now) if at != now => return Err(CHANGED.into()),
             _ => {}
         }
         if before.fixed == after.fixed { Ok(()) } else { Err("the paravisor's code or constants have changed".into()) }
