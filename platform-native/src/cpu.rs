@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use platform::{
     Control, ControlAccess, DescriptorTable, Direction, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState,
-    Instant, Segment, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
+    Instant, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
 };
 use specs::svm::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
 use svm::GuestRegisters;
@@ -339,11 +339,28 @@ impl NativeCpu {
     /// the next entry is refused at the same RIP. An entry that is refused leaves what it was to inject undelivered.
     #[cold]
     fn refuse(&mut self, broken: ExitReason, int_info: u64) -> ExitReason {
+        if self.leave_impossible_mode() {
+            return ExitReason::InterruptWindow;
+        }
         let rip = self.saved().rip;
         if int_info & event::VALID != 0 || self.refused.replace(rip) == Some(rip) {
             return broken;
         }
         ExitReason::Control(ControlAccess { register: Control::Cr3, direction: Direction::Write, operand: None })
+    }
+
+    /// A processor raises #GP for a code segment with both L and D (APM vol. 2, 4.8.1); QEMU runs it, and refuses it at the
+    /// next entry, when all of it is loaded, so that the exit stores it again, but for the privilege level. It goes on as
+    /// 64-bit code. Whether that was the case.
+    fn leave_impossible_mode(&mut self) -> bool {
+        const BOTH: u16 = SegmentAttributes::LONG.union(SegmentAttributes::DEFAULT_BIG).bits();
+        let save = self.saved_mut();
+        if save.efer & EFER_LMA == 0 || save.cs.attributes & BOTH != BOTH {
+            return false;
+        }
+        save.cs.attributes &= !SegmentAttributes::DEFAULT_BIG.bits();
+        save.cpl = (save.ss.attributes >> 5) as u8 & 3;
+        true
     }
 
     /// An exit during the delivery of an event: deliver it again. A software interrupt is executed again instead.

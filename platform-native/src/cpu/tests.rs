@@ -69,6 +69,20 @@ fn an_entry_that_is_refused_with_its_event_is_broken() {
     assert!(is_broken(exit_with(&mut cpu, exit::INVALID_LOW, undelivered)));
 }
 
+/// A guest that jumped to a code segment with both L and D ended its VM, from level 3 if its kernel had such a segment.
+#[test]
+fn a_code_segment_with_l_and_d_goes_on_as_64_bit_code() {
+    let mut cpu = cpu();
+    cpu.saved_mut().efer = EFER_LMA | EFER_SVME;
+    cpu.saved_mut().cs.attributes = 0x6fb;
+    cpu.saved_mut().ss.attributes = 0x4f3;
+    assert_eq!(exit_with(&mut cpu, exit::INVALID_LOW, 0), ExitReason::InterruptWindow);
+    assert_eq!((cpu.saved().cs.attributes, cpu.saved().cpl), (0x2fb, 3));
+    // Whatever else is wrong is looked at as ever.
+    assert!(!is_broken(exit_with(&mut cpu, exit::INVALID_LOW, 0)));
+    assert!(is_broken(exit_with(&mut cpu, exit::INVALID_LOW, 0)));
+}
+
 /// A handler of NMIs behind a task gate began with a #DB at its second NMI, and the guest crashed.
 #[test]
 fn a_return_to_another_task_keeps_its_trap_flag() {
