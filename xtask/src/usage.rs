@@ -24,7 +24,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
 cargo xtask test    [unit|model|boot|snp-model|kvm-unit-tests ...] [--platform native] [--slow]   default: all
 cargo xtask test    [unit|model|boot|hostile|kvm-unit-tests ...] [--platform native] [--slow]         default: all
   --seed N                 hostile: this seed alone, which does the same again
-  --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 4096]
+  --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]

@@ -35,7 +35,7 @@ use crate::scratch::Scratch;
 
 /// Seeds of a set, unless the user says otherwise.
 const SHORT: u64 = 28;
-const LONG: u64 = 4096;
+const LONG: u64 = 2048;
 /// Seeds of one VM.
 const TOGETHER: u64 = 4;
 /// Parts of a seed (`guests/src/bin/hostile/plan.rs`).
@@ -216,8 +216,9 @@ impl Bench {
             sum.early += 1;
             sum.crashes += u64::from(outcome.emulator_crashed);
         }
+        let statistics = Value::Object(outcome.statistics);
         for (counter, name) in sum.counters.iter_mut().zip(COUNTERS) {
-            *counter += counted(outcome.statistics.get("stats").unwrap_or(&Value::Null), name);
+            *counter += counted(&statistics, name);
         }
         sum.coverage.add(&outcome.coverage);
         sum.stuck += outcome.stuck;

@@ -88,7 +88,7 @@ pub(crate) fn line(arguments: fmt::Arguments<'_>) {
     TAKEN.store(false, SeqCst);
 }
 
-/// As [`line`], with a format.
+/// Formats and writes a line.
 #[macro_export]
 macro_rules! tell {
     ($($argument:tt)*) => { $crate::console::line(format_args!($($argument)*)) };

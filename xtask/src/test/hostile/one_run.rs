@@ -88,6 +88,8 @@ struct Watcher<'a> {
     before: Option<Snapshot>,
     outcome: Outcome,
     log: Vec<String>,
+    /// Why the monitor did not answer: no failure of its own, if the VM ended meanwhile.
+    unwatched: Option<String>,
 }
 
 /// Runs a VM.
@@ -114,9 +116,10 @@ pub(super) fn run(
     // The whole of what the region may be: its length is in no message that comes before the end.
     let region = image_abi::REGION_LIMIT.min(4 << 20);
     let (reader, outcome) = (Reader::default(), Outcome::default());
-    let mut watcher = Watcher { monitor, block, region, reader, before: None, outcome, log: Vec::new() };
+    let mut watcher =
+        Watcher { monitor, block, region, reader, before: None, outcome, log: Vec::new(), unwatched: None };
     let ended = process::run(machine, &streams, &mut |event| watcher.hear(event)).map_err(|failure| failure.message)?;
-    let Watcher { mut outcome, log, .. } = watcher;
+    let Watcher { mut outcome, log, unwatched, .. } = watcher;
     outcome.end = ended.end.as_ref().map(|end| end.kind);
     outcome.statistics = ended.facts;
     let said = || log.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join(" / ");
@@ -143,6 +146,7 @@ pub(super) fn run(
     if outcome.done && outcome.failures.is_empty() && outcome.end != ENDINGS.get(order.ending).copied() {
         outcome.failures.push(format!("the end was {:?} instead of what the guest asked for; {}", outcome.end, said()));
     }
+    outcome.failures.extend(unwatched.filter(|_| outcome.done));
     if let Some(line) = log.iter().find(|line| line.contains("panicked")) {
         outcome.failures.push(line.clone());
     }
@@ -176,7 +180,7 @@ impl Watcher<'_> {
             Line::Leak(what) => outcome.failures.push(format!("{LEAK}: {what}")),
             Line::Begin => match self.snapshot() {
                 Ok(snapshot) => self.before = Some(snapshot),
-                Err(why) => self.outcome.failures.push(why),
+                Err(why) => self.unwatched = Some(why),
             },
             Line::Done if !outcome.done => {
                 outcome.done = true;
