@@ -100,8 +100,7 @@ struct Bench {
     qemu: PathBuf,
     host: PathBuf,
     guest: PathBuf,
-    /// If it is not the ordinary one.
-    paravisor: Option<PathBuf>,
+    paravisor: PathBuf,
     sum: Mutex<Sum>,
 }
 
@@ -115,10 +114,9 @@ pub(super) fn run(qemu: Option<&Path>, choice: Choice) -> Result<Totals> {
         qemu: Qemu::find(qemu)?.path,
         host: build::reference_host()?,
         guest: build::guest("hostile")?,
-        paravisor: None,
+        paravisor: build::paravisor()?,
         sum: Mutex::default(),
     };
-    build::paravisor()?;
     let begun = Instant::now();
     let orders: Vec<Order> = (0..count.div_ceil(TOGETHER))
         .map(|index| Order {
@@ -133,7 +131,7 @@ pub(super) fn run(qemu: Option<&Path>, choice: Choice) -> Result<Totals> {
     let sum = sum.into_inner().unwrap_or_default();
     let mut totals = conclude(&sum, count, count >= SHORT, begun.elapsed().as_secs_f64());
     if choice.seed.is_none() {
-        let paravisor = Some(build::paravisor_with_leak()?);
+        let paravisor = build::paravisor_with_leak()?;
         totals += planted(&Bench { qemu, host, guest, paravisor, sum: Mutex::default() });
     }
     Ok(totals)
@@ -189,7 +187,7 @@ impl Bench {
             kernel: Some(&self.guest),
             append: Some(&line),
             memory: MEMORY,
-            paravisor: self.paravisor.as_deref(),
+            paravisor: Some(&self.paravisor),
             flags: flag::TEST_DEVICES | flag::STATISTICS | flag::CANARY,
             ..Request::default()
         };
