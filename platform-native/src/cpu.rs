@@ -282,9 +282,6 @@ impl NativeCpu {
             self.requeue(int_info);
         }
         let rip = self.saved().rip;
-        if self.task_return.is_some_and(|from| from != rip) {
-            self.task_return = None;
-        }
         if state & SHADOW != 0 {
             self.shadow = Some(rip);
         }
@@ -679,7 +676,7 @@ impl GuestCpu for NativeCpu {
         InjectionState {
             queued,
             interrupts: open && self.saved().rflags & RFLAGS_IF != 0,
-            nmi: open && !self.nmi_blocked && self.task_return.is_none(),
+            nmi: open && !self.nmi_blocked && !self.returns_to_task(),
         }
     }
 
@@ -688,6 +685,7 @@ impl GuestCpu for NativeCpu {
             Event::Interrupt(vector) => event::TYPE_INTERRUPT | u64::from(vector),
             Event::Nmi => {
                 self.nmi_blocked = true;
+                self.task_return = None;
                 self.control_mut().intercept_misc1 |= Misc1::IRET.bits();
                 event::TYPE_NMI | 2
             }
@@ -771,9 +769,14 @@ impl GuestCpu for NativeCpu {
 }
 
 impl NativeCpu {
+    /// Whether the IRET that leaves an NMI handler for another task may not have been executed yet.
+    fn returns_to_task(&self) -> bool {
+        self.task_return == Some(self.saved().rip)
+    }
+
     /// The deadline for the timer: an NMI that waits for a return to another task wants an exit soon.
     pub(crate) fn timer_deadline(&self, deadline: Instant) -> Instant {
-        if self.task_return.is_some() && self.nmi_window {
+        if self.returns_to_task() && self.nmi_window {
             return deadline.min(self.native.now().after(TASK_RETURN));
         }
         deadline
