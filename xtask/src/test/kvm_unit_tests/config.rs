@@ -101,11 +101,11 @@ impl Test {
     /// The memory, in bytes.
     pub(super) fn memory(&self) -> Option<u64> {
         let text = self.option("-m")?;
-        let (digits, shift) = match text.strip_suffix(['g', 'G']) {
-            Some(digits) => (digits, 30),
-            None => (text.trim_end_matches(['m', 'M']), 20),
+        let (digits, unit) = match text.strip_suffix(['g', 'G']) {
+            Some(digits) => (digits, 1 << 30),
+            None => (text.trim_end_matches(['m', 'M']), 1 << 20),
         };
-        digits.parse::<u64>().ok()?.checked_shl(shift)
+        digits.parse::<u64>().ok()?.checked_mul(unit)
     }
 
     /// Why the suite's own runner would not run this test with TCG on x86-64, if so.
@@ -179,6 +179,13 @@ mod tests {
         let [test] = tests.as_slice() else { panic!("{tests:?}") };
         assert_eq!(test.arguments, "cpuid now");
         assert_eq!((test.cpu(), test.memory()), (Some("max"), Some(512 << 20)));
+    }
+
+    /// A size that no 64 bits hold came out as some other size.
+    #[test]
+    fn more_memory_than_can_be_is_no_memory() {
+        let tests = parse("[x]\nqemu_params = -m 99999999999g\n");
+        assert_eq!(tests.first().and_then(Test::memory), None);
     }
 
     #[test]
