@@ -19,7 +19,7 @@ use igvm_defs::{
 };
 use image_abi::{COMMAND_LINE_LIMIT, Range, flag};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What an image is started by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,21 +85,39 @@ const COMPATIBILITY_MASK: u32 = 1;
 /// The only native platform version (IGVM, `IGVM_NATIVE_PLATFORM_VERSION`).
 const NATIVE_VERSION: u16 = 1;
 
+/// What the files of an [`ImageSpec`] hold. A file that the specification names and that is missing here counts as absent.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// The paravisor's ELF file.
+    pub paravisor: &'a [u8],
+    /// The guest's kernel.
+    pub kernel: Option<&'a [u8]>,
+    /// Its RAM disk, or its first module.
+    pub initrd: Option<&'a [u8]>,
+}
+
 /// Builds an image. The same content gives the same bytes, wherever the files lie.
 pub fn build(spec: &ImageSpec) -> Result<Image, Error> {
     check_spec(spec)?;
-    let paravisor_bytes = input::read(&spec.paravisor)?;
-    let paravisor = paravisor::parse(&paravisor_bytes).map_err(|flaw| flaw.of(&spec.paravisor))?;
-    let kernel_bytes = spec.kernel.as_deref().map(input::read).transpose()?;
-    let initrd_bytes = spec.initrd.as_deref().map(input::read).transpose()?;
-    let payload = match (&spec.kernel, &kernel_bytes) {
-        (Some(path), Some(bytes)) => Some(checked_payload(path, bytes)?),
+    let paravisor = input::read(&spec.paravisor)?;
+    let kernel = spec.kernel.as_deref().map(input::read).transpose()?;
+    let initrd = spec.initrd.as_deref().map(input::read).transpose()?;
+    let contents = Contents { paravisor: &paravisor, kernel: kernel.as_deref(), initrd: initrd.as_deref() };
+    build_from(spec, &contents)
+}
+
+/// Builds an image from files that were read already; the specification's paths serve messages only.
+pub fn build_from(spec: &ImageSpec, contents: &Contents<'_>) -> Result<Image, Error> {
+    check_spec(spec)?;
+    let paravisor = paravisor::parse(contents.paravisor).map_err(|flaw| flaw.of(&spec.paravisor))?;
+    let payload = match (&spec.kernel, contents.kernel) {
+        (Some(path), Some(bytes)) => Some(payload::read(path, bytes)?),
         _ => None,
     };
     if let Some(payload) = &payload {
         check_command_line(spec.command_line.len(), payload.command_line_limit)?;
     }
-    let initrd = place_initrd(spec, payload.as_ref(), initrd_bytes.as_deref())?;
+    let initrd = place_initrd(spec, payload.as_ref(), contents.initrd)?;
     let parts = Parts { paravisor, payload, initrd, command_line: &spec.command_line, flags: spec.flags };
     parts.assemble().map_err(|flaw| flaw.of(spec.kernel.as_deref().unwrap_or(&spec.paravisor)))
 }
@@ -128,11 +146,6 @@ fn check_command_line(length: usize, limit: u64) -> Result<(), Error> {
         )));
     }
     Ok(())
-}
-
-fn checked_payload<'a>(path: &Path, bytes: &'a [u8]) -> Result<Payload<'a>, Error> {
-    let payload = payload::parse(bytes).and_then(|payload| payload.check_ranges().map(|()| payload));
-    payload.map_err(|flaw| flaw.of(path))
 }
 
 /// A RAM disk and where it goes.

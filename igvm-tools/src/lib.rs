@@ -33,14 +33,14 @@ mod layout;
 pub mod measure;
 pub mod page_tables;
 mod paravisor;
-mod payload;
+pub mod payload;
 mod policy;
 pub mod sign;
 #[cfg(test)]
 mod tests;
 pub mod verify;
 
-pub use build::{Image, ImageSpec, Platform, build};
+pub use build::{Contents, Image, ImageSpec, Platform, build, build_from};
 pub use config::Config;
 pub use diff::diff;
 pub use error::{Error, Kind};

@@ -88,7 +88,7 @@ pub struct Launch {
 
 impl Launch {
     /// Checks a launch block together with the bytes of the two parameter areas that it names.
-    pub(crate) fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
+    pub fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
         if block.magic != MAGIC || block.image.start != IMAGE_BASE || block.image.bytes > REGION_LIMIT {
             return Err(LaunchError::Block);
         }

@@ -11,35 +11,40 @@ mod program;
 mod pvh;
 
 use crate::elf::{self, Class};
-use crate::error::{Flaw, ensure};
+use crate::error::{Error, Flaw, ensure};
 use crate::{PAGE, page_down, page_up};
 use image_abi::{BOOT_STRUCTURES, IMAGE_BASE, PAYLOAD_LIMIT, REGION_LIMIT, Range};
 use specs::linux_boot::foreign;
+use std::path::Path;
 
 /// Bytes to load, followed by zeroes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Chunk<'a> {
-    pub(crate) start: u64,
-    pub(crate) data: &'a [u8],
+pub struct Chunk<'a> {
+    /// Where the first byte goes.
+    pub start: u64,
+    /// What the file holds.
+    pub data: &'a [u8],
     /// With the zeroes.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 /// A checked payload.
 #[derive(Clone, Debug)]
-pub(crate) struct Payload<'a> {
+pub struct Payload<'a> {
     /// One of `image_abi::payload`.
-    pub(crate) kind: u32,
-    pub(crate) entry: u64,
-    pub(crate) chunks: Vec<Chunk<'a>>,
+    pub kind: u32,
+    /// Where it is entered.
+    pub entry: u64,
+    /// What goes where.
+    pub chunks: Vec<Chunk<'a>>,
     /// All memory that it occupies, ascending.
-    pub(crate) ranges: Vec<Range>,
+    pub ranges: Vec<Range>,
     /// The start of the file up to the setup header's end (Linux).
-    pub(crate) setup_header: &'a [u8],
+    pub setup_header: &'a [u8],
     /// The longest command line that it takes.
-    pub(crate) command_line_limit: u64,
+    pub command_line_limit: u64,
     /// The first address that its RAM disk may not reach.
-    pub(crate) initrd_limit: u64,
+    pub initrd_limit: u64,
 }
 
 /// Parados's own memory, as far as payloads are concerned.
@@ -47,6 +52,12 @@ const PARADOS: std::ops::Range<u64> = IMAGE_BASE..IMAGE_BASE + REGION_LIMIT;
 
 /// The end of conventional memory, and of the video memory and ROMs above it.
 const LEGACY: std::ops::Range<u64> = 0xa_0000..0x10_0000;
+
+/// Finds out what a file is, takes it apart, and checks that it wants only memory that it may have.
+pub fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<Payload<'a>, Error> {
+    let payload = parse(bytes).and_then(|payload| payload.check_ranges().map(|()| payload));
+    payload.map_err(|flaw| flaw.of(path))
+}
 
 /// Finds out what a file is and takes it apart.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Payload<'_>, Flaw> {
