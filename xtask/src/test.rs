@@ -3,6 +3,7 @@
 
 mod boot;
 mod driver;
+mod fuzz_smoke;
 mod hostile;
 mod kvm_unit_tests;
 pub(crate) mod snp_model;
@@ -37,6 +38,7 @@ impl AddAssign for Totals {
 enum Suite {
     Unit,
     Model,
+    FuzzSmoke,
     Boot,
     SnpModel,
     Hostile,
@@ -47,6 +49,7 @@ enum Suite {
 const SUITES: &[(&str, Suite)] = &[
     ("unit", Suite::Unit),
     ("model", Suite::Model),
+    ("fuzz-smoke", Suite::FuzzSmoke),
     ("boot", Suite::Boot),
     ("snp-model", Suite::SnpModel),
     ("hostile", Suite::Hostile),
@@ -92,6 +95,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         totals += match suite {
             Suite::Unit => unit::run()?,
             Suite::Model => unit::model()?,
+            Suite::FuzzSmoke => fuzz_smoke::run(slow)?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,
             Suite::SnpModel => snp_model::run(qemu.as_deref())?,
             Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,

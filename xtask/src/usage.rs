@@ -25,6 +25,7 @@ cargo xtask test    [unit|model|boot|snp-model|kvm-unit-tests ...] [--platform n
 cargo xtask test    [unit|model|boot|hostile|kvm-unit-tests ...] [--platform native] [--slow]         default: all
   --seed N                 hostile: this seed alone, which does the same again
   --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
+cargo xtask test    [unit|model|fuzz-smoke|boot|kvm-unit-tests ...] [--platform native] [--slow]   default: all
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]

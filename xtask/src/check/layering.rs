@@ -20,6 +20,7 @@ const PLATFORM_NAMES: [&str; 5] = ["svm", "sev", "vmx", "platform_svm", "platfor
 /// Crates without any unsafe code.
 const FORBID_UNSAFE: &[&str] = &[
     "devices",
+    "fuzz-targets",
     "igvm-tools",
     "image-abi",
     "platform",

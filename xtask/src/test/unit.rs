@@ -3,7 +3,7 @@
 //! of the run loop's locking, for which a checker takes the place of all atomics and locks.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use super::Totals;
 use crate::build;
@@ -26,14 +26,20 @@ pub(super) fn model() -> Result<Totals> {
     Ok(totals)
 }
 
-/// Runs `cargo test`, passes its output on, and adds up its totals.
+/// Runs `cargo test`.
 fn cargo_test(arguments: &[&str], flags: Option<&str>) -> Result<Totals> {
     let mut command = build::cargo();
-    command.arg("test").args(arguments).stdout(Stdio::piped());
+    command.arg("test").args(arguments);
     if let Some(flags) = flags {
         command.env("RUSTFLAGS", flags);
     }
-    let failed = |error: &dyn std::fmt::Display| Failure::missing(format!("cargo test: {error}"));
+    totals("cargo test", command)
+}
+
+/// Runs a program that ends as `cargo test` does, passes its output on, and adds up its totals.
+pub(super) fn totals(name: &str, mut command: Command) -> Result<Totals> {
+    command.stdout(Stdio::piped());
+    let failed = |error: &dyn std::fmt::Display| Failure::missing(format!("{name}: {error}"));
     let mut child = command.spawn().map_err(|error| failed(&error))?;
     let mut totals = Totals::default();
     if let Some(stdout) = child.stdout.take() {

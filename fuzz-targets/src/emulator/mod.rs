@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Fuzzes the instruction emulator: any bytes, in any mode, on memory, devices and the borders between them.
+//!
+//! What is claimed of each emulation, however it ends:
+//! - memory and devices are written only where the instruction's operands lie, by a second opinion: the decoder crate's
+//!   list of what an instruction uses, and this crate's own page map;
+//! - an instruction that does not complete leaves registers, memory and devices as they were, but for the elements of a
+//!   string instruction that are through;
+//! - one that completes changes only registers and flags that it writes, and goes on where it ends;
+//! - device accesses are aligned, of legal widths, never in memory, bounded in number;
+//! - a device that answers later makes no difference;
+//! - nothing is taken from the heap.
+
+mod guest;
+mod oracle;
+
+use std::sync::Once;
+
+use platform::{Access, Direction, Gpa, GuestCpu, IoAccess, IoWidth, MemoryFault};
+use vc_handlers::testing::FakeCpu;
+use vc_handlers::{Outcome, emulate, resume};
+
+use crate::Target;
+use crate::input::Input;
+use crate::memory_use;
+use guest::{Bug, Machine, Script};
+
+/// The fuzzer.
+pub const TARGET: Target = Target {
+    name: "emulator",
+    run: |data| play(data, None),
+    planted: &[
+        ("a 16-bit store spills into the next byte", |data| play(data, Some(Bug::Spill))),
+        ("a device write goes out with a wrong width", |data| play(data, Some(Bug::Width))),
+        ("a fault comes after its register write", |data| play(data, Some(Bug::LateFault))),
+    ],
+    longest: 160,
+    mutations: 150_000,
+};
+
+/// The exit that starts an emulation.
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    Memory(MemoryFault),
+    String(IoAccess),
+}
+
+impl Exit {
+    fn read(input: &mut Input<'_>, cpu: &FakeCpu) -> Self {
+        let kind = input.byte();
+        let at = u64::from(input.half());
+        if kind & 7 == 7 {
+            let width = [IoWidth::Byte, IoWidth::Word, IoWidth::Dword, IoWidth::Byte][usize::from(kind >> 4 & 3)];
+            let direction = if kind & 8 == 0 { Direction::Read } else { Direction::Write };
+            let port = cpu.gpr(platform::Gpr::Rdx) as u16;
+            return Self::String(IoAccess { port, width, direction, string: true, repeat: kind & 0x40 != 0 });
+        }
+        let access = [Access::Read, Access::Write, Access::Fetch, Access::Write][usize::from(kind >> 3 & 3)];
+        let gpa = (kind & 1 != 0).then(|| Gpa(guest::DEVICE + at));
+        Self::Memory(MemoryFault { gpa, gva: None, access, table_walk: kind & 0x20 != 0 })
+    }
+
+    fn emulate(&self, cpu: &mut FakeCpu, machine: &mut Machine) -> Outcome {
+        match self {
+            Self::Memory(fault) => emulate::memory_fault(fault, cpu, machine),
+            Self::String(access) => emulate::string_io(access, cpu, machine),
+        }
+    }
+}
+
+fn play(data: &[u8], bug: Option<Bug>) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(emulate::initialise);
+    let mut input = Input::new(data);
+    let script = Script::read(&mut input);
+    let exit = Exit::read(&mut input, &script.cpu);
+    let (prompt, mut cpu) = (&mut Machine::new(&script, bug), script.cpu.clone());
+    let outcome = memory_use::without_heap(|| exit.emulate(&mut cpu, prompt));
+    prompt.meddle(&outcome, &mut cpu);
+    oracle::check(&script, prompt, &cpu, outcome);
+    let (late, mut late_cpu) = (&mut Machine::new(&script, bug), script.cpu.clone());
+    late.defers = true;
+    let late_outcome = memory_use::without_heap(|| {
+        let mut outcome = exit.emulate(&mut late_cpu, late);
+        while let Outcome::Defer(token) = outcome {
+            let (emulation, value) = late.unpark(token);
+            outcome = resume(emulation, value, &mut late_cpu, late);
+        }
+        outcome
+    });
+    late.meddle(&late_outcome, &mut late_cpu);
+    assert_eq!(outcome, late_outcome, "a late answer changes the outcome");
+    assert_eq!(prompt.requests, late.requests, "a late answer changes the device accesses");
+    assert_eq!(prompt.total, late.total, "a late answer changes the device accesses");
+    assert!(*prompt.ram() == *late.ram(), "a late answer changes memory");
+    oracle::same_registers(&cpu, &late_cpu, "after a late answer");
+}

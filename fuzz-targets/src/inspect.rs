@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Fuzzes `igvm-tools inspect`: any file, read, examined and shown.
+//!
+//! Claimed:
+//! - a refusal is one line that names the file and an offset in it, and is the file's fault;
+//! - what is shown adds up: pages are counted once each, extents lie in order, nothing ends above the end of memory;
+//! - text and JSON come out whatever the file says, the JSON whole;
+//! - memory is taken in proportion to the file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use igvm_tools::{Kind, inspect};
+
+use crate::input::Input;
+use crate::{Target, loader, memory_use};
+
+/// The fuzzer.
+pub const TARGET: Target = Target {
+    name: "inspect",
+    run: |data| play(data, None),
+    planted: &[
+        ("a large page counts as a small one", |data| play(data, Some(Bug::LargePage))),
+        ("a refusal of a page forgets its offset", |data| play(data, Some(Bug::NoOffset))),
+    ],
+    longest: 4096,
+    mutations: 100_000,
+};
+
+/// What is wrong on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Bug {
+    LargePage,
+    NoOffset,
+}
+
+/// Bytes from the heap for each byte of the file, and at least: the dearest is a header of 8 bytes that says nothing, which
+/// becomes 60, in vectors that double.
+const HEAP_PER_BYTE: usize = 64;
+const HEAP_AT_LEAST: usize = 64 << 10;
+
+fn play(data: &[u8], bug: Option<Bug>) {
+    let mut input = Input::new(data);
+    let kind = input.byte();
+    let file = loader::file(kind, input.rest());
+    let path = Path::new("input.igvm");
+    let limit = HEAP_AT_LEAST + HEAP_PER_BYTE * file.len();
+    let result = memory_use::at_most(limit, || inspect(path, &file));
+    let mut shown = match result {
+        Ok(inspection) => inspection,
+        Err(error) => {
+            let mut text = error.to_string();
+            if bug == Some(Bug::NoOffset) && text.contains("page data") {
+                text = text.replace("offset", "place");
+            }
+            assert_eq!(error.kind(), Kind::Data, "{text}");
+            return check_refusal(&text);
+        }
+    };
+    if bug == Some(Bug::LargePage) && shown.pages.large > 0 {
+        shown.map.iter_mut().for_each(|extent| extent.end -= extent.end % 0x20_0000);
+    }
+    assert_eq!(shown.file_bytes, file.len() as u64);
+    check_map(&shown, &file);
+    let text = shown.to_string();
+    assert!(text.len() < 4096 + 64 * file.len(), "{} bytes of text about a file of {}", text.len(), file.len());
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "a control character is shown");
+    let json = shown.to_json().to_string();
+    let depth = json.bytes().fold(0i64, |depth, byte| depth + i64::from(byte == b'{') - i64::from(byte == b'}'));
+    assert_eq!(depth, 0, "{json}");
+}
+
+fn check_refusal(text: &str) {
+    assert!(text.starts_with("input.igvm: "), "{text}");
+    assert!(!text.contains('\n') && text.len() < 300, "{text}");
+    // Two refusals concern the file as a whole.
+    let whole = text.contains("expected at least 24") || text.contains("no platform header");
+    assert!(whole || text.contains("offset"), "no offset: {text}");
+}
+
+fn check_map(shown: &igvm_tools::Inspection, file: &[u8]) {
+    let mut counted = 0;
+    for extent in &shown.map {
+        assert!(extent.start <= extent.end, "{extent:x?}");
+        let pages = extent.data_pages + extent.zero_pages;
+        counted += pages;
+        if pages > 0 {
+            let bytes = extent.end - extent.start;
+            assert!(bytes >= pages << 12 && extent.end <= shown.memory_end, "{extent:x?}, end {:#x}", shown.memory_end);
+        }
+    }
+    assert!(shown.map.windows(2).all(|pair| pair[0].start <= pair[1].start), "{:x?}", shown.map);
+    let pages = &shown.pages;
+    // Platforms may have a page each at one address, of which the map shows one.
+    let parsed = igvm_tools::file::parse(Path::new("input"), file).expect("a file that was inspected");
+    let addresses: BTreeSet<u64> = parsed.pages().map(|(_, page)| page.gpa).collect();
+    assert_eq!(counted, addresses.len() as u64, "pages in the map, {pages:?}");
+    assert_eq!(parsed.pages().count() as u64, pages.data + pages.zero, "{pages:?}");
+    let kinds = pages.secrets + pages.cpuid;
+    assert!(kinds <= pages.data + pages.zero && pages.large <= pages.data + pages.zero, "{pages:?}");
+    assert!(!shown.headers.is_empty() && !shown.platforms.is_empty());
+}
