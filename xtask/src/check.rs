@@ -51,6 +51,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("licence lines", &|| licence_lines(&workspace)),
         ("dependencies' licences", &licences::findings),
         ("formatting", &|| tool(cargo().args(["fmt", "--all", "--check"]))),
+        ("formatting, fuzz", &|| tool(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))),
         ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
         ("clippy, bare metal", &|| tool(bare_metal(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
         ("documentation", &|| tool(documentation(&mut cargo()))),

@@ -3,6 +3,7 @@
 //! every translation this module knows without walking them.
 
 use std::cell::{Cell, Ref, RefCell};
+use std::sync::LazyLock;
 
 use platform::{
     Control, DescriptorTable, Gpa, Gpr, GuestCpu, GuestMemory, MemoryError, SegmentRegister, TableRegister, Visibility,
@@ -17,6 +18,8 @@ pub(super) const RAM: u64 = 0x1_0000;
 /// Where windows onto devices lead.
 pub(super) const DEVICE: u64 = 0xd000_0000;
 pub(super) const PAGE: u64 = 0x1000;
+/// Bytes of device that hold what is written to them: so many where windows lead, and as many right behind memory.
+const HELD: u64 = 4 * PAGE;
 /// Page tables, in no page of their own map.
 pub(super) const TABLES: core::ops::Range<u64> = 0x1000..0x5000;
 const LEAVES: u64 = 0x4000;
@@ -68,7 +71,7 @@ impl Window {
     /// The entry of window `number`.
     const fn entry(self, number: u64) -> u64 {
         let memory = DATA + number % 4 * PAGE;
-        let device = DEVICE + number * PAGE;
+        let device = DEVICE + number % 4 * PAGE;
         let all = PRESENT | WRITABLE | USER;
         match self {
             Self::Memory => memory | all,
@@ -234,18 +237,29 @@ fn scramble(mut value: u64) -> u64 {
     value.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1
 }
 
+/// What devices hold at first.
+pub(super) static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let words = (1..=2 * HELD / 8).map(|number| scramble(scramble(number)));
+    words.flat_map(u64::to_le_bytes).collect()
+});
+
 /// What is wrong on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Bug {
     Spill,
     Width,
     LateFault,
+    Order,
 }
 
 /// Memory that is told apart from devices, as the state table would.
 #[derive(Debug)]
 pub(super) struct Memory {
     bytes: RefCell<Vec<u8>>,
+    /// What devices hold.
+    held: RefCell<Vec<u8>>,
+    /// Those devices are memory.
+    devices_are_memory: bool,
     bug: Option<Bug>,
     /// Completed copies to memory.
     pub(super) stores: Cell<u32>,
@@ -253,8 +267,21 @@ pub(super) struct Memory {
     pub(super) met_change: Cell<bool>,
 }
 
+/// Where the bytes of a device access are held, if they are.
+fn held_at(gpa: u64, length: usize) -> Option<usize> {
+    let inside = |start: u64| Some(gpa.checked_sub(start)?).filter(|offset| offset + length as u64 <= HELD);
+    let offset = inside(DEVICE).or_else(|| Some(inside(RAM)? + HELD))?;
+    Some(offset as usize)
+}
+
 impl Memory {
-    fn offset(&self, gpa: Gpa, length: usize) -> Result<usize, MemoryError> {
+    /// Gives `body` the bytes at an address.
+    fn with<T>(&self, gpa: Gpa, length: usize, body: impl FnOnce(&mut [u8], usize) -> T) -> Result<T, MemoryError> {
+        if self.devices_are_memory
+            && let Some(offset) = held_at(gpa.0, length)
+        {
+            return Ok(body(&mut self.held.borrow_mut(), offset));
+        }
         let last = gpa.0.checked_add(length as u64).ok_or(MemoryError::NotMemory)?;
         if last > RAM {
             return Err(MemoryError::NotMemory);
@@ -263,46 +290,45 @@ impl Memory {
             self.met_change.set(true);
             return Err(MemoryError::WrongState);
         }
-        Ok(gpa.0 as usize)
+        Ok(body(&mut self.bytes.borrow_mut(), gpa.0 as usize))
     }
 }
 
 impl GuestMemory for Memory {
     fn copy_in(&self, gpa: Gpa, _: Visibility, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        let offset = self.offset(gpa, buffer.len())?;
-        buffer.copy_from_slice(&self.bytes.borrow()[offset..offset + buffer.len()]);
-        Ok(())
+        self.with(gpa, buffer.len(), |bytes, at| buffer.copy_from_slice(&bytes[at..at + buffer.len()]))
     }
 
     fn copy_out(&self, gpa: Gpa, _: Visibility, data: &[u8]) -> Result<(), MemoryError> {
-        let offset = self.offset(gpa, data.len())?;
+        self.with(gpa, data.len(), |bytes, at| {
+            bytes[at..at + data.len()].copy_from_slice(data);
+            if self.bug == Some(Bug::Spill) && data.len() == 2 {
+                bytes[at + 2] ^= 0x55;
+            }
+        })?;
         self.stores.set(self.stores.get() + 1);
-        let mut bytes = self.bytes.borrow_mut();
-        bytes[offset..offset + data.len()].copy_from_slice(data);
-        if self.bug == Some(Bug::Spill) && data.len() == 2 {
-            bytes[offset + 2] ^= 0x55;
-        }
         Ok(())
     }
 
     fn compare_exchange(
         &self,
         gpa: Gpa,
-        view: Visibility,
+        _: Visibility,
         width: usize,
         current: u128,
         new: u128,
     ) -> Result<u128, MemoryError> {
         assert!(matches!(width, 1 | 2 | 4 | 8 | 16), "a compare-exchange of {width} bytes");
         assert!(gpa.0.is_multiple_of(width as u64), "a compare-exchange across its alignment, at {gpa:?}");
-        let mut found = [0; 16];
-        self.copy_in(gpa, view, &mut found[..width])?;
-        let found = u128::from_le_bytes(found);
-        if found == current {
-            let offset = self.offset(gpa, width)?;
-            self.bytes.borrow_mut()[offset..offset + width].copy_from_slice(&new.to_le_bytes()[..width]);
-        }
-        Ok(found)
+        self.with(gpa, width, |bytes, at| {
+            let mut found = [0; 16];
+            found[..width].copy_from_slice(&bytes[at..at + width]);
+            let found = u128::from_le_bytes(found);
+            if found == current {
+                bytes[at..at + width].copy_from_slice(&new.to_le_bytes()[..width]);
+            }
+            found
+        })
     }
 }
 
@@ -316,36 +342,51 @@ pub(super) struct Machine {
     pub(super) requests: Vec<DeviceRequest>,
     /// How many there were, and what they were.
     pub(super) total: (u32, u64),
-    last: Option<DeviceRequest>,
+    reply: u64,
     seed: u64,
     parked: Option<Emulation>,
     /// Every device answers later.
     pub(super) defers: bool,
-    pub(super) oddities: u32,
+    pub(super) not_emulated: bool,
+    /// Reads of ports.
+    port_reads: u64,
     bug: Option<Bug>,
 }
 
 impl Machine {
     pub(super) fn new(script: &Script, bug: Option<Bug>) -> Self {
         let before = script.memory();
+        let memory = Memory {
+            bytes: RefCell::new(before.clone()),
+            held: RefCell::new(PATTERN.clone()),
+            devices_are_memory: false,
+            bug,
+            stores: Cell::new(0),
+            met_change: Cell::new(false),
+        };
         Self {
-            memory: Memory {
-                bytes: RefCell::new(before.clone()),
-                bug,
-                stores: Cell::new(0),
-                met_change: Cell::new(false),
-            },
+            memory,
             clock: FakeClock { tsc: Cell::new(0), hz: 1_000_000_000 },
             before,
             requests: Vec::with_capacity(KEPT_REQUESTS),
             total: (0, 0),
-            last: None,
+            reply: 0,
             seed: script.seed,
             parked: None,
             defers: false,
-            oddities: 0,
+            not_emulated: false,
+            port_reads: 0,
             bug,
         }
+    }
+
+    /// From now on, what devices hold is memory.
+    pub(super) fn make_devices_memory(&mut self) {
+        self.memory.devices_are_memory = true;
+    }
+
+    pub(super) fn held(&self) -> Ref<'_, Vec<u8>> {
+        self.memory.held.borrow()
     }
 
     pub(super) fn ram(&self) -> Ref<'_, Vec<u8>> {
@@ -354,13 +395,35 @@ impl Machine {
 
     /// What the device says to its latest request.
     fn answer(&self) -> u64 {
-        let Some(request) = self.last else { return 0 };
-        let value = scramble(self.seed ^ scramble(self.total.0.into()));
-        match request.operation {
-            Operation::Read if request.width < 8 => value & ((1 << (8 * request.width)) - 1),
-            Operation::Read => value,
-            Operation::Write(_) => 0,
+        self.reply
+    }
+
+    /// Performs a request on the device.
+    fn perform(&mut self, request: DeviceRequest) -> u64 {
+        let width = usize::from(request.width.min(8));
+        let held = match request.target {
+            Target::Mmio(gpa) => held_at(gpa.0, width),
+            Target::Port(_) => None,
+        };
+        let mut bytes = [0; 8];
+        match (request.operation, held) {
+            (Operation::Write(value), Some(at)) => {
+                self.memory.held.borrow_mut()[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            }
+            (Operation::Write(_), None) => {}
+            (Operation::Read, Some(at)) => bytes[..width].copy_from_slice(&self.memory.held.borrow()[at..at + width]),
+            (Operation::Read, None) => {
+                let key = match request.target {
+                    Target::Mmio(gpa) => gpa.0,
+                    Target::Port(_) => {
+                        self.port_reads += 1;
+                        self.port_reads
+                    }
+                };
+                bytes[..width].copy_from_slice(&scramble(self.seed ^ scramble(key)).to_le_bytes()[..width]);
+            }
         }
+        u64::from_le_bytes(bytes)
     }
 
     /// What was parked, and the answer that it waited for.
@@ -391,6 +454,12 @@ impl Env for Machine {
 
     fn access(&mut self, mut request: DeviceRequest) -> DeviceReply {
         assert!(self.total.0 < MOST_REQUESTS, "device accesses without end");
+        if self.bug == Some(Bug::Order)
+            && let Operation::Write(value) = &mut request.operation
+            && request.width == 8
+        {
+            *value = value.rotate_left(32);
+        }
         if self.bug == Some(Bug::Width) && request.width == 4 && matches!(request.operation, Operation::Write(_)) {
             request.width = 8;
         }
@@ -403,7 +472,7 @@ impl Env for Machine {
             Target::Port(port) => !u64::from(port),
         };
         self.total = (self.total.0 + 1, scramble(self.total.1 ^ value ^ at.rotate_left(32) ^ u64::from(request.width)));
-        self.last = Some(request);
+        self.reply = self.perform(request);
         if self.requests.len() < KEPT_REQUESTS {
             self.requests.push(request);
         }
@@ -416,7 +485,7 @@ impl Env for Machine {
     }
 
     fn is_mmio(&self, gpa: Gpa) -> bool {
-        gpa.0 >= RAM
+        gpa.0 >= RAM && !(self.memory.devices_are_memory && held_at(gpa.0, 1).is_some())
     }
 
     fn apic_msr_read(&mut self, _: u32) -> Option<u64> {
@@ -427,8 +496,8 @@ impl Env for Machine {
         None
     }
 
-    fn oddity(&mut self, _: Oddity) {
-        self.oddities += 1;
+    fn oddity(&mut self, oddity: Oddity) {
+        self.not_emulated |= matches!(oddity, Oddity::NotEmulated(_));
     }
 }
 
