@@ -54,6 +54,7 @@ fn run(start_info: u64) -> u32 {
     for (place, address) in [("scratch", SCRATCH.0.as_ptr() as u64), ("paravisor", PARAVISOR)] {
         svm_instructions(&mut report, place, address);
     }
+    hypercalls(&mut report);
     other_instructions(&mut report);
     registers(&mut report, svm);
     if hidden {
@@ -71,13 +72,11 @@ fn svm_instructions(report: &mut Report, place: &str, address: u64) {
     undefined("vmrun", attempt!("vmrun rax", inout("rax") address => _));
     undefined("vmload", attempt!("vmload rax", inout("rax") address => _));
     undefined("vmsave", attempt!("vmsave rax", inout("rax") address => _));
-    undefined("vmmcall", attempt!("vmmcall", inout("rax") address => _));
     undefined("stgi", attempt!("stgi", in("rax") address));
     undefined("clgi", attempt!("clgi", in("rax") address));
     undefined("skinit", attempt!("skinit eax", inout("rax") address => _));
     undefined("invlpga", attempt!("invlpga rax, ecx", in("rax") address, in("ecx") 0));
-    // VMGEXIT, PVALIDATE, RMPADJUST, TDCALL, Intel's VMCALL: instructions of other platforms.
-    undefined("vmgexit", attempt!(".byte 0xf3, 0x0f, 0x01, 0xd9", inout("rax") address => _));
+    // PVALIDATE, RMPADJUST, TDCALL, Intel's VMCALL: instructions of other platforms.
     undefined(
         "pvalidate",
         attempt!(".byte 0xf2, 0x0f, 0x01, 0xff", inout("rax") address => _, in("ecx") 0, in("edx") 1),
@@ -88,6 +87,23 @@ fn svm_instructions(report: &mut Report, place: &str, address: u64) {
     );
     undefined("tdcall", attempt!(".byte 0x66, 0x0f, 0x01, 0xcc", inout("rax") address => _));
     undefined("vmcall", attempt!(".byte 0x0f, 0x01, 0xc1", inout("rax") address => _));
+}
+
+/// VMMCALL, and VMGEXIT, which is the same with a prefix: undefined, or with the test devices, which bring KVM's hypercalls, a
+/// call of a number that does not exist.
+fn hypercalls(report: &mut Report) {
+    const NUMBER: u64 = 0x1234_5678;
+    const NOT_IMPLEMENTED: u64 = 1000_u64.wrapping_neg();
+    let mut call = |name, seen: Option<u8>, result: u64| {
+        let good = seen == Some(UD) || seen.is_none() && result == NOT_IMPLEMENTED;
+        report.check(name, good, format_args!("{}, rax {result:#x}", Seen(seen)));
+    };
+    let mut result = NUMBER;
+    let seen = attempt!("vmmcall", inout("rax") result);
+    call("vmmcall", seen, result);
+    result = NUMBER;
+    let seen = attempt!(".byte 0xf3, 0x0f, 0x01, 0xd9", inout("rax") result);
+    call("vmgexit", seen, result);
 }
 
 fn other_instructions(report: &mut Report) {
