@@ -10,6 +10,7 @@ use platform::{Exception, GuestCpu, SegmentRegister};
 use super::context::Context;
 use super::decode::{self, Decoded, Operation};
 use super::operand::{self, Address};
+use super::stop::Stop;
 use super::{segment, stack};
 use crate::{Env, Outcome, instruction};
 
@@ -22,14 +23,16 @@ pub(crate) fn handle(exception: Exception, cpu: &mut impl GuestCpu, env: &impl E
         return Outcome::Inject(exception);
     }
     let context = Context::of(cpu);
+    // Real mode has no error codes, and a processor would push one that is injected.
+    let as_it_came = super::end(Stop::Fault(exception), &context);
     // Code that cannot be read any more, or is no instruction, has what it got.
-    let Ok(decoded) = decode::decode(cpu, &context, env.memory()) else { return Outcome::Inject(exception) };
+    let Ok(decoded) = decode::decode(cpu, &context, env.memory()) else { return as_it_came };
     match decoded.instruction.mnemonic() {
         Mnemonic::Int1 if exception == UNDEFINED => instruction::icebp(decoded.next_rip, cpu),
         _ if exception == GENERAL_PROTECTION && is_stack_fault(&decoded, cpu, &context) => {
             Outcome::Inject(Exception::STACK)
         }
-        _ => Outcome::Inject(exception),
+        _ => as_it_came,
     }
 }
 

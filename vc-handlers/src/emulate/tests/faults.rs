@@ -201,6 +201,10 @@ fn an_address_on_the_stack_that_is_not_canonical_is_a_stack_fault() {
     assert_eq!(corrected(&[0x50], 0, BAD, selector), Outcome::Inject(selector));
     let mut flat = Guest::protected(&[0x50]).gpr(Gpr::Rsp, BAD);
     assert_eq!(exception::handle(Exception::GENERAL_PROTECTION, &mut flat.cpu, &flat.env), general);
+    // Real mode has no error codes.
+    let mut real = Guest::real(&[0x50]);
+    let plain = Exception { error_code: None, ..Exception::GENERAL_PROTECTION };
+    assert_eq!(exception::handle(Exception::GENERAL_PROTECTION, &mut real.cpu, &real.env), Outcome::Inject(plain));
 }
 
 /// kvm-unit-tests' `debug` never got past INT1, which QEMU takes for no instruction.
