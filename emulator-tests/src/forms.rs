@@ -50,6 +50,8 @@ pub enum Kind {
     Stack,
     /// The operand is an address of code.
     Branch,
+    /// The operand is an address of code with a selector.
+    FarBranch,
     /// The stack alone: something is pushed.
     Push,
     /// The stack alone: something is popped.
@@ -284,6 +286,8 @@ fn others(forms: &mut Vec<Form>) {
     let branch = Form { kind: Kind::Branch, ..stack };
     forms.push(Form { family: "call", opcode: &[0xff], field: Field::Digit(2), ..branch });
     forms.push(Form { family: "jmp", opcode: &[0xff], field: Field::Digit(4), ..branch });
+    let far = Form { kind: Kind::FarBranch, sizes: WIDE, machine_only: true, ..PLAIN };
+    forms.push(Form { family: "jmp far", opcode: &[0xff], field: Field::Digit(5), ..far });
     forms.push(Form { sizes: &[4], ..digit("clflush", &[0x0f, 0xae], 7) });
     for number in 0..4 {
         forms.push(Form { sizes: &[4], ..digit("prefetch", &[0x0f, 0x18], number) });

@@ -82,6 +82,8 @@ pub struct Tables {
     pub local: u16,
     /// The selector of a task that may be entered.
     pub task: u16,
+    /// The selector of the code.
+    pub code: u16,
 }
 
 /// All cells of a form in some modes.
@@ -111,6 +113,8 @@ fn exists(form: &Form, mode: Mode, size: u8) -> bool {
         // Stack instructions have no 32-bit form in 64-bit mode. Vendors differ in 16-bit branches there.
         (Kind::Stack | Kind::Push | Kind::Pop | Kind::Leave, Mode::Long) => size != 4,
         (Kind::Branch | Kind::Return | Kind::CallDirect, Mode::Long) => size == 8,
+        // The code lies beyond 64 KiB there.
+        (Kind::FarBranch, Mode::Long) => size != 2,
         _ => !is_general || size < 8 || mode.is_long(),
     }
 }
@@ -337,6 +341,13 @@ impl<'a> Generator<'a> {
                 let base = if self.mode.is_long() { CODE } else { 0 };
                 value[..8].copy_from_slice(&(base + self.landing()).to_le_bytes());
             }
+            Kind::FarBranch => {
+                let base = if self.mode.is_long() { CODE } else { 0 };
+                let landing = base + self.landing();
+                value[..8].copy_from_slice(&landing.to_le_bytes());
+                let selector = self.code_selector();
+                value[usize::from(self.cell.size)..][..2].copy_from_slice(&selector.to_le_bytes());
+            }
             Kind::Compare if self.random.one_in(2) => {
                 value[..8].copy_from_slice(&self.state.gprs[0].to_le_bytes());
                 let half = usize::from(self.cell.size);
@@ -362,6 +373,13 @@ impl<'a> Generator<'a> {
         let end = (target + value.len() as i64).clamp(start, DATA_SIZE as i64);
         let part = value[(start - target).clamp(0, 32) as usize..][..(end - start) as usize].to_vec();
         vec![(start as u64, part)]
+    }
+
+    /// Where a far branch may go: to the same code, or nowhere.
+    fn code_selector(&mut self) -> u16 {
+        let Site::Machine(tables) = self.site else { return 0 };
+        let odd = [0, 3, layout::FLAT, tables.local, layout::DS.selector(), 0xfff8];
+        if self.mode.is_untyped() || !self.random.one_in(4) { tables.code } else { self.random.pick(&odd) }
     }
 
     /// What a system instruction may load without taking the machine's own ground away.

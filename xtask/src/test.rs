@@ -93,7 +93,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     let mut totals = Totals::default();
     for (_, suite) in SUITES.iter().filter(|(_, suite)| suites.is_empty() || suites.contains(suite)) {
         totals += match suite {
-            Suite::Unit => unit::run()?,
+            Suite::Unit => unit::run(slow)?,
             Suite::Model => unit::model()?,
             Suite::FuzzSmoke => fuzz_smoke::run(slow)?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,

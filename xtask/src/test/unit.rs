@@ -10,10 +10,15 @@ use crate::build;
 use crate::failure::{Failure, Result};
 use crate::say;
 
-/// The unit tests.
-pub(super) fn run() -> Result<Totals> {
+/// The unit tests. `slow`: a million cases of the emulator on the host's processor besides.
+pub(super) fn run(slow: bool) -> Result<Totals> {
     say::progress("unit tests (cargo test)");
-    cargo_test(&["--workspace", "--no-fail-fast"], None)
+    let mut totals = cargo_test(&["--workspace", "--no-fail-fast"], None)?;
+    if slow {
+        let million = ["-p", "emulator-tests", "--test", "slow", "--", "--ignored", "--nocapture"];
+        totals += cargo_test(&million, None)?;
+    }
+    Ok(totals)
 }
 
 /// The models, built apart because the checker's atomics work nowhere else.

@@ -65,6 +65,7 @@ impl Machine {
             idt_limit: idt.1,
             local: world::LOCAL,
             task: world::SPARE_TASK,
+            code: world::selectors(mode).0,
         }
     }
 
