@@ -68,6 +68,8 @@ const NOTHING_MIRRORED: u64 = u64::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Step {
     trap_flag: bool,
+    /// The IRET that it steps over, if it is to tell when NMIs are open again.
+    iret: Option<u64>,
 }
 
 /// One virtual processor.
@@ -180,12 +182,13 @@ impl NativeCpu {
         self.shadowed() && (self.window.is_some() || self.nmi_window)
     }
 
-    fn begin_step(&mut self) {
-        if self.step.is_some() {
+    fn begin_step(&mut self, iret: Option<u64>) {
+        if let Some(step) = &mut self.step {
+            step.iret = step.iret.or(iret);
             return;
         }
         let flags = self.saved().rflags;
-        self.step = Some(Step { trap_flag: flags & RFLAGS_TF != 0 });
+        self.step = Some(Step { trap_flag: flags & RFLAGS_TF != 0, iret });
         self.saved_mut().rflags = flags | RFLAGS_TF;
         self.control_mut().intercept_exceptions |= INTERCEPT_DEBUG;
     }
@@ -206,7 +209,23 @@ impl NativeCpu {
         if own {
             self.saved_mut().dr6 &= !DR6_SINGLE_STEP;
         }
+        if let Some(from) = step.iret {
+            // An exit may come before the IRET, a kick most of all: then the NMI's handler still runs.
+            let executed = own || self.saved().rip != from;
+            self.block_nmis(!executed);
+        }
         own
+    }
+
+    /// Blocks NMIs until the next IRET, or opens them.
+    fn block_nmis(&mut self, blocked: bool) {
+        self.nmi_blocked = blocked;
+        let control = self.control_mut();
+        if blocked {
+            control.intercept_misc1 |= Misc1::IRET.bits();
+        } else {
+            control.intercept_misc1 &= !Misc1::IRET.bits();
+        }
     }
 
     /// Everything before VMRUN that is not needed on every entry.
@@ -214,7 +233,7 @@ impl NativeCpu {
     fn prepare_entry(&mut self) {
         if self.needs_step() {
             self.set_virtual_interrupt(None);
-            self.begin_step();
+            self.begin_step(None);
         }
     }
 
@@ -374,12 +393,12 @@ impl NativeCpu {
     /// that it leaves, whose next NMI would begin with a #DB. There, NMIs are open after the next exit from elsewhere.
     #[cold]
     fn iret(&mut self) -> Exit {
-        self.nmi_blocked = false;
-        self.control_mut().intercept_misc1 &= !Misc1::IRET.bits();
+        self.block_nmis(false);
+        let rip = self.saved().rip;
         if returns_to_another_task(self.saved().rflags, self.saved().efer) {
-            self.task_return = Some(self.saved().rip);
+            self.task_return = Some(rip);
         } else {
-            self.begin_step();
+            self.begin_step(Some(rip));
         }
         // Nothing to handle: the run loop enters again, and the step's trap opens the window.
         Exit { reason: ExitReason::InterruptWindow, next_rip: 0 }
@@ -684,9 +703,8 @@ impl GuestCpu for NativeCpu {
         let field = match event {
             Event::Interrupt(vector) => event::TYPE_INTERRUPT | u64::from(vector),
             Event::Nmi => {
-                self.nmi_blocked = true;
+                self.block_nmis(true);
                 self.task_return = None;
-                self.control_mut().intercept_misc1 |= Misc1::IRET.bits();
                 event::TYPE_NMI | 2
             }
             Event::Exception(exception) => {

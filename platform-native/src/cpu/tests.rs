@@ -109,6 +109,29 @@ fn a_waiting_nmi_wants_an_exit_after_a_return_to_another_task() {
     assert_eq!(cpu.timer_deadline(Instant(0)), Instant(0));
 }
 
+/// Under a flood of NMIs each kick let the next NMI in before the IRET of the last one, until the guest's stack was full.
+#[test]
+fn an_exit_before_the_iret_keeps_nmis_blocked() {
+    let mut cpu = cpu();
+    cpu.inject(Event::Nmi);
+    cpu.saved_mut().rflags = 2;
+    cpu.saved_mut().efer = EFER_LMA;
+    for _ in 0..3 {
+        exit_with(&mut cpu, exit::IRET, 0);
+        assert!(!cpu.injection_state().nmi);
+        exit_with(&mut cpu, exit::INTR, 0);
+        assert!(!cpu.injection_state().nmi, "the IRET has not been executed");
+        assert_ne!(cpu.control().intercept_misc1 & Misc1::IRET.bits(), 0);
+        assert_eq!(cpu.rflags(), 2);
+    }
+    exit_with(&mut cpu, exit::IRET, 0);
+    cpu.saved_mut().rip = 0x1000;
+    cpu.saved_mut().dr6 = DR6_SINGLE_STEP;
+    exit_with(&mut cpu, exit::EXCEPTION_0 + DEBUG_VECTOR, 0);
+    assert!(cpu.injection_state().nmi);
+    assert_eq!(cpu.control().intercept_misc1 & Misc1::IRET.bits(), 0);
+}
+
 #[test]
 fn a_return_within_a_task_is_stepped() {
     for (rflags, efer) in [(2, EFER_LMA), (RFLAGS_NT, EFER_LMA), (2, 0), (RFLAGS_NT | RFLAGS_VM, 0)] {
