@@ -5,6 +5,7 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::failure::{Failure, Result, status};
 use crate::say;
@@ -30,9 +31,35 @@ pub(crate) fn target_directory() -> PathBuf {
 
 /// A cargo command in the workspace.
 pub(crate) fn cargo() -> Command {
+    static CONFIG: OnceLock<String> = OnceLock::new();
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg("--config").arg(CONFIG.get_or_init(|| reproducible(&cargo_home())));
     command.current_dir(workspace()).env("CARGO_TARGET_DIR", target_directory()).stdin(Stdio::null());
     command
+}
+
+/// Where cargo keeps what it fetched.
+pub(crate) fn cargo_home() -> PathBuf {
+    let home = || env::home_dir().map(|home| home.join(".cargo")).unwrap_or_default();
+    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
+/// What makes bare-metal programs the same for everybody: messages of panics name source files, and those of dependencies
+/// and of the standard library lie in the home of whoever builds.
+pub(crate) fn reproducible(cargo_home: &Path) -> String {
+    let mut flags = vec![format!("--remap-path-prefix={}=/cargo", cargo_home.display())];
+    let rustc = |arguments: &[&str]| {
+        let output = Command::new("rustc").args(arguments).current_dir(workspace()).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    // With the component rust-src, the standard library's files have their real names, otherwise these.
+    let (sysroot, version) = (rustc(&["--print", "sysroot"]), rustc(&["-vV"]).unwrap_or_default());
+    let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: "));
+    if let (Some(sysroot), Some(commit)) = (sysroot, commit) {
+        flags.push(format!("--remap-path-prefix={}/lib/rustlib/src/rust=/rustc/{commit}", sysroot.trim()));
+    }
+    // Rust's quoting of strings is TOML's as far as paths need it.
+    format!("target.{TARGET}.rustflags={flags:?}")
 }
 
 /// Parados.

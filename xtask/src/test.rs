@@ -6,6 +6,7 @@ mod driver;
 mod fuzz_smoke;
 mod hostile;
 mod kvm_unit_tests;
+mod reproducible;
 pub(crate) mod snp_model;
 mod unit;
 
@@ -43,6 +44,7 @@ enum Suite {
     SnpModel,
     Hostile,
     KvmUnitTests,
+    Reproducible,
 }
 
 /// Their names, in the order in which all of them run.
@@ -54,6 +56,7 @@ const SUITES: &[(&str, Suite)] = &[
     ("snp-model", Suite::SnpModel),
     ("hostile", Suite::Hostile),
     ("kvm-unit-tests", Suite::KvmUnitTests),
+    ("reproducible", Suite::Reproducible),
 ];
 
 impl Suite {
@@ -100,6 +103,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::SnpModel => snp_model::run(qemu.as_deref())?,
             Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,
             Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,
+            Suite::Reproducible => reproducible::run(slow)?,
         };
     }
     say::out(&format!("\n{} passed, {} failed, {} skipped\n", totals.passed, totals.failed, totals.skipped));
