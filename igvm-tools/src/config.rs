@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Image configurations: TOML files like `configs/native.toml`, which documents every key.
+//! Image configurations: TOML files like `configs/native.toml`; the one of each platform documents every key of it.
 //!
 //! Policy is written in words, never in numbers. A key that is not known is refused with its line: a misspelt
 //! `debug_log = false` must not leave debugging on. Paths are relative to the file's folder.
 
 use crate::build::{ImageSpec, Platform};
 use crate::error::Error;
-use crate::input;
+use crate::{input, policy};
 use image_abi::flag;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -20,6 +20,9 @@ pub(crate) const POLICY: [(&str, u32); 5] = [
     ("debug_log", flag::DEBUG_LOG),
     ("canary", flag::CANARY),
 ];
+
+/// The key of SNP's `[policy]` that is no bit.
+pub(crate) const MINIMUM_ABI: &str = "minimum_abi";
 
 /// The keys of `[payload]`.
 const PAYLOAD: [&str; 3] = ["kernel", "initrd", "command_line"];
@@ -42,6 +45,8 @@ pub struct Config {
     pub command_line: String,
     /// Bits of `image_abi::flag`.
     pub flags: u32,
+    /// What the platform's firmware is told to allow; `None` where there is none.
+    pub guest_policy: Option<u64>,
 }
 
 /// A table of the file, and how to complain about it.
@@ -89,7 +94,8 @@ impl Config {
             kernel: file("kernel")?,
             initrd: file("initrd")?,
             command_line: command_line.unwrap_or_default().to_owned(),
-            flags: policy.map(|policy| policy.flags()).transpose()?.unwrap_or(0),
+            flags: policy.as_ref().map(|policy| policy.flags(platform)).transpose()?.unwrap_or(0),
+            guest_policy: guest_policy(platform, policy.as_ref())?,
         })
     }
 
@@ -167,16 +173,56 @@ impl<'a> Table<'a> {
         Ok(table.map(|table| Table { path: self.path, text: self.text, name: key, table }))
     }
 
-    fn flags(&self) -> Result<u32, Error> {
-        self.only(&POLICY.map(|(name, _)| name))?;
+    /// Parados's own policy.
+    fn flags(&self, platform: Platform) -> Result<u32, Error> {
+        let more = format_of(platform).map_or(&[][..], |format| format.bits).iter().map(|(name, _)| *name);
+        let abi = (platform == Platform::Snp).then_some(MINIMUM_ABI);
+        self.only(&POLICY.iter().map(|(name, _)| *name).chain(more).chain(abi).collect::<Vec<_>>())?;
         let mut flags = 0;
         for (name, bit) in POLICY {
-            if self.typed(name, "true or false", DeValue::as_bool)?.unwrap_or(false) {
+            if self.boolean(name)? {
                 flags |= bit;
             }
         }
         Ok(flags)
     }
+
+    fn boolean(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.typed(name, "true or false", DeValue::as_bool)?.unwrap_or(false))
+    }
+
+    /// The least version of the firmware's interface, as the policy has it.
+    fn minimum_abi(&self) -> Result<u64, Error> {
+        let Some(text) = self.string(MINIMUM_ABI)? else { return Ok(0) };
+        let numbers = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        let (major, minor): (u8, u8) = numbers.ok_or_else(|| {
+            let expected = "expected two numbers up to 255, such as \"1.51\"";
+            self.complaint(MINIMUM_ABI, format_args!("'{MINIMUM_ABI}' is \"{text}\", {expected}"))
+        })?;
+        Ok(u64::from(major) << 8 | u64::from(minor))
+    }
+}
+
+/// The platform's own keys of `[policy]`.
+fn format_of(platform: Platform) -> Option<&'static policy::Format> {
+    match platform {
+        Platform::Native => None,
+        Platform::Snp => Some(&policy::SNP),
+        Platform::Tdx => Some(&policy::TDX),
+    }
+}
+
+fn guest_policy(platform: Platform, table: Option<&Table<'_>>) -> Result<Option<u64>, Error> {
+    let Some(format) = format_of(platform) else { return Ok(None) };
+    let mut value = format.least();
+    let Some(table) = table else { return Ok(Some(value)) };
+    for (name, bit) in format.bits {
+        value |= u64::from(table.boolean(name)?) << bit;
+    }
+    if platform == Platform::Snp {
+        value |= table.minimum_abi()?;
+    }
+    Ok(Some(value))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

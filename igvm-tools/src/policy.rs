@@ -51,6 +51,11 @@ pub(crate) const TDX_ATTRIBUTES: Format = Format {
 };
 
 impl Format {
+    /// The policy without any named bit.
+    pub(crate) fn least(&self) -> u64 {
+        self.fixed.map_or(0, |bit| 1 << bit)
+    }
+
     /// The names of the bits that are set, and what else differs from zero.
     fn rest(&self, policy: u64) -> u64 {
         let named = self.bits.iter().map(|(_, bit)| *bit).chain(self.fixed);

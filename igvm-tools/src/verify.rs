@@ -7,6 +7,7 @@
 //!
 //! Evidence, certificates and images may all be hostile.
 
+use crate::build::Platform;
 use crate::error::Error;
 use crate::file;
 use serde_json::{Value, json};
@@ -43,6 +44,8 @@ pub struct Expected {
     pub host_data: Option<Vec<u8>>,
     /// The VMPL that asked for an SNP report.
     pub vmpl: Option<u32>,
+    /// The guest policy of a configuration, and the platform that it is for.
+    pub policy: Option<(Platform, u64)>,
     /// RTMR0 to RTMR3 of TDX.
     pub rtmrs: [Option<Vec<u8>>; 4],
 }
@@ -130,6 +133,14 @@ pub fn verify(
         _ if tdx::is_quote(evidence) => Some(tdx::Evidence::quote(evidence).map_err(of_evidence)?),
         _ => None,
     };
+    let platform = if tdx.is_some() { Platform::Tdx } else { Platform::Snp };
+    if let Some((wanted, _)) = expected.policy.filter(|(wanted, _)| *wanted != platform) {
+        let (wanted, platform) = (wanted.name(), platform.name());
+        return Err(Error::file(
+            evidence_path,
+            format_args!("from {platform}, but the policy to expect is for {wanted}"),
+        ));
+    }
     let mut verdict = Verdict {
         evidence: String::new(),
         signature: None,

@@ -4,8 +4,8 @@
 use super::{decode, print};
 use clap::Args;
 use igvm_tools::verify::{Expected, Trust};
-use igvm_tools::{Error, input, verify};
-use std::path::PathBuf;
+use igvm_tools::{Config, Error, Platform, input, verify};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// The VMPL to expect (SNP).
     #[arg(long, value_name = "0-3", value_parser = clap::value_parser!(u32).range(0..4))]
     vmpl: Option<u32>,
+    /// An image configuration whose guest policy to expect, besides the image's.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// A runtime register to expect (TDX), as NUMBER=HEX. Can be given for each.
     #[arg(long, value_name = "N=HEX")]
     rtmr: Vec<String>,
@@ -69,6 +72,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Error> {
     Ok(if verdict.passes() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The guest policy of a configuration.
+fn policy(path: &Path) -> Result<(Platform, u64), Error> {
+    let config = Config::read(path)?;
+    let policy = config.guest_policy.map(|policy| (config.platform, policy));
+    policy.ok_or_else(|| Error::usage(format_args!("--config {}: a platform without guest policy", path.display())))
+}
+
 fn expected(options: &Options) -> Result<Expected, Error> {
     let bytes =
         |name: &str, text: &Option<String>, length| text.as_ref().map(|text| decode(name, text, length)).transpose();
@@ -79,7 +89,9 @@ fn expected(options: &Options) -> Result<Expected, Error> {
         let slot = number.parse::<usize>().ok().and_then(|number| rtmrs.get_mut(number)).ok_or_else(bad)?;
         *slot = Some(decode("--rtmr", value, 48)?);
     }
+    let policy = options.config.as_deref().map(policy).transpose()?;
     Ok(Expected {
+        policy,
         report_data: bytes("--report-data", &options.report_data, 64)?,
         host_data: bytes("--host-data", &options.host_data, 32)?,
         vmpl: options.vmpl,

@@ -30,6 +30,38 @@ fn the_native_configuration_documents_every_key() {
 }
 
 #[test]
+fn the_configurations_of_snp_and_tdx_document_every_key() {
+    for (name, platform, format) in
+        [("snp", Platform::Snp, &crate::policy::SNP), ("tdx", Platform::Tdx, &crate::policy::TDX)]
+    {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../configs/{name}.toml"));
+        let config = Config::read(&path).unwrap();
+        assert_eq!((config.platform, config.flags), (platform, 0));
+        let text = fs::read_to_string(&path).unwrap();
+        let own = format.bits.iter().map(|(key, _)| *key).chain((name == "snp").then_some("minimum_abi"));
+        let keys = ["platform", "paravisor", "kernel", "initrd", "command_line"];
+        for key in keys.into_iter().chain(POLICY.map(|(key, _)| key)).chain(own) {
+            let set = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            assert!(text.lines().any(set), "{name}: {key}");
+        }
+        // Nobody builds it yet, and that takes one line to say.
+        let error = build(&config.to_spec("nowhere".into())).unwrap_err();
+        assert!(error.to_string().contains("no image can be built for it yet"), "{error}");
+        assert_eq!(error.exit_status(), 64);
+    }
+}
+
+#[test]
+fn a_guest_policy_is_made_of_words() {
+    let policy = |text: &str| parse(text).unwrap().guest_policy;
+    assert_eq!(policy("platform = \"native\"\n"), None);
+    assert_eq!(policy("platform = \"snp\"\n"), Some(1 << 17));
+    let text = "platform = \"snp\"\n[policy]\nsmt = true\ndebug = false\nminimum_abi = \"1.51\"\n";
+    assert_eq!(policy(text), Some(crate::launch_fixture::SNP_POLICY));
+    assert_eq!(policy("platform = \"tdx\"\n[policy]\nsept_ve_disable = true\ndebug_log = true\n"), Some(2));
+}
+
+#[test]
 fn policy_is_words_and_paths_are_relative_to_the_file() {
     let text = "platform = \"native\"\nparavisor = \"/p\"\n[payload]\nkernel = \"k\"\ncommand_line = \"a b\"\n\
                 [policy]\ntest_devices = true\nstatistics = true\ndebug_log = false\n";
@@ -52,6 +84,12 @@ fn mistakes_are_refused_with_their_line() {
         ("platform = \"native\"\n[payload]\nimage = \"x\"\n", "line 3: unknown key 'image' in [payload]"),
         ("platform = \"native\"\npolicy = 3\n", "line 2: 'policy' is of type integer, expected a table"),
         ("platform = \"native\"\n[payload]\nkernel = \"\"\n", "line 3: 'kernel' is empty"),
+        ("platform = \"snp\"\n[policy]\nsmtt = true\n", "line 3: unknown key 'smtt' in [policy], expected one of"),
+        ("platform = \"snp\"\n[policy]\nsmt = 1\n", "line 3: 'smt' is of type integer, expected true or false"),
+        ("platform = \"snp\"\n[policy]\n\nminimum_abi = 1.51\n", "line 4: 'minimum_abi' is of type float, expected a"),
+        ("platform = \"snp\"\n[policy]\nminimum_abi = \"1.256\"\n", "line 3: 'minimum_abi' is \"1.256\", expected two"),
+        ("platform = \"tdx\"\n[policy]\nsmt = true\n", "line 3: unknown key 'smt' in [policy]"),
+        ("platform = \"native\"\n[policy]\ndebug = false\n", "line 3: unknown key 'debug' in [policy]"),
         ("\nplatform = \"vmx\"\n", "line 2: unknown platform 'vmx'"),
         ("\nplatform = \n", "line 2: "),
         ("", "no key 'platform'"),

@@ -141,7 +141,7 @@ impl<'a> Report<'a> {
         let Some((mask, snp)) = found else { return Err(Flaw::new("not an image for snp, which the report is from")) };
         verdict.add(Check::told("version", self.version()));
         self.check_measurement(snp, verdict);
-        self.check_policy(snp.policy, verdict);
+        self.check_policy(snp.policy, expected.policy.map(|(_, policy)| policy), verdict);
         let vmpl = self.word(0x30);
         verdict.add(match expected.vmpl {
             Some(expected) => Check::compare("VMPL", vmpl, expected),
@@ -167,12 +167,15 @@ impl<'a> Report<'a> {
         });
     }
 
-    fn check_policy(&self, wanted: Option<u64>, verdict: &mut Verdict) {
+    fn check_policy(&self, of_image: Option<u64>, wanted: Option<u64>, verdict: &mut Verdict) {
         let words = |value: u64| format!("{value:#x} ({})", policy::words(&policy::SNP, value).join(", "));
-        verdict.add(match wanted {
-            Some(wanted) => Check::compare("policy", words(self.policy()), words(wanted)),
+        verdict.add(match of_image {
+            Some(of_image) => Check::compare("policy", words(self.policy()), words(of_image)),
             None => Check::told("policy", words(self.policy())),
         });
+        if let Some(wanted) = wanted {
+            verdict.add(Check::compare("policy wanted", words(self.policy()), words(wanted)));
+        }
     }
 
     /// What an ID block sets. Without one in the image the host may still have launched with its own.

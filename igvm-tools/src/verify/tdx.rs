@@ -141,7 +141,10 @@ impl Evidence {
             verdict.add(Check::bytes("TEE info hash", told, Some(computed)));
         }
         verdict.add(Check::bytes("MRTD", &self.mrtd, Some(&tdx.mrtd)));
-        self.check_attributes(tdx.policy, verdict);
+        let words = policy::words(&policy::TDX_ATTRIBUTES, self.attributes).join(", ");
+        verdict.add(Check::told("attributes", format_args!("{:#x} ({words})", self.attributes)));
+        self.check_attributes("", tdx.policy, verdict);
+        self.check_attributes(" wanted", expected.policy.map(|(_, policy)| policy), verdict);
         verdict.add(Check::bytes("report data", &self.report_data, expected.report_data.as_deref()));
         for (number, rtmr) in self.rtmr.iter().enumerate() {
             verdict.add(Check::bytes(format_args!("RTMR{number}"), rtmr, expected.rtmr(number)));
@@ -160,15 +163,14 @@ impl Evidence {
         Ok(())
     }
 
-    /// The image's policy says three of the attributes; the host chooses the others.
-    fn check_attributes(&self, wanted: Option<u64>, verdict: &mut Verdict) {
-        let words = policy::words(&policy::TDX_ATTRIBUTES, self.attributes).join(", ");
-        verdict.add(Check::told("attributes", format_args!("{:#x} ({words})", self.attributes)));
+    /// A policy says three of the attributes; the host chooses the others.
+    fn check_attributes(&self, suffix: &str, wanted: Option<u64>, verdict: &mut Verdict) {
         let Some(wanted) = wanted else { return };
         for (name, bit) in policy::TDX.bits {
             let attribute = policy::TDX_ATTRIBUTES.bits.iter().find(|(own, _)| own == name);
             let Some((_, place)) = attribute else { continue };
-            verdict.add(Check::compare(name, self.attributes >> place & 1 == 1, wanted >> bit & 1 == 1));
+            let (value, wanted) = (self.attributes >> place & 1 == 1, wanted >> bit & 1 == 1);
+            verdict.add(Check::compare(format_args!("{name}{suffix}"), value, wanted));
         }
     }
 }

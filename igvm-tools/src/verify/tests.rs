@@ -228,6 +228,14 @@ fn what_the_user_expects_is_held_against_the_report() {
     assert!(!passes(&Expected { report_data: Some(vec![0xde; 64]), ..Expected::default() }));
     assert!(!passes(&Expected { host_data: Some(vec![1; 32]), ..Expected::default() }));
     assert!(!passes(&Expected { vmpl: Some(2), ..Expected::default() }));
+    let policy = |policy| Expected { policy: Some((Platform::Snp, policy)), ..Expected::default() };
+    assert!(passes(&policy(fixture::SNP_POLICY)) && !passes(&policy(fixture::SNP_POLICY ^ 1 << 16)));
+    let foreign = Expected { policy: Some((Platform::Tdx, 0)), ..Expected::default() };
+    let error = judge(&report(), &launch, &chain.trust(), &foreign).unwrap_err();
+    assert!(error.to_string().contains("report: from snp, but the policy to expect is for tdx"), "{error}");
+    let wanted = Expected { policy: Some((Platform::Tdx, 3)), ..Expected::default() };
+    let verdict = judge(&tdreport(), &fixture::every_kind(), &unsigned(true), &wanted).unwrap();
+    assert_eq!(names(verdict.differing()), ["debug wanted"]);
 }
 
 #[test]
