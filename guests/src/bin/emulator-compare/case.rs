@@ -12,13 +12,15 @@ use guests::instructions as cpu;
 use crate::exchange::{self, Exchange, WAY_PROTECTED, WAY_REAL, WAY_VIRTUAL};
 use crate::legacy::{self, RealSlots};
 use crate::long;
-use crate::world::{self, CODE_AT, Side};
+use crate::world::{self, CODE_AT, Rights, Side};
 
 const BREAKPOINT: u8 = 3;
 const PAGE_FAULT: u8 = 14;
 const VIRTUAL_8086: u64 = 1 << 17;
 const CR4_PSE: u64 = 1 << 4;
 const CR4_PAE: u64 = 1 << 5;
+const CR4_SMAP: u64 = 1 << 21;
+const CR4_PKE: u64 = 1 << 22;
 const INT3: u8 = 0xcc;
 
 type LoadVectors = unsafe extern "C" fn(*const [u8; 32]);
@@ -39,6 +41,9 @@ pub(crate) struct Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
     pub(crate) avx: bool,
+    /// SMAP, and protection keys.
+    pub(crate) smap: bool,
+    pub(crate) keys: bool,
 }
 
 impl Machine {
@@ -70,7 +75,7 @@ impl Machine {
     }
 
     /// Runs `case` with its data on `side`. `legacy_tables`: without long mode, under tables of 4-byte entries.
-    pub(crate) fn run(self, case: &Case, side: Side, legacy_tables: bool) -> Outcome {
+    pub(crate) fn run(self, case: &Case, side: Side, rights: Rights, legacy_tables: bool) -> Outcome {
         world::store(CODE_AT + case.state.rip, &case.bytes);
         let mut vectors = case.state.vectors;
         let (load, save): (LoadVectors, SaveVectors) = if self.avx {
@@ -81,7 +86,7 @@ impl Machine {
         // SAFETY: the buffer has sixteen registers; the compiler keeps nothing in vector registers.
         unsafe { load(vectors.as_ptr()) };
         let mut outcome = match case.mode {
-            Mode::Long | Mode::Compatibility32 | Mode::Compatibility16 => in_long_mode(case, side),
+            Mode::Long | Mode::Compatibility32 | Mode::Compatibility16 => in_long_mode(case, side, rights),
             Mode::Real => in_real_mode(case, side),
             _ => in_protected_mode(case, side, legacy_tables),
         };
@@ -134,10 +139,11 @@ fn table(register: [u8; 16]) -> [u64; 2] {
     [word as u64 & 0xffff, (word >> 16) as u64]
 }
 
-fn in_long_mode(case: &Case, side: Side) -> Outcome {
+fn in_long_mode(case: &Case, side: Side, rights: Rights) -> Outcome {
     enter(case);
     world::freshen();
-    world::map(side);
+    world::map(side, rights);
+    protect(rights);
     let (base, limit) = world::long_idt();
     let idt = exchange::table(base, limit);
     exchange::change(|it| {
@@ -157,6 +163,7 @@ fn in_long_mode(case: &Case, side: Side) -> Outcome {
     exceptions::load_installed();
     let it = exchange::get();
     cpu::write_cr0(it.host_cr0);
+    protect(Rights::default());
     let code = if case.mode.is_long() { CODE } else { 0 };
     let ([gdt_limit, gdt], [idt_limit, idt]) = (table(it.gdtr), table(it.idtr));
     let state = State {
@@ -172,6 +179,20 @@ fn in_long_mode(case: &Case, side: Side) -> Outcome {
     Outcome { end: end(&it), state, system, used: world::used() }
 }
 
+/// Sets CR4.SMAP and CR4.PKE, and PKRU. No memory of this program is level 3's.
+fn protect(rights: Rights) {
+    let smap = if rights.smap { CR4_SMAP } else { 0 };
+    let wanted = exchange::get().host_cr4 | smap | if rights.key.is_some() { CR4_PKE } else { 0 };
+    if cpu::read_cr4() != wanted {
+        cpu::write_cr4(wanted);
+    }
+    if let Some(key) = rights.key {
+        let value = key << (2 * world::KEY);
+        // SAFETY: CR4.PKE is set, and the pages that the key protects are the cases'.
+        unsafe { asm!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags)) };
+    }
+}
+
 fn far(offset: u32, selector: u16) -> [u8; 8] {
     (u64::from(offset) | u64::from(selector) << 32).to_le_bytes()
 }
@@ -181,7 +202,7 @@ fn in_protected_mode(case: &Case, side: Side, legacy_tables: bool) -> Outcome {
     let cr3 = world::root(legacy_tables);
     world::freshen();
     world::freshen_tasks(cr3);
-    world::map(side);
+    world::map(side, Rights::default());
     let is_virtual = case.mode == Mode::Virtual8086;
     exchange::change(|it| {
         it.way = if is_virtual { WAY_VIRTUAL } else { WAY_PROTECTED };

@@ -8,13 +8,14 @@ use core::fmt::Write as _;
 
 use emulator_tests::generate::Cell;
 use emulator_tests::layout::{DATA_SIZE, Mode};
+use emulator_tests::random::Random;
 use emulator_tests::report::Report;
 use emulator_tests::state::{Case, End};
 use guests::say;
 
 use crate::case::{Machine, Outcome};
 use crate::tcg::{self, Corrections};
-use crate::world::{self, BEFORE, DEVICE, PLAIN, REAL_STACK, SECOND, Side};
+use crate::world::{self, BEFORE, DEVICE, PLAIN, REAL_STACK, Rights, SECOND, Side};
 
 /// The flags that are compared: the status flags, DF, AC. RF is not told alike by all ways out.
 const COMPARED_FLAGS: u64 = 0x8d5 | 1 << 10 | 1 << 18;
@@ -62,22 +63,24 @@ fn put(offset: u64, bytes: &[u8]) {
 }
 
 impl Bench {
-    pub(crate) fn compare(&mut self, cell: Cell, case: &Case, seed: u64, report: &mut Report) {
+    pub(crate) fn compare(&mut self, cell: Cell, case: &mut Case, seed: u64, report: &mut Report) {
         self.cases += 1;
+        let rights = self.rights(case, seed);
+        let case = &*case;
         let partly = case.partly_memory && case.mode != Mode::Real;
         let legacy_tables = seed & 1 != 0;
         for (offset, bytes) in &case.memory {
             put(*offset, bytes);
         }
         world::copy(PLAIN, BEFORE, DATA_SIZE);
-        let mut plain = self.machine.run(case, Side::Plain, legacy_tables);
+        let mut plain = self.machine.run(case, Side::Plain, rights, legacy_tables);
         if plain.end != End::Completed && !case.is_string {
             // A fault leaves no trace (APM vol. 2, 8.1.2); QEMU's processor may have changed flags or half of its operand.
             world::copy(BEFORE, PLAIN, DATA_SIZE);
             plain.state = case.state;
         }
         let plain_stack = stack(case, &plain);
-        let ours = self.machine.run(case, Side::Device { partly }, legacy_tables);
+        let ours = self.machine.run(case, Side::Device { partly }, rights, legacy_tables);
         let ours_stack = stack(case, &ours);
         tcg::correct(cell, case, &mut plain, &ours, &mut self.corrections);
         let mut differences = differences(case, &plain, &ours);
@@ -93,8 +96,27 @@ impl Bench {
         }
         count.differences += 1;
         if count.differences <= TOLD {
-            tell(cell, case, seed, partly, &plain, &ours, &differences);
+            tell(cell, case, seed, (partly, rights), &plain, &ours, &differences);
         }
+    }
+
+    /// Rights for half of the cases in long mode, mostly such that the access is allowed.
+    fn rights(&self, case: &mut Case, seed: u64) -> Rights {
+        let is_long = matches!(case.mode, Mode::Long | Mode::Compatibility32 | Mode::Compatibility16);
+        let mut random = Random::new(!seed);
+        if !is_long || random.one_in(2) {
+            return Rights::default();
+        }
+        let rights = Rights {
+            supervisor: random.one_in(3),
+            smap: self.machine.smap && random.one_in(2),
+            key: (self.machine.keys && random.one_in(2)).then(|| random.pick(&[0, 0, 0, 1, 2, 3])),
+        };
+        if rights.smap && !random.one_in(4) {
+            // AC lets level 0 pass.
+            case.state.rflags |= 1 << 18;
+        }
+        rights
     }
 
     /// Compares the memory around the operands, and all of it now and then; makes it equal again.
@@ -181,7 +203,15 @@ fn differences(case: &Case, plain: &Outcome, ours: &Outcome) -> Vec<String> {
     differences
 }
 
-fn tell(cell: Cell, case: &Case, seed: u64, partly: bool, plain: &Outcome, ours: &Outcome, differences: &[String]) {
+fn tell(
+    cell: Cell,
+    case: &Case,
+    seed: u64,
+    (partly, rights): (bool, Rights),
+    plain: &Outcome,
+    ours: &Outcome,
+    differences: &[String],
+) {
     say!("DIFFERENT {cell:?} seed {seed:#x}: {:02x?}", case.bytes);
     let mut text = String::new();
     for difference in differences {
@@ -190,7 +220,7 @@ fn tell(cell: Cell, case: &Case, seed: u64, partly: bool, plain: &Outcome, ours:
     say!("{text}    processor {:x?}, emulator {:x?}", plain.end, ours.end);
     let state = &case.state;
     say!(
-        "    started with {:x?}, RIP {:#x}, RFLAGS {:#x}, DS {:#x}, ES {:#x}, GS {:#x}, second page memory: {partly}, memory {:02x?}",
+        "    started with {:x?}, RIP {:#x}, RFLAGS {:#x}, DS {:#x}, ES {:#x}, GS {:#x}, second page memory: {partly}, {rights:?}, memory {:02x?}",
         state.gprs,
         state.rip,
         state.rflags,

@@ -4,7 +4,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::arch::asm;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use emulator_tests::forms::{self, Form, Kind};
 use emulator_tests::generate::{self, Cell, Generator, Site};
@@ -25,6 +25,9 @@ const OSXSAVE: u64 = 1 << 18;
 /// Leaf 1, ECX: XSAVE and AVX.
 const XSAVE: u32 = 1 << 26;
 const AVX: u32 = 1 << 28;
+/// Leaf 7: EBX and ECX.
+const SMAP: u32 = 1 << 20;
+const PKU: u32 = 1 << 3;
 /// CR0: EM and TS, and MP.
 const EM_TS: u64 = 0xc;
 const MP: u64 = 2;
@@ -39,7 +42,8 @@ fn prepare() -> Machine {
         // SAFETY: x87, SSE and AVX exist.
         unsafe { asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0, options(nostack)) };
     }
-    Machine { avx }
+    let leaf7 = __cpuid_count(7, 0);
+    Machine { avx, smap: leaf7.ebx & SMAP != 0, keys: leaf7.ecx & PKU != 0 }
 }
 
 /// Whether both windows of the device are there, and are the same memory.
@@ -75,6 +79,7 @@ pub(crate) fn all(start_info: u64) -> u32 {
         return 3;
     }
     let machine = prepare();
+    say!("AVX: {}, SMAP: {}, protection keys: {}", machine.avx, machine.smap, machine.keys);
     world::build();
     let cells = cells(forms::all().leak(), mode, machine);
     let mut report = Report::default();
@@ -88,8 +93,8 @@ pub(crate) fn all(start_info: u64) -> u32 {
             let case_seed = Random::new(seed).word() ^ number << 32 ^ turn;
             let mut random = Random::new(case_seed);
             let form = forms[(turn % forms.len() as u64) as usize];
-            let case = Generator::case(&mut random, form, *cell, Site::Machine(Machine::tables(mode)));
-            bench.compare(*cell, &case, case_seed, &mut report);
+            let mut case = Generator::case(&mut random, form, *cell, Site::Machine(Machine::tables(mode)));
+            bench.compare(*cell, &mut case, case_seed, &mut report);
             drop(case);
             // SAFETY: the case was the last to allocate, and the report's cells exist since before.
             unsafe { heap::release(mark) };

@@ -210,9 +210,12 @@ fn pages() {
     for (index, entry) in (0..).zip(&mut world.low.0) {
         *entry = (index * PAGE) | FULL;
     }
-    // Rust's own directory of the first GiB.
-    let third = read(cpu::read_cr3()) & !0xfff;
+    // Rust's own directory of the first GiB, within which each entry says for itself whose it is.
+    let top = cpu::read_cr3();
+    let third = read(top) & !0xfff;
     let first = read(third) & !0xfff;
+    write(top, read(top) | USER);
+    write(third, read(third) | USER);
     write(first + 8 * (CODE >> 21), code | FULL);
     write(first + 8 * (DATA >> 21), data | FULL);
     for (index, entry) in (0..).zip(&mut world.pae_directory.0) {
@@ -257,8 +260,30 @@ pub(crate) enum Side {
     Device { partly: bool },
 }
 
+/// What level 0 may do with the data in long mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Rights {
+    /// The pages are the supervisor's.
+    pub(crate) supervisor: bool,
+    /// CR4.SMAP is set.
+    pub(crate) smap: bool,
+    /// The bits of PKRU for the key that the pages have, with CR4.PKE set.
+    pub(crate) key: Option<u32>,
+}
+
+impl Rights {
+    fn entry(self) -> u64 {
+        let key = if self.key.is_some() { KEY << 59 } else { 0 };
+        key | if self.supervisor { 0 } else { USER }
+    }
+}
+
+/// The protection key of the data.
+pub(crate) const KEY: u64 = 5;
+const USER: u64 = 4;
+
 /// Maps the data anew, as neither accessed nor dirty.
-pub(crate) fn map(side: Side) {
+pub(crate) fn map(side: Side, rights: Rights) {
     let world = world();
     for page in 0..DATA_SIZE / PAGE {
         let frame = match side {
@@ -268,7 +293,7 @@ pub(crate) fn map(side: Side) {
         };
         let entry = frame | if page * PAGE >= layout::READ_ONLY { READ } else { FULL };
         let (at, low) = (page as usize, (PLAIN / PAGE + page) as usize);
-        world.data.0[at] = entry;
+        world.data.0[at] = entry & !USER | rights.entry();
         world.low.0[low] = entry;
         world.legacy_data.0[at] = entry as u32;
         world.legacy_low.0[low] = entry as u32;
