@@ -359,15 +359,22 @@ fn check_parameters(file: &File<'_>) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// No platform gets two pages at one place.
+/// No platform gets two pages at one place, be they from the file or for parameters, and no two platforms share a mask.
 fn check_overlap(file: &File<'_>) -> Result<(), Flaw> {
-    for platform in file.platforms() {
-        let mask = platform.compatibility_mask;
-        let mut pages: Vec<_> = file
-            .pages()
-            .filter(|(_, page)| page.compatibility_mask & mask != 0)
-            .map(|(header, page)| (page.gpa, page.gpa.saturating_add(page_bytes(&page)), header.offset))
-            .collect();
+    let mut masks = BTreeMap::new();
+    for header in &file.headers {
+        if let Content::Platform(platform) = header.content {
+            let known = masks.insert(platform.compatibility_mask, header.offset);
+            ensure!(
+                known.is_none(),
+                "header at offset {:#x}: compatibility_mask {:#x} of another platform, expected one of its own",
+                header.offset,
+                platform.compatibility_mask
+            );
+        }
+    }
+    for mask in masks.keys() {
+        let mut pages = file.places(*mask);
         pages.sort_unstable();
         for pair in pages.windows(2) {
             if let [low, high] = pair {
@@ -404,6 +411,27 @@ impl<'a> File<'a> {
             Content::Page(page) => Some((header, page)),
             _ => None,
         })
+    }
+
+    /// Where a platform's pages and parameters go: first address, one past the last, offset of the header.
+    fn places(&self, mask: u32) -> Vec<(u64, u64, usize)> {
+        let mut areas = BTreeMap::new();
+        let mut places = Vec::new();
+        for header in &self.headers {
+            let (gpa, bytes) = match header.content {
+                Content::ParameterArea(area) => {
+                    areas.insert(area.parameter_area_index, area.number_of_bytes);
+                    continue;
+                }
+                Content::ParameterInsert(insert) if insert.compatibility_mask & mask != 0 => {
+                    (insert.gpa, areas.get(&insert.parameter_area_index).copied().unwrap_or(0))
+                }
+                Content::Page(page) if page.compatibility_mask & mask != 0 => (page.gpa, page_bytes(&page)),
+                _ => continue,
+            };
+            places.push((gpa, gpa.saturating_add(bytes), header.offset));
+        }
+        places
     }
 
     /// File data at an offset that a header names; `None` for none.

@@ -70,6 +70,20 @@ fn damage_is_named_with_its_offset() {
 }
 
 #[test]
+fn parameters_over_pages_and_platforms_of_one_mask_are_refused() {
+    let bytes = image();
+    let (insert, page) = (header(&bytes, 0x303), header(&bytes, 0x302));
+    let gpa: [u8; 8] = bytes[page + 8..page + 16].try_into().unwrap();
+    let message = refusal(&patched(insert + 8, &gpa));
+    assert!(message.contains(&format!("headers at offsets {insert:#x} and {page:#x}: two pages")), "{message}");
+    let mut both = crate::launch_fixture::every_kind().bytes();
+    let second = file::read(&both).unwrap().headers[1].offset;
+    both[second + 8] = 1;
+    let message = refusal(&resealed(both));
+    assert!(message.contains(&format!("header at offset {second:#x}: compatibility_mask 0x1 of another")), "{message}");
+}
+
+#[test]
 fn two_pages_at_one_place_are_refused() {
     let bytes = image();
     let first = header(&bytes, 0x302);
