@@ -23,6 +23,14 @@ pub fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
     read_at_most(path, IMAGE_LIMIT)
 }
 
+/// The largest evidence that is read: reports take a KiB, quotes with their certificates some KiB.
+const EVIDENCE_LIMIT: u64 = 1 << 20;
+
+/// Reads a whole report or quote.
+pub fn read_evidence(path: &Path) -> Result<Vec<u8>, Error> {
+    read_at_most(path, EVIDENCE_LIMIT)
+}
+
 /// Reads a whole file unless it is larger than `limit`.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     let metadata = fs::metadata(path).map_err(|error| Error::file(path, describe(&error)))?;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 /// Builds, inspects, measures, compares, signs and verifies IGVM images.
 #[derive(Parser)]
-#[command(name = "igvm-tools", version)]
+#[command(name = "igvm-tools", version, after_help = STATUSES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -31,6 +31,10 @@ enum Verb {
     Extract(cli::extract::Options),
     Completions(cli::completions::Options),
 }
+
+const STATUSES: &str = "\
+Status: 0 done, or the answer is yes; 1 the answer is no (evidence that is refused, images that differ); 64 bad usage or
+a file that cannot be read or written; 65 bad content. An error is one line on stderr, and no file is left half-written.";
 
 /// The status of bad usage, as in sysexits.h.
 const USAGE: u8 = 64;

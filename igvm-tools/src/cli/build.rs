@@ -11,6 +11,7 @@ use std::path::PathBuf;
 /// The same inputs give the same bytes, wherever they lie. Example:
 /// igvm-tools build --config configs/native.toml --paravisor paravisor.elf --kernel vmlinuz --out parados.igvm
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The image's configuration; configs/native.toml documents every key.
     #[arg(long, value_name = "FILE")]

@@ -10,6 +10,7 @@ use igvm_tools::Error;
 ///
 /// Example, for bash: igvm-tools completions bash > ~/.local/share/bash-completion/completions/igvm-tools
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The shell.
     #[arg(value_name = "SHELL")]

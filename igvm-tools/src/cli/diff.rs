@@ -14,6 +14,7 @@ use std::process::ExitCode;
 ///
 /// Status 0: the files are identical. 1: they differ. Example: igvm-tools diff old.igvm new.igvm
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The first IGVM file.
     #[arg(value_name = "FILE")]

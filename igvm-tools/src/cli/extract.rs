@@ -11,6 +11,7 @@ use std::path::PathBuf;
 /// The names say where in the guest's memory a piece goes; pieces.json lists them all. Pages without content, and what a
 /// platform or loader fills, are not there. Example: igvm-tools extract parados-native.igvm --out pieces
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The IGVM file.
     #[arg(value_name = "FILE")]

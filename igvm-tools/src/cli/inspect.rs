@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 /// Shows what is in an IGVM file, whoever built it: headers, pages, memory map, sizes.
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The IGVM file.
     #[arg(value_name = "FILE")]

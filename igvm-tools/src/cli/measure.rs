@@ -14,6 +14,7 @@ use std::path::PathBuf;
 ///
 /// TDX: MRTD, and RTMR0 to RTMR3 before the image runs. Example: igvm-tools measure --json parados-snp.igvm
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The IGVM file.
     #[arg(value_name = "FILE")]

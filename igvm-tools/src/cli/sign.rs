@@ -12,12 +12,15 @@ use std::path::PathBuf;
 ///
 /// The key is a file (P-384; PEM or DER), made for this and forgotten (--ephemeral), or elsewhere: --payload writes what it
 /// has to sign with ECDSA P-384 and SHA-384, --signature and --public-key take the result. Nothing else in the image
-/// changes. Examples:
-/// igvm-tools sign parados-snp.igvm --out signed.igvm --key id.pem --author-key author.pem --svn 3
-/// igvm-tools sign parados-snp.igvm --payload block.bin --svn 3;
-/// openssl dgst -sha384 -sign id.pem -out block.sig block.bin;
-/// igvm-tools sign parados-snp.igvm --out signed.igvm --svn 3 --signature block.sig --public-key id.pub
+/// changes. With a key at hand, and with one elsewhere:
+///
+///   igvm-tools sign parados-snp.igvm --out signed.igvm --key id.pem --author-key author.pem --svn 3
+///
+///   igvm-tools sign parados-snp.igvm --payload block.bin --svn 3
+///   openssl dgst -sha384 -sign id.pem -out block.sig block.bin
+///   igvm-tools sign parados-snp.igvm --out signed.igvm --svn 3 --signature block.sig --public-key id.pub
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 #[command(group = ArgGroup::new("signer").required(true).args(["key", "ephemeral", "signature", "payload"]))]
 pub(crate) struct Options {
     /// The IGVM file.

@@ -18,6 +18,7 @@ use std::time::SystemTime;
 /// Status 0: everything that was expected was found. 1: something differs, or the signature does not hold. Example:
 /// igvm-tools verify report.bin --image parados-snp.igvm --certs certs/ --report-data 00112233…
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The report, TDREPORT or quote.
     #[arg(value_name = "FILE")]
@@ -62,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Error> {
         without_signature: options.no_signature,
         now: SystemTime::now(),
     };
-    let (evidence, image) = (input::read_image(&options.evidence)?, input::read_image(&options.image)?);
+    let (evidence, image) = (input::read_evidence(&options.evidence)?, input::read_image(&options.image)?);
     let verdict = verify((&options.evidence, &evidence), (&options.image, &image), &trust, &expected)?;
     if options.json {
         print(format_args!("{:#}", verdict.to_json()))?;

@@ -100,6 +100,14 @@ impl<'a> Report<'a> {
         let whose = if store.is_amds() { "AMD's root" } else { "the root of --root" };
         verdict.add(Check::agrees("signature", format_args!("by {}: {whose}", names.join(", issued by "))));
         let Some(leaf) = chain.first() else { return };
+        if store.is_amds() {
+            let expected = match self.word(0x48) >> 2 & 7 {
+                0 => "SEV-VCEK",
+                1 => "SEV-VLEK",
+                _ => "none",
+            };
+            verdict.add(Check::compare("signing key", leaf.name().as_str(), expected));
+        }
         // SNPABI: the key is derived from the reported TCB.
         let (reported, certified) = (self.tcb(0x180), Tcb::of(leaf));
         verdict.add(match certified {
