@@ -90,6 +90,7 @@ struct Bus {
     due: RefCell<[Due; PROCESSORS]>,
     /// Vectors that some message brought as edges.
     edges: RefCell<Vectors>,
+    messages: Cell<u32>,
     /// Some message was refused.
     refused: Cell<bool>,
     bug: Option<Bug>,
@@ -97,6 +98,7 @@ struct Bus {
 
 impl Bus {
     fn deliver(&self, sender: Option<u32>, message: &InterruptMessage) -> u32 {
+        self.messages.set(self.messages.get() + 1);
         let views = self.views.borrow();
         let targets = oracle::targets(&views[..self.fabric.processors() as usize], sender, message);
         if self.bug == Some(Bug::Lost) && message.vector == 0x77 && message.mode == DeliveryMode::Fixed {
@@ -211,6 +213,7 @@ impl Board {
             views: RefCell::default(),
             due: RefCell::default(),
             edges: RefCell::default(),
+            messages: Cell::new(0),
             refused: Cell::new(false),
             bug,
         };
@@ -287,7 +290,15 @@ impl Board {
             SPURIOUS => local.disturbed = true,
             COMMAND if value >> 18 & 3 == 1 => local.own = Some(value as u8),
             0x3f0 => local.own = Some(value as u8),
-            LVT_TIMER | DIVIDE => local.countdown = None,
+            LVT_TIMER => local.countdown = None,
+            // What has been counted stays counted; the rest goes at the new rate.
+            DIVIDE => {
+                local.countdown = local.countdown.map(|(start, count, shift)| {
+                    let ticks = (now - start) >> shift;
+                    let left = u64::from(count).saturating_sub(ticks) as u32;
+                    (start + (ticks << shift), left, oracle::divider(value))
+                });
+            }
             INITIAL => {
                 let registers = local.lapic.registers();
                 let one_shot = registers.lvt_timer.value >> 17 & 3 == 0;
@@ -406,7 +417,12 @@ impl Board {
     }
 
     pub(super) fn set_line(&mut self, line: u8, level: bool) {
+        let entry = self.entry(if line == 0 { 2 } else { line });
+        let before = self.bus.messages.get();
         self.write_port(0x2000 + u16::from(line), level.into());
+        let sent = self.bus.messages.get() - before;
+        let silent = entry.masked() || entry.remote_irr() || !level;
+        assert!(sent <= u32::from(!silent), "{sent} messages of line {line} with {entry:x?}");
     }
 
     pub(super) fn write_port(&mut self, port: u16, value: u8) {

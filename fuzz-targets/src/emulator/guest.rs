@@ -385,6 +385,12 @@ impl Machine {
         self.memory.devices_are_memory = true;
     }
 
+    /// The instruction has overwritten itself.
+    pub(super) fn code_changed(&self, script: &Script) -> bool {
+        let rip = script.cpu.rip() as usize;
+        self.ram()[rip..rip + script.code.len()] != script.code
+    }
+
     pub(super) fn held(&self) -> Ref<'_, Vec<u8>> {
         self.memory.held.borrow()
     }

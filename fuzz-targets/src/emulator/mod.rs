@@ -122,6 +122,10 @@ fn compare_with_memory(script: &Script, exit: Exit, devices: (&Machine, &FakeCpu
     }
     machine.meddle(&outcome, &mut cpu);
     let (other, other_cpu, other_outcome) = devices;
+    if machine.code_changed(script) || other.code_changed(script) {
+        // A repetition that overwrites itself: one of the two looked at its bytes more often.
+        return;
+    }
     assert_eq!(outcome, other_outcome, "on memory and on a device");
     oracle::same_registers(&cpu, other_cpu, "on memory and on a device");
     assert!(*machine.ram() == *other.ram(), "memory differs from when the device was one");
