@@ -3,7 +3,7 @@
 //!
 //! Claimed:
 //! - a refusal is one line that names the file and an offset in it, and is the file's fault;
-//! - what is shown adds up: pages are counted once each, extents lie in order, nothing ends above the end of memory;
+//! - what is shown adds up: pages are counted once each and overlap no other of their platform, extents lie in order, nothing ends above the end of memory;
 //! - text and JSON come out whatever the file says, the JSON whole;
 //! - memory is taken in proportion to the file.
 
@@ -96,6 +96,13 @@ fn check_map(shown: &igvm_tools::Inspection, file: &[u8]) {
     let addresses: BTreeSet<u64> = parsed.pages().map(|(_, page)| page.gpa).collect();
     assert_eq!(counted, addresses.len() as u64, "pages in the map, {pages:?}");
     assert_eq!(parsed.pages().count() as u64, pages.data + pages.zero, "{pages:?}");
+    for platform in &shown.platforms {
+        let own = parsed.pages().filter(|(_, page)| page.compatibility_mask & platform.mask != 0);
+        let bytes = |large| if large { 2 << 20 } else { 1u64 << 12 };
+        let mut spans: Vec<_> = own.map(|(_, page)| (page.gpa, page.gpa + bytes(page.flags.is_2mb_page()))).collect();
+        spans.sort_unstable();
+        assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{} has two pages at one place", platform.name);
+    }
     let kinds = pages.secrets + pages.cpuid;
     assert!(kinds <= pages.data + pages.zero && pages.large <= pages.data + pages.zero, "{pages:?}");
     assert!(!shown.headers.is_empty() && !shown.platforms.is_empty());
