@@ -16,7 +16,8 @@ const BLOCK_PHYSICAL: u32 = 16 << 20;
 /// A page-table entry: present, writable; a large page besides.
 const TABLE: u32 = 3;
 const LARGE_PAGE: u32 = 0x83;
-const STACK_BYTES: usize = 64 << 10;
+/// A switch of VMPLs holds several VMSAs on the stack, each a page.
+const STACK_BYTES: usize = 256 << 10;
 
 global_asm!(
     r#"

@@ -121,6 +121,33 @@ const fn is_ignored(number: u32) -> bool {
     )
 }
 
+/// The local APIC, and its interrupt command register's upper half.
+const LOCAL_APIC: u64 = 0xfee0_0000;
+const COMMAND_HIGH: u64 = 0x310;
+const X2APIC_ID: u32 = 0x802;
+const X2APIC_COMMAND: u32 = 0x830;
+const X2APIC: core::ops::RangeInclusive<u32> = 0x802..=0x83f;
+
+/// The x2APIC that QEMU 7.2 lacks, by the registers of its xAPIC (APM vol. 2, 16.11).
+fn x2apic_read(number: u32) -> Option<u64> {
+    let register = |offset| Some(Register::new(LOCAL_APIC + offset, 4)?.read::<u32>());
+    let offset = u64::from(number & 0xff) << 4;
+    let value = u64::from(register(offset)?);
+    match number {
+        X2APIC_ID => Some(value >> 24),
+        X2APIC_COMMAND => Some(value | u64::from(register(COMMAND_HIGH)? >> 24) << 32),
+        _ => Some(value),
+    }
+}
+
+fn x2apic_write(number: u32, value: u64) -> bool {
+    let write = |offset, value: u32| Register::new(LOCAL_APIC + offset, 4).map(|register| register.write(value));
+    if number == X2APIC_COMMAND {
+        write(COMMAND_HIGH, ((value >> 32) as u32) << 24);
+    }
+    write(u64::from(number & 0xff) << 4, value as u32).is_some()
+}
+
 impl Devices for Forwarded {
     fn port_read(&mut self, port: u16, bytes: u8) -> u32 {
         match bytes {
@@ -178,6 +205,7 @@ impl Devices for Forwarded {
             // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
             msr::TSC => Some(unsafe { _rdtsc() }),
             msr::APIC_BASE => Some(read_msr(number)),
+            _ if X2APIC.contains(&number) => x2apic_read(number),
             _ if is_harmless(number) => Some(read_msr(number)),
             msr::MTRR_CAP | msr::MCG_CAP | msr::PAT => Some(read_msr(number)),
             _ if is_ignored(number) => Some(0),
@@ -191,7 +219,7 @@ impl Devices for Forwarded {
             unsafe { write_msr(number, value) };
             return true;
         }
-        is_ignored(number)
+        if X2APIC.contains(&number) { x2apic_write(number, value) } else { is_ignored(number) }
     }
 
     fn guest_request(&mut self, _: &[u8; 4096], _: &mut [u8; 4096]) -> Option<u32> {
