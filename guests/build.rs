@@ -9,4 +9,5 @@ fn main() {
     let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     println!("cargo:rustc-link-arg-bins=-T{folder}/guest.ld");
     println!("cargo:rustc-link-arg-bin=floor=--defsym=OTHER_BASE=0x4000000");
+    println!("cargo:rustc-link-arg-bin=snp-probe=-esnp_entry");
 }

@@ -10,6 +10,7 @@ const NONE: u64 = u64::MAX;
 /// Where to go on after an exception; 0 if none is expected.
 pub static RECOVERY: AtomicU64 = AtomicU64::new(0);
 static FAULT: AtomicU64 = AtomicU64::new(NONE);
+static ERROR_CODE: AtomicU64 = AtomicU64::new(0);
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 
@@ -20,6 +21,11 @@ pub const FIRST_INTERRUPT: u8 = 0x30;
 pub fn take_fault() -> Option<u8> {
     RECOVERY.store(0, Ordering::Relaxed);
     u8::try_from(FAULT.swap(NONE, Ordering::Relaxed)).ok()
+}
+
+/// The error code of the last exception that was taken.
+pub fn error_code() -> u64 {
+    ERROR_CODE.load(Ordering::Relaxed)
 }
 
 /// Takes how many interrupts came since the last call, and where the last one came.
@@ -82,7 +88,7 @@ pub fn set_hook(_: fn(&mut Frame)) {}
 
 #[cfg(target_os = "none")]
 mod bare {
-    use super::{FAULT, FIRST_INTERRUPT, Frame, INTERRUPTED, INTERRUPTS, RECOVERY};
+    use super::{ERROR_CODE, FAULT, FIRST_INTERRUPT, Frame, INTERRUPTED, INTERRUPTS, RECOVERY};
     use crate::machine::{exit, lapic};
     use crate::say;
     use core::arch::{asm, global_asm};
@@ -180,6 +186,7 @@ mod bare {
             exit(0x3e);
         }
         FAULT.store(frame.vector, Ordering::Relaxed);
+        ERROR_CODE.store(frame.error_code, Ordering::Relaxed);
         frame.rip = recovery;
     }
 

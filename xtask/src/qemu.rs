@@ -97,6 +97,8 @@ pub(crate) struct Machine {
     pub(crate) monitor: Option<Channel>,
     /// Further arguments, such as `-icount`.
     pub(crate) extra: Vec<String>,
+    /// Further words for the reference host, each with a space before it.
+    pub(crate) host_options: String,
 }
 
 impl Machine {
@@ -113,6 +115,7 @@ impl Machine {
             command: None,
             monitor: None,
             extra: vec![],
+            host_options: String::new(),
         }
     }
 
@@ -177,7 +180,7 @@ impl Machine {
                 arguments
                     .pair("-kernel", host)
                     .pair("-initrd", image)
-                    .pair("-append", format!("memory={}", self.memory));
+                    .pair("-append", format!("memory={}{}", self.memory, self.host_options));
             }
             Start::Igvm { .. } => {}
             Start::Bare { kernel, initrd, append } => {

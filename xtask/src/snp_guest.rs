@@ -101,7 +101,45 @@ pub(crate) fn build(payload: &Payload, memory: u64) -> Result<Vec<u8>> {
     put(&mut pages, BOOT_PARAMETERS, &boot_parameters(&kernel, &header, initrd.len() as u64, memory));
     let ranges = ranges(&pages, memory);
     put(&mut pages, RANGES, &ranges);
-    serialize(pages, start + ENTRY_64_OFFSET)
+    serialize(pages, processor(start + ENTRY_64_OFFSET), true)
+}
+
+/// The file for the probe in `guests/`: an ELF that starts in 64-bit mode with private memory at its address and the same
+/// memory shared 512 GiB above. Nothing but its own pages is validated. `task` is what it finds in RDI; `restricted` gives it
+/// restricted injection.
+pub(crate) fn build_probe(program: &Path, task: u64, restricted: bool) -> Result<Vec<u8>> {
+    let file = std::fs::read(program).map_err(|error| Failure::system(program.display(), error))?;
+    let bad = || Failure::data(format!("{}: not an ELF that can be loaded", program.display()));
+    let entry = file.get(24..32).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes).ok_or_else(bad)?;
+    let mut pages = Pages::new();
+    for segment in guests::elf::segments(&file).ok_or_else(bad)? {
+        put(&mut pages, segment.address, segment.bytes);
+        put(&mut pages, segment.address + segment.bytes.len() as u64, &vec![0; segment.zeros as usize]);
+    }
+    put(&mut pages, DESCRIPTORS, &descriptors());
+    let mut tables = page_tables();
+    // The second 512 GiB of the root: the same without the C-bit, in tables behind the others.
+    let public = TABLES + PROBE_TABLES * PAGE;
+    put(&mut pages, public, &public_tables(public));
+    if let Some(slot) = tables.get_mut(8..16) {
+        slot.copy_from_slice(&(public | C_BIT | 0x23).to_le_bytes());
+    }
+    put(&mut pages, TABLES, &tables);
+    let mut vmsa = processor(0);
+    (vmsa.rip, vmsa.rdi) = (entry, task);
+    vmsa.sev_features = vmsa.sev_features.with_restrict_injection(restricted);
+    serialize(pages, vmsa, false)
+}
+
+/// How many pages `page_tables` takes.
+const PROBE_TABLES: u64 = 6;
+
+/// A directory-pointer table and four directories, whose leaves lack the C-bit.
+fn public_tables(at: u64) -> Vec<u8> {
+    let mut tables: Vec<u64> = (1..5).map(|index| (at + index * PAGE) | C_BIT | 0x23).collect();
+    tables.resize(512, 0);
+    tables.extend((0..4 * 512).map(|page| (page * LARGE) | 0xe3));
+    words(&tables)
 }
 
 /// Lays bytes over pages.
@@ -250,7 +288,7 @@ fn processor(entry: u64) -> SevVmsa {
     vmsa
 }
 
-fn serialize(pages: Pages, entry: u64) -> Result<Vec<u8>> {
+fn serialize(pages: Pages, vmsa: SevVmsa, special: bool) -> Result<Vec<u8>> {
     let platform = IgvmPlatformHeader::SupportedPlatform(IGVM_VHS_SUPPORTED_PLATFORM {
         compatibility_mask: MASK,
         highest_vtl: 0,
@@ -269,10 +307,12 @@ fn serialize(pages: Pages, entry: u64) -> Result<Vec<u8>> {
     };
     let mut directives: Vec<_> =
         pages.into_iter().map(|(gpa, data)| page(gpa, IgvmPageDataType::NORMAL, data)).collect();
-    directives.push(page(SECRETS, IgvmPageDataType::SECRETS, vec![]));
-    directives.push(page(CPUID, IgvmPageDataType::CPUID_DATA, vec![]));
+    if special {
+        directives.push(page(SECRETS, IgvmPageDataType::SECRETS, vec![]));
+        directives.push(page(CPUID, IgvmPageDataType::CPUID_DATA, vec![]));
+    }
     // Where KVM measures every VMSA, whatever its place.
-    let vmsa = Box::new(processor(entry));
+    let vmsa = Box::new(vmsa);
     directives.push(IgvmDirectiveHeader::SnpVpContext {
         gpa: 0xffff_ffff_f000,
         compatibility_mask: MASK,

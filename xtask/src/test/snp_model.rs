@@ -20,6 +20,8 @@ use std::path::Path;
 /// A boot takes 4 s on an idle machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
+const MEMORY: u64 = 1 << 30;
+
 /// What the kernel says about itself once its handlers are in place.
 const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP";
 const TABLE: &str = "SEV: Using SNP CPUID table";
@@ -27,26 +29,77 @@ const TABLE: &str = "SEV: Using SNP CPUID table";
 /// The processor model that the model of SNP needs: SVM, and address bits for a C-bit.
 pub(crate) const CPU: &str = "EPYC,phys-bits=52";
 
+/// What each misdeed of the probe must be called.
+const MISDEEDS: [(u64, &str); 10] = [
+    (1, "access.shared-write"),
+    (2, "access.guest-owned"),
+    (3, "psc.rescind-first"),
+    (4, "vmrun.svme"),
+    (5, "vmrun.features"),
+    (6, "vmrun.vmsa-page"),
+    (7, "tlb.flush-before-use"),
+    (8, "vc.delivery"),
+    (9, "vmrun.reserved"),
+    (10, "access.guest-owned"),
+];
+
+/// The probe's task that needs restricted injection.
+const DOORBELL: u64 = 11;
+
+/// How the probe says that all is well.
+const CONTENT: &str = "the guest gave up: reason set 15, code 0";
+
+type Outcome = std::result::Result<(), String>;
+
 pub(super) fn run(qemu: Option<&Path>) -> Result<Totals> {
     say::progress("model of SEV-SNP");
+    let mut totals = test("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu))?;
+    let probe = build::guest("snp-probe")?;
+    let ends = |task, rules: &str| {
+        let image = snp_guest::build_probe(&probe, task, task == DOORBELL)?;
+        hosted(qemu, &image, rules, &mut Vec::new())
+    };
+    totals += test("probe_sees_what_hardware_shows", || Ok(expect(&ends(0, "")?, CONTENT)))?;
+    totals += test("probe_needs_no_assumption", || Ok(expect(&ends(0, " assume=contrary")?, CONTENT)))?;
+    totals += test("doorbell_rings_for_vmpl0_whoever_runs", || Ok(expect(&ends(DOORBELL, "")?, CONTENT)))?;
+    totals += test("permissive_model_goes_on_where_hardware_would", || {
+        Ok(expect(&ends(3, " rules=permissive")?, "the guest gave up: reason set 0, code 0"))
+    })?;
+    for (task, rule) in MISDEEDS {
+        let name = format!("misdeed_{task}_is_called_{rule}");
+        totals += test(&name, || Ok(expect(&ends(task, "")?, &format!("SNP rule {rule} broken"))))?;
+    }
+    Ok(totals)
+}
+
+fn test(name: &str, run: impl FnOnce() -> Result<Outcome>) -> Result<Totals> {
     let start = Instant::now();
-    let outcome = boots(qemu)?;
+    let outcome = run()?;
     let seconds = start.elapsed().as_secs_f64();
     let (word, totals) = match &outcome {
         Ok(()) => (format!("ok ({seconds:.1} s)"), Totals { passed: 1, ..Totals::default() }),
         Err(why) => (format!("FAILED: {why}"), Totals { failed: 1, ..Totals::default() }),
     };
-    say::out(&format!("test snp-model::stock_kernel_reaches_user_mode_as_an_enlightened_guest ... {word}\n"));
+    say::out(&format!("test snp-model::{name} ... {word}\n"));
     Ok(totals)
 }
 
-fn boots(qemu: Option<&Path>) -> Result<std::result::Result<(), String>> {
+fn expect(ended: &Ended, reason: &str) -> Outcome {
+    match &ended.end {
+        Some(end) if end.reason.starts_with(reason) => Ok(()),
+        Some(end) => Err(format!("expected \"{reason}\", got {:?} \"{}\"", end.kind, end.reason)),
+        None => Err(format!("expected \"{reason}\", got {:?}", ended.cause)),
+    }
+}
+
+fn boots(qemu: Option<&Path>) -> Result<Outcome> {
     let scratch = Scratch::new()?;
     let payload = Request { figure: true, ..Request::default() }.payload(&scratch)?;
     // Without `quiet`: the kernel's own words are what is looked for.
     let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
     let mut log = Vec::new();
-    let ended = start(qemu, &payload, &scratch, &mut log)?;
+    let image = snp_guest::build(&payload, MEMORY)?;
+    let ended = hosted(qemu, &image, "", &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let missing: Vec<_> = [ACTIVE, TABLE, USER_MODE].into_iter().filter(|text| !console.contains(text)).collect();
     let in_order = ended.end.as_ref().is_some_and(|end| end.kind == Kind::PowerOff);
@@ -60,13 +113,16 @@ fn boots(qemu: Option<&Path>) -> Result<std::result::Result<(), String>> {
     Ok(Err(format!("the console lacks {missing:?}; the run ended so: {how}")))
 }
 
-/// Runs a payload as an enlightened guest.
-pub(crate) fn start(qemu: Option<&Path>, payload: &Payload, scratch: &Scratch, log: &mut Vec<String>) -> Result<Ended> {
+/// Runs an image on the model.
+fn hosted(qemu: Option<&Path>, image: &[u8], rules: &str, log: &mut Vec<String>) -> Result<Ended> {
     let qemu = Qemu::find(qemu)?;
-    let image = scratch.file("enlightened.igvm");
-    let mut machine = Machine::new(qemu.path, Start::Host { host: build::reference_host()?, image: image.clone() });
+    let scratch = Scratch::new()?;
+    let file = scratch.file("model.igvm");
+    igvm_tools::write_atomically(&file, image)?;
+    let mut machine = Machine::new(qemu.path, Start::Host { host: build::reference_host()?, image: file });
     machine.cpu = CPU.into();
-    igvm_tools::write_atomically(&image, &snp_guest::build(payload, machine.memory)?)?;
+    machine.memory = MEMORY;
+    machine.host_options = rules.into();
     let streams =
         Streams { console: Console::Kept, command: false, power_button: false, deadline: Some(Instant::now() + LIMIT) };
     let ended = process::run(machine, &streams, &mut |event| {
