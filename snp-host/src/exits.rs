@@ -4,7 +4,7 @@
 
 use crate::ghcb::{Answer, Ghcb, Scratch};
 use crate::{Action, Creation, Devices, Hardware, Host, NotShared, page_state};
-use specs::ghcb::{exit as own, malformed, page};
+use specs::ghcb::{exit as own, guest_request, malformed, page};
 use specs::sev::VMPLS;
 use specs::svm::{exit, ioio};
 
@@ -270,21 +270,39 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         if self.hardware.read_shared(request, &mut message).is_err() {
             return Answer::Malformed(malformed::INVALID_INPUT);
         }
+        if self.code == own::EXTENDED_GUEST_REQUEST
+            && let Some(answer) = self.certificates()
+        {
+            return answer;
+        }
         match self.devices.guest_request(&message, &mut reply) {
-            // KVM without the firmware's help: a VMM error.
-            None => Answer::Ok { info2: 1 << 32 },
+            None => Answer::Ok { info2: guest_request::GENERIC },
             Some(0) => match self.hardware.write_shared(response, &reply) {
-                Ok(()) => {
-                    if self.code == own::EXTENDED_GUEST_REQUEST {
-                        // No certificates: zero pages of them.
-                        self.fields.set(page::RBX, 0);
-                    }
-                    Answer::OK
-                }
+                Ok(()) => Answer::OK,
                 Err(NotShared) => Answer::Malformed(malformed::INVALID_INPUT),
             },
             Some(status) => Answer::Ok { info2: status.into() },
         }
+    }
+
+    /// Copies the certificates to where an extended request wants them. An answer ends the request: then the firmware has
+    /// not seen the message, and the guest may send the same one again.
+    fn certificates(&mut self) -> Option<Answer> {
+        let (start, room) = (self.ghcb.raw(page::RAX), self.ghcb.raw(page::RBX));
+        let table = self.devices.certificates();
+        let needed = table.len().div_ceil(4096) as u64;
+        if needed == 0 {
+            self.fields.set(page::RBX, 0);
+            return None;
+        }
+        if room < needed {
+            self.fields.set(page::RBX, needed);
+            return Some(Answer::Ok { info2: guest_request::INVALID_LENGTH });
+        }
+        if start & 0xfff != 0 || self.hardware.write_shared(start, table).is_err() {
+            return Some(Answer::Malformed(malformed::INVALID_INPUT));
+        }
+        None
     }
 
     fn create(&mut self) -> Answer {
@@ -513,5 +531,40 @@ mod tests {
         let mut response = [0; 4];
         machine.memory.read_shared(0x9000, &mut response).unwrap();
         assert_eq!(response, [0xab; 4]);
+    }
+
+    #[test]
+    fn an_extended_request_brings_certificates_if_there_is_room() {
+        let ask = |room, start| {
+            Ask::new(own::EXTENDED_GUEST_REQUEST).info(0x8000, 0x9000).field(page::RAX, start).field(page::RBX, room)
+        };
+        let machine = |bytes: usize| {
+            let mut machine = Machine::default();
+            machine.devices.certificates = vec![0xce; bytes];
+            machine
+        };
+        let mut two = machine(4097);
+        let reply = ask(2, 0xa000).run(&mut two);
+        assert_eq!((reply.info1, reply.info2), (0, 0));
+        let mut copied = [0; 4098];
+        two.memory.read_shared(0xa000, &mut copied).unwrap();
+        assert!(copied[..4097].iter().all(|byte| *byte == 0xce) && copied[4097] == 0);
+        let mut response = [0; 1];
+        two.memory.read_shared(0x9000, &mut response).unwrap();
+        assert_eq!(response, [0xab], "the answer itself");
+
+        let mut small = machine(4097);
+        let reply = ask(1, 0xa000).run(&mut small);
+        assert_eq!((reply.info1, reply.info2, reply.word(page::RBX)), (0, guest_request::INVALID_LENGTH, 2));
+        small.memory.read_shared(0x9000, &mut response).unwrap();
+        assert_eq!(response, [0], "the firmware has not seen the message");
+
+        let mut none = machine(0);
+        let reply = ask(1, 0xa000).run(&mut none);
+        assert_eq!((reply.info1, reply.info2, reply.word(page::RBX)), (0, 0, 0));
+        for start in [0xa001, 0xffff_f000] {
+            let reply = ask(2, start).run(&mut machine(4097));
+            assert_eq!((reply.info1, reply.info2), (2, malformed::INVALID_INPUT), "{start:x}");
+        }
     }
 }

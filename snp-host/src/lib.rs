@@ -69,6 +69,8 @@ pub trait Devices {
     /// SNP_GUEST_REQUEST: hands a guest's message to the firmware. `None`: there is none here. Otherwise its status, and
     /// the response if that is 0.
     fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32>;
+    /// The table of certificates that goes with an extended request's answer; empty if the host has none.
+    fn certificates(&self) -> &[u8];
 }
 
 /// What follows from a VMGEXIT.

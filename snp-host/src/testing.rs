@@ -74,6 +74,7 @@ pub(crate) struct Recorder {
     pub(crate) written: Vec<(u16, u8, u32)>,
     pub(crate) memory_written: Vec<(u64, u8, u64)>,
     pub(crate) msr_written: Vec<(u32, u64)>,
+    pub(crate) certificates: Vec<u8>,
 }
 
 impl Devices for Recorder {
@@ -109,6 +110,10 @@ impl Devices for Recorder {
     fn guest_request(&mut self, _: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32> {
         response.fill(0xab);
         Some(0)
+    }
+
+    fn certificates(&self) -> &[u8] {
+        &self.certificates
     }
 }
 

@@ -102,6 +102,14 @@ pub mod malformed {
     pub const INVALID_EVENT: u64 = 6;
 }
 
+/// The upper half of SW_EXITINFO2 after a guest request, if the host and not the firmware says no (Linux, include/uapi/linux/sev-guest.h).
+pub mod guest_request {
+    /// An extended request has too few pages for the certificates; RBX says how many it takes.
+    pub const INVALID_LENGTH: u64 = 1 << 32;
+    /// Anything else.
+    pub const GENERIC: u64 = 0xffff_ffff << 32;
+}
+
 /// Page state changes: an operation is in bits 55:52 of an entry.
 pub mod page_state {
     pub const PRIVATE: u64 = 1;
