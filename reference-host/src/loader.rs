@@ -11,10 +11,10 @@ use crate::image::{Header, Image};
 use crate::memory::{BLOCK, GuestMap, PAGE, PageSet};
 use crate::report::{BadImage, Stop};
 use igvm_defs::{
-    IGVM_NATIVE_PLATFORM_VERSION, IGVM_SEV_SNP_PLATFORM_VERSION, IGVM_VHS_MEMORY_MAP_ENTRY, IGVM_VHS_PAGE_DATA,
-    IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY,
-    IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VP_CONTEXT, IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType,
-    IgvmVariableHeaderType, MemoryMapEntryType,
+    IGVM_NATIVE_PLATFORM_VERSION, IGVM_SEV_SNP_PLATFORM_VERSION, IGVM_VHS_GUEST_POLICY, IGVM_VHS_MEMORY_MAP_ENTRY,
+    IGVM_VHS_PAGE_DATA, IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT,
+    IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VP_CONTEXT,
+    IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType, IgvmVariableHeaderType, MemoryMapEntryType,
 };
 use zerocopy::IntoBytes;
 
@@ -67,6 +67,10 @@ pub enum PageKind {
 
 /// Who launches an SEV-SNP guest from what the loader places.
 pub trait Launch {
+    /// The guest's policy, before any page.
+    fn policy(&mut self, policy: u64) -> Result<(), &'static str>;
+    /// What the guest's owner signed.
+    fn id_block(&mut self, block: &IGVM_VHS_SNP_ID_BLOCK) -> Result<(), &'static str>;
     /// Fills a page of secrets or of CPUID answers.
     fn fill(&mut self, kind: PageKind, page: &mut [u8; PAGE as usize]);
     /// A page is in place.
@@ -195,11 +199,10 @@ impl<R: GuestRam> Loader<'_, '_, R> {
         match Type(header.kind) {
             // Read by `platform_mask`.
             Type::IGVM_VHT_SUPPORTED_PLATFORM => Ok(()),
-            // Who signed the image is for the firmware to judge, and only if it is asked to attest.
-            Type::IGVM_VHT_SNP_ID_BLOCK if self.launch.is_some() => Ok(()),
-            // Policies bind only isolated guests. Regions may be moved, but need not be.
-            Type::IGVM_VHT_GUEST_POLICY
-            | Type::IGVM_VHT_RELOCATABLE_REGION
+            Type::IGVM_VHT_SNP_ID_BLOCK if self.launch.is_some() => self.id_block(header),
+            Type::IGVM_VHT_GUEST_POLICY => self.policy(header),
+            // Regions may be moved, but need not be.
+            Type::IGVM_VHT_RELOCATABLE_REGION
             | Type::IGVM_VHT_PAGE_TABLE_RELOCATION_REGION
             | Type::IGVM_VHT_VERSION_STRING => Ok(()),
             Type::IGVM_VHT_PAGE_DATA => self.page_data(header),
@@ -216,6 +219,21 @@ impl<R: GuestRam> Loader<'_, '_, R> {
             Type(kind) if kind & IGVM_VHT_OPTIONAL_BIT != 0 => Ok(()),
             _ => Err(header.bad("header type", "expected one that this host knows, or one marked optional")),
         }
+    }
+
+    /// Policies bind only isolated guests.
+    fn policy(&mut self, header: &Header<'_>) -> Result<(), BadImage> {
+        let policy: IGVM_VHS_GUEST_POLICY = header.read()?;
+        let applies = self.applies(policy.compatibility_mask);
+        let Some(launch) = self.launch.as_mut().filter(|_| applies) else { return Ok(()) };
+        launch.policy(policy.policy).map_err(|expectation| header.bad("guest policy", expectation))
+    }
+
+    fn id_block(&mut self, header: &Header<'_>) -> Result<(), BadImage> {
+        let block: IGVM_VHS_SNP_ID_BLOCK = header.read()?;
+        let applies = self.applies(block.compatibility_mask);
+        let Some(launch) = self.launch.as_mut().filter(|_| applies) else { return Ok(()) };
+        launch.id_block(&block).map_err(|expectation| header.bad("ID block", expectation))
     }
 
     fn applies(&self, mask: u32) -> bool {
@@ -298,7 +316,6 @@ impl<R: GuestRam> Loader<'_, '_, R> {
             self.ram.write(gpa, self.image.data(area.file_offset, bytes, header)?)
         };
         result.map_err(|OutsideRam| outside(header))?;
-        self.launched(header, gpa, bytes, PageKind::Unmeasured)?;
         let slot = self.areas.iter_mut().find(|slot| slot.is_none());
         let slot = slot.ok_or(header.bad("parameter area", "expected at most 16 of them"))?;
         *slot = Some(Area { index: area.parameter_area_index, bytes, gpa, inserted: false });
@@ -325,13 +342,13 @@ impl<R: GuestRam> Loader<'_, '_, R> {
             return Ok(());
         }
         let known = |area: &&mut Area| area.index == insert.parameter_area_index && !area.inserted;
-        match self.areas.iter_mut().flatten().find(known) {
-            Some(area) => {
-                area.inserted = true;
-                Ok(())
-            }
-            None => Err(header.bad("parameter area index", "expected a declared area that is not inserted yet")),
-        }
+        let Some(area) = self.areas.iter_mut().flatten().find(known) else {
+            return Err(header.bad("parameter area index", "expected a declared area that is not inserted yet"));
+        };
+        area.inserted = true;
+        // Only now is the area what the guest will find.
+        let (gpa, bytes) = (area.gpa, area.bytes);
+        self.launched(header, gpa, bytes, PageKind::Unmeasured)
     }
 
     /// Writes `value` at `skip` bytes behind the parameter's place; returns how many bytes are left behind it.

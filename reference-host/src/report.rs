@@ -5,6 +5,7 @@
 
 use core::fmt::{self, Write};
 use snp_model::Violation;
+use snp_psp::Refused;
 
 /// Starts a record on the debug console.
 pub const RECORD_SEPARATOR: u8 = 0x1e;
@@ -44,6 +45,8 @@ pub enum Stop {
     Ended(End),
     /// The image is corrupt, or not for this host.
     Image(BadImage),
+    /// The secure processor does not launch the image.
+    Firmware(Refused),
     /// QEMU was not started as this program needs it.
     Machine(&'static str),
     /// The host itself faulted: vector and instruction pointer.
@@ -63,6 +66,7 @@ impl fmt::Display for Stop {
         match self {
             Self::Ended(end) => write!(f, "{end}"),
             Self::Image(bad) => write!(f, "bad image: {} at offset {:#x}: {}", bad.what, bad.offset, bad.expectation),
+            Self::Firmware(refused) => write!(f, "refused by the firmware: {refused}"),
             Self::Machine(what) => write!(f, "cannot start: {what}"),
             Self::Exception(vector, rip) => write!(f, "stopped: exception {vector} at {rip:#x} in the reference host"),
             Self::Panic(line) => write!(f, "stopped: panic at line {line} of the reference host"),
@@ -107,7 +111,7 @@ impl Stop {
     pub const fn status(&self) -> u32 {
         match self {
             Self::Ended(end) => end.status(),
-            Self::Image(_) => 65,
+            Self::Image(_) | Self::Firmware(_) => 65,
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 70,
         }
     }
@@ -117,7 +121,7 @@ impl Stop {
         match self {
             Self::Ended(End::PowerOff) => 0,
             Self::Ended(_) => 1,
-            Self::Image(_) => 32,
+            Self::Image(_) | Self::Firmware(_) => 32,
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 63,
         }
     }
@@ -126,13 +130,22 @@ impl Stop {
     pub fn write(&self, out: &mut impl Write) -> fmt::Result {
         let kind = match self {
             Self::Ended(end) => end.kind(),
-            Self::Image(_) => "bad-image",
+            Self::Image(_) | Self::Firmware(_) => "bad-image",
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => "host-error",
         };
         writeln!(out, "[host] {self}")?;
         // No text of ours holds a quote, a backslash or a control character, so the string needs no escapes.
         let status = self.status();
         writeln!(out, "\x1e{{\"kind\":\"{kind}\",\"status\":{status},\"reason\":\"{self}\"}}")
+    }
+}
+
+/// Bytes in hexadecimal, for people.
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -241,9 +241,21 @@ struct Launched {
     pages: Vec<(u64, u64, PageKind)>,
     filled: Vec<PageKind>,
     contexts: Vec<(u64, u16, u8)>,
+    policies: Vec<u64>,
+    id_blocks: Vec<u32>,
 }
 
 impl Launch for Launched {
+    fn policy(&mut self, policy: u64) -> Result<(), &'static str> {
+        self.policies.push(policy);
+        Ok(())
+    }
+
+    fn id_block(&mut self, block: &igvm_defs::IGVM_VHS_SNP_ID_BLOCK) -> Result<(), &'static str> {
+        self.id_blocks.push(block.guest_svn);
+        Ok(())
+    }
+
     fn fill(&mut self, kind: PageKind, page: &mut [u8; PAGE as usize]) {
         self.filled.push(kind);
         page.fill(0x5a);

@@ -45,11 +45,16 @@ pub struct PublicKey {
 const _: () = assert!(size_of::<Signature>() == 0x200 && size_of::<PublicKey>() == 0x404);
 
 impl Signature {
+    /// A signature from its two numbers.
+    pub fn new(r: [u8; NUMBER_BYTES], s: [u8; NUMBER_BYTES]) -> Self {
+        Self { r, s, reserved: [0; _] }
+    }
+
     /// Signs bytes. The nonce is RFC 6979's, so that equal reports have equal signatures.
     pub fn sign(key: &p384::ecdsa::SigningKey, bytes: &[u8]) -> Option<Self> {
         let signature: p384::ecdsa::Signature = key.sign_prehash(&sha384(bytes)).ok()?;
         let (r, s) = signature.split_bytes();
-        Some(Self { r: little_endian(r.as_ref())?, s: little_endian(s.as_ref())?, reserved: [0; _] })
+        Some(Self::new(little_endian(r.as_ref())?, little_endian(s.as_ref())?))
     }
 
     /// Whether `key` made this signature over `bytes`.
@@ -65,12 +70,17 @@ impl Signature {
 }
 
 impl PublicKey {
+    /// A key from its curve's number and its coordinates.
+    pub fn new(curve: u32, x: [u8; NUMBER_BYTES], y: [u8; NUMBER_BYTES]) -> Self {
+        Self { curve: U32::new(curve), x, y, reserved: [0; _] }
+    }
+
     /// The public half of a key.
     pub fn of(key: &p384::ecdsa::SigningKey) -> Option<Self> {
         let point = key.verifying_key().to_sec1_point(false);
         let x = little_endian(point.x()?.as_ref())?;
         let y = little_endian(point.y()?.as_ref())?;
-        Some(Self { curve: U32::new(CURVE_P384), x, y, reserved: [0; _] })
+        Some(Self::new(CURVE_P384, x, y))
     }
 
     /// The curve's number; 2 is P-384.

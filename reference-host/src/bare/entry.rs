@@ -16,7 +16,7 @@ const BLOCK_PHYSICAL: u32 = 16 << 20;
 /// A page-table entry: present, writable; a large page besides.
 const TABLE: u32 = 3;
 const LARGE_PAGE: u32 = 0x83;
-/// A switch of VMPLs holds several VMSAs on the stack, each a page.
+/// A switch of VMPLs holds several VMSAs on the stack, each a page; the firmware's signatures take 40 KiB.
 const STACK_BYTES: usize = 256 << 10;
 
 global_asm!(

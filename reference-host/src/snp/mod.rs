@@ -3,12 +3,14 @@
 //! hardware does in microcode and QEMU does not know. The guest is hostile: its tables, code and stacks are read as they
 //! are, never trusted, and no loop depends on them.
 //!
-//! [`walk`] translates guest-virtual addresses, [`state`] moves a processor between a VMSA and a VMCB, [`decode`] recognises the few instructions that matter, [`deliver`] raises
-//! #VC, [`cpuid`] says which processor the guest has.
+//! [`walk`] translates guest-virtual addresses, [`state`] moves a processor between a VMSA and a VMCB, [`decode`] recognises
+//! the few instructions that matter, [`deliver`] raises #VC, [`cpuid`] says which processor the guest has, [`firmware`] is the
+//! secure processor.
 
 pub mod cpuid;
 pub mod decode;
 pub mod deliver;
+pub mod firmware;
 pub mod state;
 pub mod walk;
 

@@ -49,6 +49,8 @@ const DOORBELL: u64 = 11;
 /// How the probe says that all is well.
 const CONTENT: &str = "the guest gave up: reason set 15, code 0";
 
+const IMAGE: &str = "model.igvm";
+
 type Outcome = std::result::Result<(), String>;
 
 pub(super) fn run(qemu: Option<&Path>) -> Result<Totals> {
@@ -102,6 +104,10 @@ fn boots(qemu: Option<&Path>) -> Result<Outcome> {
     let ended = hosted(qemu, &image, "", &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let missing: Vec<_> = [ACTIVE, TABLE, USER_MODE].into_iter().filter(|text| !console.contains(text)).collect();
+    let predicted = predicted_digest(&image)?;
+    if !log.contains(&predicted) {
+        return Ok(Err(format!("the reference host did not say `{predicted}`")));
+    }
     let in_order = ended.end.as_ref().is_some_and(|end| end.kind == Kind::PowerOff);
     if missing.is_empty() && in_order {
         return Ok(Ok(()));
@@ -113,11 +119,19 @@ fn boots(qemu: Option<&Path>) -> Result<Outcome> {
     Ok(Err(format!("the console lacks {missing:?}; the run ended so: {how}")))
 }
 
+/// What the reference host says of the launch if it launched the image as `igvm-tools` reads it.
+fn predicted_digest(image: &[u8]) -> Result<String> {
+    let measured = igvm_tools::measure::measure(Path::new(IMAGE), image)?;
+    let digest = measured.snp().and_then(|snp| snp.digests.first()).map(|first| first.digest);
+    let digest: String = digest.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("[host] launch digest {digest}"))
+}
+
 /// Runs an image on the model.
 fn hosted(qemu: Option<&Path>, image: &[u8], rules: &str, log: &mut Vec<String>) -> Result<Ended> {
     let qemu = Qemu::find(qemu)?;
     let scratch = Scratch::new()?;
-    let file = scratch.file("model.igvm");
+    let file = scratch.file(IMAGE);
     igvm_tools::write_atomically(&file, image)?;
     let mut machine = Machine::new(qemu.path, Start::Host { host: build::reference_host()?, image: file });
     machine.cpu = CPU.into();

@@ -5,12 +5,14 @@
 //! for it (fw_cfg's DMA); of the registers it can write those that cannot hurt the host. A PCI device that masters the bus
 //! would reach all memory: QEMU is started without any but the q35's own (`docs/fidelity.md`).
 
-use super::super::console::{in_byte, in_dword, in_word, out_byte, out_dword, out_word};
+use super::super::console::{Console, in_byte, in_dword, in_word, out_byte, out_dword, out_word};
 use super::super::physical;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
+use core::fmt::Write;
 use reference_host::report::End;
 use reference_host::snp::cpuid;
+use reference_host::snp::firmware::Firmware;
 use snp_host::Devices;
 use specs::msr;
 
@@ -35,7 +37,14 @@ const ECAM: core::ops::Range<u64> = 0xb000_0000..0xc000_0000;
 pub(super) struct Forwarded {
     /// The guest has ended the machine.
     pub(super) end: Option<End>,
+    /// The secure processor.
+    pub(super) firmware: Firmware,
+    /// How many messages it has refused.
+    refused: u32,
 }
+
+/// How many refused messages are told of; a guest could go on for ever.
+const TOLD: u32 = 8;
 
 fn is_own(port: u16, bytes: u8) -> bool {
     let last = port.saturating_add(u16::from(bytes) - 1);
@@ -222,11 +231,17 @@ impl Devices for Forwarded {
         if X2APIC.contains(&number) { x2apic_write(number, value) } else { is_ignored(number) }
     }
 
-    fn guest_request(&mut self, _: &[u8; 4096], _: &mut [u8; 4096]) -> Option<u32> {
-        None
+    fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32> {
+        let Err(refused) = self.firmware.request(request, response)? else { return Some(0) };
+        if self.refused < TOLD {
+            self.refused += 1;
+            // A console that cannot be written to has nowhere to report that.
+            let _ = writeln!(Console, "[host] the firmware refuses a message: {refused}");
+        }
+        Some(refused.status as u32)
     }
 
     fn certificates(&self) -> &[u8] {
-        &[]
+        self.firmware.certificates()
     }
 }

@@ -4,6 +4,7 @@
 mod devices;
 mod exits;
 mod instructions;
+mod launch;
 mod machine;
 mod switch;
 mod vcpu;
@@ -15,22 +16,20 @@ use core::arch::asm;
 use core::convert::Infallible;
 use core::fmt::Write;
 use devices::{Forwarded, native_cpuid, read_msr, write_msr};
+use launch::Launcher;
 use machine::Machine;
 use reference_host::image::Image;
-use reference_host::loader::{self, Launch, PageKind, load_snp};
+use reference_host::loader::{self, load_snp};
 use reference_host::memory::{PAGE, PageSet, Room};
 use reference_host::options::Rules;
-use reference_host::report::Stop;
-use reference_host::snp::{C_BIT, cpuid};
+use reference_host::report::{Hex, Stop};
+use reference_host::snp::C_BIT;
 use snp_host::Host;
 use snp_model::assumed::Assumptions;
-use specs::sev::cpuid_page;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
-use specs::vmsa::Vmsa;
 use specs::{cpuid as leaves, msr};
 use svm::{IoPermissions, MsrPermissions};
 use vcpu::{Places, Vcpu};
-use zerocopy::FromZeros;
 
 /// MSRs that VMRUN and VMLOAD switch, and that a host leaves to an SNP guest.
 const MSR_PERMISSIONS: MsrPermissions = MsrPermissions::INTERCEPT_ALL
@@ -56,50 +55,6 @@ struct SaveArea([u8; PAGE as usize]);
 static mut HOST_SAVE: SaveArea = SaveArea([0; PAGE as usize]);
 static mut VMCB: Vmcb = zerocopy::transmute!([0u8; PAGE as usize]);
 
-/// The firmware's and the host's part of a launch.
-struct Launcher<'a> {
-    machine: &'a mut Machine,
-    vmsa: Option<Vmsa>,
-    shared: [u64; SHARED],
-    shared_count: usize,
-}
-
-/// How many pages an image may ask to have shared.
-const SHARED: usize = 64;
-
-impl Launch for Launcher<'_> {
-    fn fill(&mut self, kind: PageKind, page: &mut [u8; PAGE as usize]) {
-        if kind == PageKind::Cpuid {
-            let mut table = cpuid_page::Page::new_zeroed();
-            cpuid::fill(&mut table, native_cpuid);
-            page.copy_from_slice(zerocopy::IntoBytes::as_bytes(&table));
-        } else {
-            // The secrets page: version 3, and keys that no report is signed under yet.
-            page[0] = 3;
-        }
-    }
-
-    fn page(&mut self, gpa: u64, bytes: u64, kind: PageKind) -> Result<(), &'static str> {
-        if kind != PageKind::Shared {
-            return self.machine.launch(gpa, bytes, false);
-        }
-        for page in (gpa..gpa + bytes).step_by(PAGE as usize) {
-            let slot = self.shared.get_mut(self.shared_count).ok_or("expected at most 64 shared pages")?;
-            *slot = page;
-            self.shared_count += 1;
-        }
-        Ok(())
-    }
-
-    fn context(&mut self, _: u64, index: u16, vmsa: &[u8; PAGE as usize]) -> Result<(), &'static str> {
-        if index != 0 || self.vmsa.is_some() {
-            return Err("expected one for the boot processor only");
-        }
-        self.vmsa = Some(zerocopy::transmute!(*vmsa));
-        Ok(())
-    }
-}
-
 /// Loads the image and runs it to its end.
 pub(super) fn run(
     image: &Image<'_>,
@@ -111,26 +66,29 @@ pub(super) fn run(
     let options = loader::Machine { map: options.map.with_shadow_ram(), ..options };
     uncover_low_memory();
     let mut machine = Machine::new(options.map, room.rest)?;
+    let mut devices = Forwarded::default();
     if rules.contrary {
         machine.assumptions = Assumptions::CONTRARY;
+        devices.firmware.enforce_only_what_has_a_source();
     }
     let strict = !rules.permissive;
-    let mut launcher = Launcher { machine: &mut machine, vmsa: None, shared: [0; SHARED], shared_count: 0 };
+    let mut launcher = Launcher::new(&mut machine, &mut devices.firmware, options.map);
     let mut guest = physical::GuestMemory::new(options.map);
-    load_snp(image, &options, &mut guest, placed, &mut launcher)?;
-    let Launcher { vmsa, shared, shared_count, .. } = launcher;
-    let vmsa = vmsa.ok_or_else(loader::no_context)?;
-    machine.assign_the_rest(shared.get(..shared_count).unwrap_or(&[]));
+    let loaded = load_snp(image, &options, &mut guest, placed, &mut launcher);
+    loaded.map_err(|stop| launcher.refused.map_or(stop, Stop::Firmware))?;
+    let vmsa = launcher.vmsa.take().ok_or_else(loader::no_context)?;
+    let digest = launcher.finish().map_err(Stop::Firmware)?;
     let places = start_svm(room.block)?;
     firmware::silence_interrupt_controllers();
     // A console that cannot be written to has nowhere to report that.
     let _ = writeln!(Console, "[host] SEV-SNP image: entering at {:#x}, features {:#x}", vmsa.rip, vmsa.sev_features);
+    let _ = writeln!(Console, "[host] launch digest {}", Hex(&digest));
     let mut host = Host::new(C_BIT, 1);
     let vmcb = &raw mut VMCB;
     // SAFETY: this function does not return, so it is the only user of the static.
     let vmcb = unsafe { &mut *vmcb };
     let mut vcpu = Vcpu::new(vmcb, &places, &vmsa, host.initial_msr(), strict);
-    let end = vcpu.run(&mut machine, &mut host, &mut Forwarded::default());
+    let end = vcpu.run(&mut machine, &mut host, &mut devices);
     let _ = writeln!(Console, "[host] {} exits", vcpu.exits);
     console::stop(&Stop::Ended(end))
 }
