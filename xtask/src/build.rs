@@ -85,6 +85,11 @@ pub(crate) fn guest(name: &str) -> Result<PathBuf> {
     bare_metal(&["-p", "guests", "--bin", name], name)
 }
 
+/// A Linux program for a guest's RAM disk. It needs no C library, so it is built like what runs on no system at all.
+pub(crate) fn guest_program(name: &str) -> Result<PathBuf> {
+    bare_metal(&["-p", "guest-programs", "--bin", name], name)
+}
+
 fn bare_metal(packages: &[&str], program: &str) -> Result<PathBuf> {
     require_target()?;
     let mut command = cargo();

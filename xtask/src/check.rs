@@ -17,6 +17,7 @@ use crate::say;
 /// The programs and libraries that are built for the bare-metal target.
 const BARE_METAL: &[&str] = &[
     "devices",
+    "guest-programs",
     "guests",
     "image-abi",
     "paravisor",

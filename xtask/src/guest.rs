@@ -28,6 +28,17 @@ const INIT: &[u8] = include_bytes!("../guest/init");
 /// The modules without which the kernel does not tell the power button's user: its driver, and events for programs.
 const BUTTON_MODULES: [&str; 2] = ["*/drivers/acpi/button.ko*", "*/drivers/input/evdev.ko*"];
 
+/// The modules that `/dev/sev-guest` takes, in the order in which they are loaded: those of one kernel or another.
+const ATTESTATION_MODULES: [&str; 7] = [
+    "*/fs/configfs/configfs.ko*",
+    "*/coco/tsm.ko*",
+    "*/crypto/gf128mul.ko*",
+    "*/crypto/ghash-generic.ko*",
+    "*/crypto/ctr.ko*",
+    "*/crypto/gcm.ko*",
+    "*/sev-guest/sev-guest.ko*",
+];
+
 /// What the guest does once it is up; see `guest/init`.
 pub(crate) enum Task<'a> {
     Shell,
@@ -98,6 +109,46 @@ impl Files {
         };
         Ok(archive.finish())
     }
+}
+
+/// A stock kernel whose package has a driver for `/dev/sev-guest`, and a RAM disk that loads it and runs `program`.
+pub(crate) fn attesting(program: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let directory = build::target_directory().join("guest").join("attestation");
+    fs::create_dir_all(&directory).map_err(|error| Failure::system(directory.display(), error))?;
+    let busybox = Files::get()?.busybox;
+    for package in packages::resolve_kernels(&Distribution::this()?)? {
+        let place = directory.join(&package);
+        if find(&place, "vmlinuz").is_none() {
+            fetch(&directory, &package, "*/vmlinuz*", &ATTESTATION_MODULES)?;
+        }
+        let modules = modules_in(&place);
+        let driver = modules.last().is_some_and(|module| packages::file_name(module).starts_with("sev-guest.ko"));
+        if let Some(kernel) = find(&place, "vmlinuz").filter(|_| driver) {
+            return Ok((kernel, attesting_disk(program, &busybox, &modules)?));
+        }
+    }
+    Err(Failure::missing("no package with a kernel has sev-guest.ko"))
+}
+
+/// Those of [`ATTESTATION_MODULES`] that are there, in order.
+fn modules_in(place: &Path) -> Vec<PathBuf> {
+    let name = |pattern: &str| pattern.rsplit('/').next().unwrap_or_default().trim_end_matches('*').to_owned();
+    ATTESTATION_MODULES.iter().filter_map(|pattern| find(place, &name(pattern))).collect()
+}
+
+fn attesting_disk(program: &Path, busybox: &Path, modules: &[PathBuf]) -> Result<Vec<u8>> {
+    let read = |path: &Path| fs::read(path).map_err(|error| Failure::system(path.display(), error));
+    let mut archive = Archive::new();
+    for name in ["bin", "dev", "modules", "proc", "root", "sys", "tmp"] {
+        archive.directory(name);
+    }
+    archive.character_device("dev/console", 5, 1);
+    archive.file("bin/busybox", 0o755, &read(busybox)?).link("bin/sh", "busybox").file("init", 0o755, INIT);
+    archive.file("attest", 0o755, &read(program)?);
+    for (index, module) in modules.iter().enumerate() {
+        archive.file(&format!("modules/{index}-{}", packages::file_name(module)), 0o644, &read(module)?);
+    }
+    Ok(archive.finish())
 }
 
 /// Downloads a package and takes one file out of it, and others if it has them. Gives their paths below `directory`.

@@ -94,6 +94,12 @@ pub(crate) fn resolve_kernel(distribution: &Distribution) -> Result<String> {
     })
 }
 
+/// The same for each of them that can be had.
+pub(crate) fn resolve_kernels(distribution: &Distribution) -> Result<Vec<String>> {
+    resolve_kernel(distribution)?;
+    Ok(distribution.kernel_packages().iter().filter_map(|package| follow(package, META_PACKAGES)).collect())
+}
+
 /// From a package such as `linux-image-cloud-amd64` to the one that holds the kernel.
 fn follow(package: &str, steps: usize) -> Option<String> {
     let output = Command::new("apt-cache").args(["depends", package]).env("LC_ALL", "C").output().ok()?;

@@ -4,6 +4,8 @@
 //!
 //! It shows that the model agrees with foreign software where that software goes; the rules off its path have unit tests.
 
+mod attestation;
+
 use std::time::{Duration, Instant};
 
 use super::Totals;
@@ -56,6 +58,7 @@ type Outcome = std::result::Result<(), String>;
 pub(super) fn run(qemu: Option<&Path>) -> Result<Totals> {
     say::progress("model of SEV-SNP");
     let mut totals = test("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu))?;
+    totals += test("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
     let probe = build::guest("snp-probe")?;
     let ends = |task, rules: &str| {
         let image = snp_guest::build_probe(&probe, task, task == DOORBELL)?;

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The stock kernel's own driver for `/dev/sev-guest` asks the model of the secure processor for a report, and
+//! `igvm-tools` verifies it with the certificates that came along. The TEST root is named; nothing trusts it otherwise.
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use igvm_tools::verify::{Expected, Trust, verify};
+
+use super::{IMAGE, MEMORY, Outcome, hosted};
+use crate::failure::Result;
+use crate::image::Payload;
+use crate::scratch::Scratch;
+use crate::{build, guest, say, snp_guest};
+
+/// What `guest-programs/src/bin/attest.rs` asks for.
+const REPORT_DATA: u8 = 0x64;
+/// The response's header, and the report behind it.
+const REPORT: std::ops::Range<usize> = 0x20..0x4c0;
+const ENTRY_BYTES: usize = 24;
+const PAGE: usize = 4096;
+
+pub(super) fn attests(qemu: Option<&Path>) -> Result<Outcome> {
+    let scratch = Scratch::new()?;
+    let (kernel, disk) = guest::attesting(&build::guest_program("attest")?)?;
+    let initrd = scratch.file("initrd");
+    igvm_tools::write_atomically(&initrd, &disk)?;
+    let payload = Payload { kernel, initrd: Some(initrd), command_line: guest::COMMAND_LINE.into() };
+    let mut log = Vec::new();
+    let image = snp_guest::build(&payload, MEMORY)?;
+    let ended = hosted(qemu, &image, "", &mut log)?;
+    let console = String::from_utf8_lossy(&ended.console).into_owned();
+    let outcome = judge(&console, &scratch, &image);
+    if outcome.is_err() {
+        log.iter().for_each(|line| say::line(line));
+        let tail: Vec<_> = console.lines().rev().take(30).collect();
+        tail.iter().rev().for_each(|line| say::line(&say::printable(line.get(..200).unwrap_or(line).as_bytes())));
+    }
+    Ok(outcome)
+}
+
+fn judge(console: &str, scratch: &Scratch, image: &[u8]) -> Outcome {
+    let response = printed(console, "response")?;
+    if response.get(..4) != Some(&[0; 4]) {
+        return Err(format!("the firmware's status is {:x?}", response.get(..4)));
+    }
+    let report = response.get(REPORT).ok_or("the response is short")?;
+    let folder = scratch.file("certificates");
+    let kept = keep_certificates(&printed(console, "certificates")?, &folder)?;
+    if kept != 3 {
+        return Err(format!("the host handed out {kept} certificates, expected 3"));
+    }
+    let root = build::workspace().join("snp-psp/test-chain/certs/ark.der");
+    let accepts = |root: Option<&Path>| {
+        let trust = Trust { certificates: Some(&folder), root, without_signature: false, now: SystemTime::now() };
+        let expected = Expected { report_data: Some(vec![REPORT_DATA; 64]), vmpl: Some(0), ..Expected::default() };
+        let verdict = verify((Path::new("report"), report), (Path::new(IMAGE), image), &trust, &expected);
+        verdict.map_err(|error| error.to_string())
+    };
+    let verdict = accepts(Some(&root))?;
+    if !verdict.passes() {
+        return Err(format!("igvm-tools refuses the report: {:?}", verdict.differing().collect::<Vec<_>>()));
+    }
+    if accepts(None).is_ok_and(|verdict| verdict.passes()) {
+        return Err("igvm-tools trusts the TEST root by itself".into());
+    }
+    Ok(())
+}
+
+/// Bytes that the guest printed under a name.
+fn printed(console: &str, name: &str) -> std::result::Result<Vec<u8>, String> {
+    let start = format!("attest: {name} ");
+    let line = console.lines().find_map(|line| line.split_once(&start)).map(|(_, hex)| hex.trim());
+    let line = line.ok_or(format!("the guest printed no {name}"))?;
+    let byte = |at: usize| line.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    (0..line.len()).step_by(2).map(|at| byte(at).ok_or(format!("the {name} is garbled"))).collect()
+}
+
+/// Writes each certificate of the table to a file; gives how many there were.
+fn keep_certificates(table: &[u8], folder: &Path) -> std::result::Result<usize, String> {
+    fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+    let word = |entry: &[u8], at: usize| {
+        let bytes = entry.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u32::from_le_bytes) as usize
+    };
+    let entries = table.chunks(ENTRY_BYTES).take_while(|entry| entry.iter().any(|byte| *byte != 0));
+    let mut kept = 0;
+    for entry in entries.take(PAGE / ENTRY_BYTES) {
+        let (offset, length) = (word(entry, 16), word(entry, 20));
+        let certificate = table.get(offset..offset.saturating_add(length)).ok_or("a certificate outside the table")?;
+        fs::write(folder.join(format!("{kept}.der")), certificate).map_err(|error| error.to_string())?;
+        kept += 1;
+    }
+    Ok(kept)
+}
