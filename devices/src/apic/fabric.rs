@@ -19,11 +19,20 @@ pub enum FabricError {
     Order,
 }
 
-/// All ports of the machine, by vCPU index.
+/// A port, and what its vCPU wants beside it: both lie in one page of memory, because the run loop touches both on each exit
+/// and on an emulator every page touched after an exit costs.
 #[derive(Debug)]
-pub struct Fabric {
+#[repr(C, align(4096))]
+struct Place<T> {
+    port: ApicPort,
+    beside: T,
+}
+
+/// All ports of the machine, by vCPU index, with a `T` beside each.
+#[derive(Debug)]
+pub struct Fabric<T = ()> {
     /// By ascending APIC ID.
-    ports: Vec<ApicPort>,
+    places: Vec<Place<T>>,
     /// Every ID is its port's index, so that an ID leads to its port without a search.
     dense: bool,
 }
@@ -33,28 +42,42 @@ impl Fabric {
     ///
     /// ID FFh is everybody in xAPIC mode and to an IOAPIC; a machine with that many processors must leave it out.
     pub fn new(ids: impl ExactSizeIterator<Item = u32>) -> Result<Self, FabricError> {
-        let mut ports: Vec<ApicPort> = Vec::new();
-        ports.try_reserve_exact(ids.len()).map_err(|_| FabricError::OutOfMemory)?;
+        Self::with(ids)
+    }
+}
+
+impl<T: Default> Fabric<T> {
+    /// As [`Fabric::new`], with a `T` beside each port.
+    pub fn with(ids: impl ExactSizeIterator<Item = u32>) -> Result<Self, FabricError> {
+        let mut places: Vec<Place<T>> = Vec::new();
+        places.try_reserve_exact(ids.len()).map_err(|_| FabricError::OutOfMemory)?;
         for id in ids {
-            if ports.last().is_some_and(|last| last.id() >= id) {
+            if places.last().is_some_and(|last| last.port.id() >= id) {
                 return Err(FabricError::Order);
             }
             // The reservation covers an iterator that tells the truth; one that does not costs a check.
-            ports.try_reserve(1).map_err(|_| FabricError::OutOfMemory)?;
-            ports.push(ApicPort::new(id));
+            places.try_reserve(1).map_err(|_| FabricError::OutOfMemory)?;
+            places.push(Place { port: ApicPort::new(id), beside: T::default() });
         }
-        let dense = (0..).zip(&ports).all(|(index, port)| port.id() == index);
-        Ok(Self { ports, dense })
+        let dense = (0..).zip(&places).all(|(index, place)| place.port.id() == index);
+        Ok(Self { places, dense })
     }
+}
 
+impl<T> Fabric<T> {
     /// How many processors there are.
     pub fn processors(&self) -> u32 {
-        self.ports.len() as u32
+        self.places.len() as u32
     }
 
     /// The port of a vCPU.
     pub fn port(&self, index: u32) -> Option<&ApicPort> {
-        self.ports.get(index as usize)
+        self.places.get(index as usize).map(|place| &place.port)
+    }
+
+    /// What lies beside the port of a vCPU.
+    pub fn beside(&self, index: u32) -> Option<&T> {
+        self.places.get(index as usize).map(|place| &place.beside)
     }
 
     /// Makes vCPU `index` look around, without an interrupt: its next [`super::Lapic::absorb`] reports `poked`.
@@ -95,7 +118,8 @@ impl Fabric {
         let wide = sender.and_then(|index| self.port(index)).is_some_and(|port| port.identity().mode == Mode::X2Apic);
         let range = self.range(sender, message.destination, wide);
         let first = range.start as u32;
-        (first..).zip(self.ports.get(range).unwrap_or_default()).filter_map(move |(index, port)| {
+        (first..).zip(self.places.get(range).unwrap_or_default()).filter_map(move |(index, place)| {
+            let port = &place.port;
             let identity = port.identity();
             let addressed = match message.destination {
                 Destination::Physical(id) => identity.physical_match(port.id(), id, wide),
@@ -111,7 +135,7 @@ impl Fabric {
     /// Indices outside of which nobody can match, so that a message to one of 255 processors does not touch the cache
     /// lines of all. The whole machine if in doubt.
     fn range(&self, sender: Option<u32>, destination: Destination, wide: bool) -> Range<usize> {
-        let all = 0..self.ports.len();
+        let all = 0..self.places.len();
         let some = match destination {
             Destination::Myself => sender.map_or(0..0, |index| index as usize..index as usize + 1),
             Destination::Physical(id) if self.dense && id != u32::MAX && (wide || id != 0xff) => {
