@@ -13,12 +13,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The keys of `[policy]`, each with its bit of the launch block.
-pub(crate) const POLICY: [(&str, u32); 5] = [
+pub(crate) const POLICY: [(&str, u32); 6] = [
     ("test_devices", flag::TEST_DEVICES),
     ("command", flag::COMMAND),
     ("statistics", flag::STATISTICS),
     ("debug_log", flag::DEBUG_LOG),
     ("canary", flag::CANARY),
+    ("guest_statistics", flag::GUEST_STATISTICS),
 ];
 
 /// The key of SNP's `[policy]` that is no bit.

@@ -74,8 +74,10 @@ pub mod flag {
     pub const DEBUG_LOG: u32 = 1 << 3;
     /// Fill a page of Parados's own memory with [`super::canary`], for tests that look for it.
     pub const CANARY: u32 = 1 << 4;
+    /// The guest can read the exit statistics, in a window of MMIO.
+    pub const GUEST_STATISTICS: u32 = 1 << 5;
     /// All bits that mean something.
-    pub const ALL: u32 = TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG | CANARY;
+    pub const ALL: u32 = TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG | CANARY | GUEST_STATISTICS;
 }
 
 /// A pattern that nobody has by chance, and that a test guest can tell without having a copy of it: each word proves

@@ -11,6 +11,7 @@ use vmm_interface::InterruptMessage;
 use vmm_interface::sync::Ordering;
 
 use crate::machine::Machine;
+use crate::statistics::Statistics;
 
 /// IA32_APIC_BASE and IA32_TSC_DEADLINE (SDM vol. 4, table 2-2).
 const APIC_BASE: u32 = 0x1b;
@@ -33,6 +34,13 @@ impl<P: Platform> VcpuEnv<'_, P> {
         matches!(self.machine.page_state(gpa), PageState::Trapped | PageState::Own)
     }
 
+    /// Counts something. The counters are looked up, so that exits that count nothing here need not bring them along.
+    fn count(&self, count: impl FnOnce(&Statistics)) {
+        if let Some(statistics) = self.machine.fabric.beside(self.index) {
+            count(statistics);
+        }
+    }
+
     fn apply(&mut self, effect: Effect) {
         *self.recheck = true;
         match effect {
@@ -41,6 +49,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
                 self.send(&message);
             }
             Effect::EndOfInterrupt(vector) => {
+                self.count(|statistics| statistics.events.level_ends.count());
                 self.machine.with_pc(self.index, |pc, around| pc.end_of_interrupt(vector, around));
             }
         }
@@ -67,6 +76,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
 
     #[inline(never)]
     fn mmio(&mut self, gpa: Gpa, width: u8, operation: Operation) -> u64 {
+        self.count(|statistics| statistics.mmio(gpa));
         if gpa.page().0 == self.lapic.base() && self.lapic.mode() == devices::apic::Mode::XApic {
             let offset = gpa.page_offset() as u16;
             let clock = self.machine.platform.clock();
@@ -82,6 +92,12 @@ impl<P: Platform> VcpuEnv<'_, P> {
                     self.apply(effect);
                     0
                 }
+            };
+        }
+        if self.machine.shows_statistics_at(gpa) {
+            return match operation {
+                Operation::Read => self.machine.read_statistics(gpa, width),
+                Operation::Write(_) => 0,
             };
         }
         let answer = self.machine.with_pc(self.index, |pc, around| match operation {
@@ -157,14 +173,13 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
     }
 
     fn send(&mut self, message: &InterruptMessage) -> u32 {
+        self.count(|statistics| statistics.events.messages.count());
         *self.recheck = true;
         self.machine.fabric.deliver(Some(self.index), message, &self.machine.others(self.index))
     }
 
     fn oddity(&mut self, oddity: Oddity) {
-        if let Some(statistics) = self.machine.statistics.get(self.index as usize) {
-            statistics.oddity(oddity);
-        }
+        self.count(|statistics| statistics.oddity(oddity));
         log::debug!("vCPU {}: {oddity:x?}", self.index);
     }
 }

@@ -21,7 +21,7 @@ mod machine;
 mod mem;
 pub mod pages;
 mod payload;
-mod statistics;
+pub mod statistics;
 mod vcpu;
 
 pub use launch::{Launch, LaunchError, region_bytes};

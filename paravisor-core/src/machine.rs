@@ -16,10 +16,11 @@ use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
 use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use vmm_interface::{DispatchError, InterruptMessage, Lifecycle};
 
+use crate::Launch;
 use crate::mem::Image;
-use crate::pages::{PageStates, Transition};
+use crate::pages::{PageCounts, PageStates, Transition};
 use crate::payload::{BootInformation, PayloadError};
-use crate::{Launch, Statistics};
+use crate::statistics::{MachineFigures, Statistics, window};
 
 /// Why the machine could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +95,8 @@ impl From<PolicyError> for MachineError {
 /// The virtual machine.
 pub struct Machine<P: Platform + 'static> {
     pub(crate) platform: &'static P,
-    pub(crate) fabric: Fabric,
+    /// Letter boxes and counters, one of each for each vCPU.
+    pub(crate) fabric: Fabric<Statistics>,
     pub(crate) cpuid: CpuidTable,
     pub(crate) pc: Mutex<Pc>,
     /// When the PC next wants to be called, in nanoseconds: a copy for the boot processor, which calls it.
@@ -106,8 +108,6 @@ pub struct Machine<P: Platform + 'static> {
     pages: Mutex<PageStates<P::Pages>>,
     /// One for each vCPU, until it takes its own.
     lapics: Mutex<Vec<Option<&'static mut Lapic>>>,
-    /// One for each vCPU.
-    pub(crate) statistics: Vec<Statistics>,
     /// The boot processor's first state.
     pub(crate) start: VcpuState,
     flags: u32,
@@ -147,7 +147,7 @@ impl<P: Platform> Machine<P> {
             command_console: block.has(flag::COMMAND),
             unix_time: 0,
         })?;
-        let fabric = Fabric::new(0..launch.processors)?;
+        let fabric = Fabric::with(0..launch.processors)?;
         let mut lapics = new_lapics(launch.processors, &fabric)?.iter_mut();
         let machine = Self {
             platform,
@@ -159,7 +159,6 @@ impl<P: Platform> Machine<P> {
             input_waits: AtomicBool::new(false),
             pages: Mutex::new(pages),
             lapics: Mutex::new(each(launch.processors, |_| lapics.next())?),
-            statistics: each(launch.processors, |_| Statistics::default())?,
             start,
             flags: block.flags,
             ended: AtomicBool::new(false),
@@ -197,9 +196,7 @@ impl<P: Platform> Machine<P> {
             }
         }
         if self.flags & flag::STATISTICS != 0 {
-            let sum = Statistics::default();
-            self.statistics.iter().for_each(|one| sum.add(one));
-            self.platform.record(format_args!("{{\"stats\":{sum}}}"));
+            self.report();
         }
         self.platform.end(how)
     }
@@ -207,6 +204,43 @@ impl<P: Platform> Machine<P> {
     /// Whether the caller is the first who ends the VM.
     pub(crate) fn claim_end(&self) -> bool {
         !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Tells the host what the vCPUs did: a record about the machine, and one for each vCPU.
+    #[cold]
+    fn report(&self) {
+        let clock = self.platform.clock();
+        let figures = MachineFigures { tsc_hz: clock.tsc_hz(), nanoseconds: clock.now().0, pages: self.page_counts() };
+        self.platform.record(format_args!("{{\"stats\":{figures}}}"));
+        for index in 0..self.fabric.processors() {
+            if let Some(statistics) = self.fabric.beside(index) {
+                self.platform.record(format_args!("{{\"vcpu\":{{\"index\":{index},{statistics}}}}}"));
+            }
+        }
+    }
+
+    /// What became of the guest's pages. Does not wait: a processor may have died with the lock.
+    fn page_counts(&self) -> Option<PageCounts> {
+        self.pages.try_lock().map(|pages| pages.counts())
+    }
+
+    /// Whether the guest can read the statistics at `gpa`.
+    #[inline]
+    pub(crate) fn shows_statistics_at(&self, gpa: Gpa) -> bool {
+        window::contains(gpa) && self.flags & flag::GUEST_STATISTICS != 0
+    }
+
+    /// A read from the window of statistics.
+    #[cold]
+    pub(crate) fn read_statistics(&self, gpa: Gpa, width: u8) -> u64 {
+        let clock = self.platform.clock();
+        let header = || window::Header {
+            processors: self.fabric.processors(),
+            tsc_hz: clock.tsc_hz(),
+            nanoseconds: clock.now().0,
+            pages: self.page_counts().unwrap_or_default(),
+        };
+        window::read(gpa, width, header, |index| self.fabric.beside(index))
     }
 
     /// The state of a page of guest memory.
@@ -269,7 +303,7 @@ pub(crate) const BOOT_PROCESSOR: u32 = 0;
 
 /// The local APICs, as firmware leaves them. Others can send to them from now on, before their processors have come up.
 #[inline(never)]
-fn new_lapics(processors: u32, fabric: &Fabric) -> Result<&'static mut [Lapic], MachineError> {
+fn new_lapics(processors: u32, fabric: &Fabric<Statistics>) -> Result<&'static mut [Lapic], MachineError> {
     let lapics = each(processors, |index| Lapic::new(index, index == BOOT_PROCESSOR))?.leak();
     for (index, lapic) in (0..).zip(lapics.iter_mut()) {
         lapic.enter_virtual_wire();

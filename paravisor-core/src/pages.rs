@@ -57,12 +57,43 @@ impl Transition {
     }
 }
 
+/// How many pages of 4 KiB went through each transition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PageCounts([u64; Self::NAMES.len()]);
+
+impl PageCounts {
+    /// Name and explanation of each count.
+    pub const NAMES: [(&'static str, &'static str); 4] = [
+        ("accepted", " Pages that became the guest's private memory."),
+        ("shared", " Private pages that became shared with the host."),
+        ("unshared", " Shared pages that became private again."),
+        ("trapped", " Private pages that were taken away, so that accesses are emulated."),
+    ];
+
+    /// The present values, in the order of [`Self::NAMES`].
+    pub const fn values(self) -> [u64; Self::NAMES.len()] {
+        self.0
+    }
+
+    fn count(&mut self, transition: Transition, range: PageRange) {
+        let [accepted, shared, unshared, trapped] = &mut self.0;
+        let count = match transition {
+            Transition::Accept => accepted,
+            Transition::Share => shared,
+            Transition::Unshare => unshared,
+            Transition::Trap => trapped,
+        };
+        *count = count.wrapping_add(range.bytes() / PAGE_SIZE);
+    }
+}
+
 /// The table, together with the hardware that it commands.
 #[derive(Debug)]
 pub struct PageStates<P> {
     /// One for each 2 MiB from address 0 on; what lies beyond is trapped.
     stretches: Vec<Stretch>,
     hardware: P,
+    counts: PageCounts,
 }
 
 impl<P: GuestPages> PageStates<P> {
@@ -72,7 +103,7 @@ impl<P: GuestPages> PageStates<P> {
         let mut stretches = Vec::new();
         stretches.try_reserve_exact(count).map_err(|_| MemoryError::Exhausted)?;
         stretches.resize_with(count, || Stretch::Uniform(PageState::Trapped));
-        Ok(Self { stretches, hardware })
+        Ok(Self { stretches, hardware, counts: PageCounts::default() })
     }
 
     /// The state of the page that holds `gpa`.
@@ -83,6 +114,11 @@ impl<P: GuestPages> PageStates<P> {
             Some(Stretch::Mixed(pages)) => pages.get(page).copied().unwrap_or(PageState::Trapped),
             None => PageState::Trapped,
         }
+    }
+
+    /// What became of the pages so far.
+    pub const fn counts(&self) -> PageCounts {
+        self.counts
     }
 
     /// Marks `range` as Parados's own: no transition touches it any more.
@@ -101,7 +137,9 @@ impl<P: GuestPages> PageStates<P> {
         }
         let outcome = pieces(range).try_for_each(|(piece, size)| {
             self.command(piece, size, transition)?;
-            self.record(piece, transition.result())
+            self.record(piece, transition.result())?;
+            self.counts.count(transition, piece);
+            Ok(())
         });
         if transition == Transition::Trap {
             self.hardware.flush();

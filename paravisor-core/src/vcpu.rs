@@ -18,7 +18,7 @@ use crate::entry;
 use crate::env::VcpuEnv;
 use crate::length;
 use crate::machine::{BOOT_PROCESSOR, Machine};
-use crate::statistics::Statistics;
+use crate::statistics::{Kind, Started, Statistics};
 
 /// How many host events are taken before the guest gets on with its work.
 const EVENT_BATCH: usize = 16;
@@ -70,7 +70,7 @@ impl<P: Platform> Vcpu<P> {
     /// `None` if there is no such vCPU, or if it runs already.
     pub fn new(machine: &'static Machine<P>, index: u32, mut cpu: P::Cpu) -> Option<Self> {
         let port = machine.fabric.port(index)?;
-        let statistics = machine.statistics.get(index as usize)?;
+        let statistics = machine.fabric.beside(index)?;
         let lapic = machine.take_lapic(index)?;
         cpu.restore(&machine.start);
         Some(Self {
@@ -119,21 +119,25 @@ impl<P: Platform> Vcpu<P> {
     #[inline(always)]
     fn step(&mut self) {
         let exit = self.cpu.run();
+        let clock = self.machine.platform.clock();
+        let started = Started::now(clock);
         match exit.reason {
             ExitReason::Cpuid if exit.next_rip != 0 => {
-                self.statistics.cpuid.count();
                 vc_handlers::cpuid::answer(&self.context, &mut self.cpu);
                 self.cpu.complete_instruction(exit.next_rip);
+                self.statistics.exit(Kind::Cpuid, started, clock);
             }
             ExitReason::Io(access) if !access.string => {
-                self.statistics.port(access.direction);
+                self.statistics.port(access.port);
                 self.handle(|_, cpu, env| vc_handlers::port::handle(&access, exit.next_rip, cpu, env));
+                self.statistics.exit(Kind::port(access.direction), started, clock);
             }
             ExitReason::Msr(access) if exit.next_rip != 0 && !task_priority_access(&exit.reason, &self.cpu) => {
-                self.statistics.msr(access.direction);
+                self.statistics.msr(self.cpu.gpr(Gpr::Rcx) as u32);
                 self.handle(|vcpu, cpu, env| vc_handlers::msr::handle(access, exit.next_rip, vcpu, cpu, env));
+                self.statistics.exit(Kind::msr(access.direction), started, clock);
             }
-            _ => self.exit(exit),
+            _ => self.exit(exit, started),
         }
     }
 
@@ -148,10 +152,22 @@ impl<P: Platform> Vcpu<P> {
         }
     }
 
-    /// What becomes of the guest after an exit.
+    /// What becomes of the guest after an exit that the loop does not handle itself.
     #[inline(never)]
-    fn exit(&mut self, mut exit: Exit) {
-        self.statistics.exit(&exit.reason);
+    fn exit(&mut self, exit: Exit, started: Started) {
+        let kind = Kind::of(&exit.reason);
+        match exit.reason {
+            ExitReason::Msr(_) => self.statistics.msr(self.cpu.gpr(Gpr::Rcx) as u32),
+            ExitReason::Io(access) => self.statistics.port(access.port),
+            _ => {}
+        }
+        self.any(exit);
+        self.statistics.exit(kind, started, self.machine.platform.clock());
+    }
+
+    /// Handles any exit.
+    #[inline(always)]
+    fn any(&mut self, mut exit: Exit) {
         match exit.reason {
             ExitReason::HostInterrupt => return self.host_interrupt(),
             ExitReason::InterruptWindow | ExitReason::NmiWindow => {
@@ -183,7 +199,7 @@ impl<P: Platform> Vcpu<P> {
             Outcome::Resume => {}
             Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
             Outcome::Inject(exception) => {
-                self.statistics.exceptions.count();
+                self.statistics.events.exceptions.count();
                 self.cpu.inject(Event::Exception(exception));
             }
             Outcome::Wait(next_rip) => {
@@ -228,15 +244,23 @@ impl<P: Platform> Vcpu<P> {
     #[cold]
     fn host_interrupt(&mut self) {
         self.recheck = true;
+        let events = &self.statistics.events;
         for _ in 0..EVENT_BATCH {
             match self.cpu.take() {
                 None => break,
-                Some(HostEvent::Kick) => {}
-                Some(HostEvent::ConsoleInput) => self.machine.pump_input(self.index),
+                Some(HostEvent::Kick) => events.kicks.count(),
+                Some(HostEvent::ConsoleInput) => {
+                    events.console_input.count();
+                    self.machine.pump_input(self.index);
+                }
                 Some(HostEvent::PowerButton) => {
+                    events.power_button.count();
                     self.machine.with_pc(self.index, |pc, around| pc.power_button(around));
                 }
-                Some(HostEvent::Unexpected(vector)) => log::warn!("unexpected host interrupt {vector:#x}"),
+                Some(HostEvent::Unexpected(vector)) => {
+                    events.unexpected_interrupts.count();
+                    log::warn!("unexpected host interrupt {vector:#x}");
+                }
             }
         }
     }
@@ -284,12 +308,14 @@ impl<P: Platform> Vcpu<P> {
         if self.index == BOOT_PROCESSOR {
             self.machine.end(Lifecycle::Reset);
         }
+        self.statistics.events.inits.count();
         self.lapic.reset();
         (self.pending_nmis, self.extint) = (0, false);
         self.activity = Activity::WaitForStartup;
     }
 
     fn start(&mut self, page: u8) {
+        self.statistics.events.starts.count();
         let signature = self.machine.cpuid.signature();
         self.cpu.restore(&entry::real_mode(page, signature));
         self.activity = Activity::Running;
@@ -300,9 +326,11 @@ impl<P: Platform> Vcpu<P> {
         let clock = self.machine.platform.clock();
         let now = clock.now();
         if self.lapic.deadline() <= now {
+            self.statistics.events.apic_timer.count();
             self.lapic.expire(clock);
         }
         if self.index == BOOT_PROCESSOR && self.pc_deadline() <= now {
+            self.statistics.events.pc_timer.count();
             self.machine.with_pc(self.index, |pc, around| pc.expire(around));
         }
     }
@@ -344,13 +372,12 @@ impl<P: Platform> Vcpu<P> {
             self.pending_nmis -= 1;
             self.wake();
             self.cpu.inject(Event::Nmi);
-            self.statistics.nmis.count();
+            self.statistics.events.nmis.count();
         } else if state.interrupts
             && let Some(vector) = self.take_vector()
         {
             self.wake();
             self.cpu.inject(Event::Interrupt(vector));
-            self.statistics.interrupts.count();
         }
         self.cpu.request_nmi_window(self.pending_nmis > 0);
         let class = match self.lapic.pending() {
@@ -369,10 +396,12 @@ impl<P: Platform> Vcpu<P> {
     /// The vector that the guest takes next, acknowledged at its source.
     fn take_vector(&mut self) -> Option<u8> {
         if let Some(vector) = self.lapic.pending() {
+            self.statistics.events.interrupts.count();
             return Some(self.lapic.acknowledge(vector));
         }
         if self.extint_waits() {
             self.extint = false;
+            self.statistics.events.external_interrupts.count();
             return Some(self.machine.with_pc(self.index, |pc, around| pc.pic_acknowledge(around)));
         }
         None
@@ -388,6 +417,7 @@ impl<P: Platform> Vcpu<P> {
     #[inline(never)]
     fn idle(&mut self) {
         if !self.port.needs_attention() {
+            self.statistics.events.sleeps.count();
             self.cpu.wait();
         }
         self.host_interrupt();

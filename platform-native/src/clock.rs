@@ -55,6 +55,7 @@ impl TscClock {
 }
 
 /// The processor's time-stamp counter.
+#[inline(always)]
 pub(crate) fn tsc() -> u64 {
     // SAFETY: RDTSC exists on every x86-64 processor and has no side effect.
     unsafe { _rdtsc() }
@@ -67,6 +68,11 @@ impl Clock for TscClock {
 
     fn guest_tsc(&self) -> u64 {
         tsc().wrapping_sub(self.origin)
+    }
+
+    #[inline(always)]
+    fn cycles(&self) -> u64 {
+        tsc()
     }
 
     fn tsc_hz(&self) -> u64 {

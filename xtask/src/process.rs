@@ -315,7 +315,18 @@ impl Session {
         match message {
             Message::Line(line) => self.tell(listener, Event::Line(&line)),
             Message::End(end) => self.end = Some(end),
-            Message::Facts(facts) => self.facts.extend(facts),
+            Message::Facts(facts) => self.facts(facts),
+        }
+    }
+
+    /// Of most facts the last one counts; vCPUs are collected.
+    fn facts(&mut self, facts: Map<String, Value>) {
+        for (name, value) in facts {
+            if name != "vcpu" {
+                self.facts.insert(name, value);
+            } else if let Value::Array(vcpus) = self.facts.entry("vcpus").or_insert_with(|| Value::Array(vec![])) {
+                vcpus.push(value);
+            }
         }
     }
 

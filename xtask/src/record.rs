@@ -5,7 +5,7 @@
 //! "record separator") and goes on with one JSON object, of which these are known:
 //!
 //! - `{"kind":"poweroff","status":0,"reason":"…","code":0,"detail":0}`: how the VM ended, see [`Kind`].
-//! - `{"stats":{…}}`: the guest's exits, at the end.
+//! - `{"stats":{…}}` and, for each vCPU, `{"vcpu":{"index":0,…}}`: the guest's exits, at the end; see `run/stats.rs`.
 //! - `{"memory":{"private_bytes":…}}` and `{"start":{"entry_tsc":…,"guest_tsc":…,"tsc_hz":…}}`: for the bench.
 //!
 //! Whoever sends garbage here is a broken Parados or host, so garbage is shown and otherwise ignored.

@@ -132,13 +132,13 @@ fn report_statistics(options: &Options, ended: &Ended, conclusion: Conclusion) -
     if !options.stats && options.stats_json.is_none() {
         return Ok(conclusion);
     }
-    let Some(stats) = ended.facts.get("stats") else {
+    let Some(stats) = stats::collect(&ended.facts) else {
         say::error("no statistics: Parados did not send them");
         let in_vain = conclusion.status == status::OK && options.stats_json.is_some();
         return Ok(if in_vain { Conclusion::no_statistics() } else { conclusion });
     };
     if options.stats {
-        say::line(stats::table(stats).trim_end());
+        say::line(stats::table(&stats).trim_end());
     }
     if let Some(path) = &options.stats_json {
         write_atomically(path, format!("{stats:#}\n").as_bytes())?;

@@ -18,6 +18,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --no-reboot              a guest reset ends the run with status 71
   --stats                  print what the guest's exits were, at the end
   --stats-json FILE        the same as JSON
+  --guest-stats            let the guest read them, at address FEF00000h (docs/statistics.md)
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it

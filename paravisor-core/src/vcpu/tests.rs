@@ -259,7 +259,7 @@ fn cpuid_is_answered_and_completed() {
     play(&mut vcpu, ExitReason::Cpuid, 0x20_0002);
     assert_eq!(vcpu.cpu.rip(), 0x20_0002);
     assert_eq!(vcpu.cpu.gpr(Gpr::Rbx) as u32, u32::from_le_bytes(*b"Para"));
-    assert_eq!(vcpu.statistics.cpuid.get(), 1);
+    assert_eq!(vcpu.statistics.of(Kind::Cpuid).count(), 1);
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn a_faulting_instruction_gets_its_exception() {
     let mut vcpu = boot_processor();
     play(&mut vcpu, ExitReason::Vmmcall, 0x20_0003);
     assert_eq!(vcpu.cpu.injected, [Event::Exception(Exception::UNDEFINED)]);
-    assert_eq!((vcpu.cpu.rip(), vcpu.statistics.exceptions.get()), (0x20_0000, 1));
+    assert_eq!((vcpu.cpu.rip(), vcpu.statistics.events.exceptions.get()), (0x20_0000, 1));
 }
 
 fn ending(reason: ExitReason) -> Option<Termination> {

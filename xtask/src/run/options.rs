@@ -28,6 +28,7 @@ pub(crate) struct Options {
     pub(crate) test_devices: bool,
     pub(crate) no_reboot: bool,
     pub(crate) stats: bool,
+    pub(crate) guest_stats: bool,
     pub(crate) stats_json: Option<PathBuf>,
     pub(crate) status_file: Option<PathBuf>,
     pub(crate) qemu: Option<PathBuf>,
@@ -39,7 +40,8 @@ impl Options {
         let (mut image, mut kernel, mut initrd, mut append, mut exec) = (None, None, None, None, None);
         let (mut processors, mut memory, mut cpu, mut timeout, mut platform) = (None, None, None, None, None);
         let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
-        let (mut test_devices, mut no_reboot, mut stats, mut print_command) = (false, false, false, false);
+        let (mut test_devices, mut no_reboot, mut print_command) = (false, false, false);
+        let (mut stats, mut guest_stats) = (false, false);
         while let Some(argument) = parser.next()? {
             let name = match argument {
                 Long(name) => name.to_owned(),
@@ -68,6 +70,7 @@ impl Options {
                 "test-devices" => test_devices = true,
                 "no-reboot" => no_reboot = true,
                 "stats" => stats = true,
+                "guest-stats" => guest_stats = true,
                 "print-command" => print_command = true,
                 _ => {
                     return Err(Failure::usage(format!(
@@ -89,6 +92,7 @@ impl Options {
             test_devices,
             no_reboot,
             stats,
+            guest_stats,
             stats_json,
             status_file,
             qemu,
@@ -107,6 +111,7 @@ impl Options {
             ("--test-devices", self.test_devices),
             ("--stats", self.stats),
             ("--stats-json", self.stats_json.is_some()),
+            ("--guest-stats", self.guest_stats),
         ];
         if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
             return Err(Failure::usage(format!("{name} and --image: an image has its payload and settings inside")));
@@ -132,6 +137,9 @@ impl Options {
         if self.stats || self.stats_json.is_some() {
             flags |= flag::STATISTICS;
         }
+        if self.guest_stats {
+            flags |= flag::GUEST_STATISTICS;
+        }
         flags
     }
 }
@@ -155,6 +163,7 @@ mod tests {
     fn flags_follow_the_options() {
         let options = parse(&["--exec", "true", "--stats-json=x", "--test-devices"]).unwrap();
         assert_eq!(options.image_flags(), flag::COMMAND | flag::STATISTICS | flag::TEST_DEVICES);
+        assert_eq!(parse(&["--guest-stats"]).unwrap().image_flags(), flag::GUEST_STATISTICS);
     }
 
     #[test]
