@@ -75,6 +75,14 @@ pub(crate) fn paravisor_with_leak() -> Result<PathBuf> {
     Ok(folder.join(TARGET).join("release/paravisor"))
 }
 
+/// Parados without what counts exits and measures them, as a file of its own at `place`.
+pub(crate) fn paravisor_without_statistics(place: &Path) -> Result<()> {
+    let program = bare_metal(&["-p", "paravisor", "--no-default-features"], "paravisor")?;
+    std::fs::copy(&program, place).map_err(|error| Failure::system(place.display(), error))?;
+    // The usual one takes its place again.
+    paravisor().map(drop)
+}
+
 /// The program that takes an image and starts it.
 pub(crate) fn reference_host() -> Result<PathBuf> {
     bare_metal(&["-p", "reference-host"], "reference-host")

@@ -3,7 +3,8 @@
 //! alternating, in the same QEMU.
 //!
 //! Time comes as a ratio to the floor. With `-icount shift=0` QEMU's time-stamp counter counts instructions, so that the
-//! same guest also says how many an exit takes: exact, and the same on every machine.
+//! same guest also says how many an exit takes: exact, and the same on every machine. A second image, without statistics,
+//! says how many of them go into counting and measuring.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ use crate::say;
 const KINDS: [(&str, f64, Option<f64>); 4] =
     [("cpuid", 1.15, Some(300.0)), ("msr", 1.15, Some(300.0)), ("port", 1.15, Some(300.0)), ("mmio", 1.5, None)];
 
+/// What statistics may take of a CPUID exit, in instructions.
+const STATISTICS_AIM: f64 = 12.0;
+
 /// More than that, and the floor is none.
 const FLOOR_INSTRUCTIONS: f64 = 70.0;
 
@@ -35,28 +39,38 @@ type Costs = BTreeMap<String, f64>;
 struct Exits<'a> {
     bench: &'a Bench,
     image: PathBuf,
+    /// The image without statistics.
+    plain: PathBuf,
     floor: PathBuf,
     guest: PathBuf,
 }
 
 pub(super) fn measure(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
     let (guest, floor) = (build::guest("exit-bench")?, build::guest("floor")?);
-    let image = bench.scratch.file("exits.igvm");
+    let (image, plain) = (bench.scratch.file("exits.igvm"), bench.scratch.file("plain.igvm"));
+    let paravisor = bench.scratch.file("plain.elf");
+    build::paravisor_without_statistics(&paravisor)?;
     let request = Request { kernel: Some(&guest), ..Request::default() };
     write_atomically(&image, &request.build()?.bytes)?;
-    let exits = Exits { bench, image, floor, guest };
+    write_atomically(&plain, &Request { paravisor: Some(&paravisor), ..request }.build()?.bytes)?;
+    let exits = Exits { bench, image, plain, floor, guest };
     let mut ratios: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut of_statistics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for pair in 1..=pairs {
         say::progress(&format!("bench exits: pair {pair} of {pairs}"));
-        let (floor, native) = (exits.floor(&[])?, exits.native(&[])?);
+        let (floor, native, plain) = (exits.floor(&[])?, exits.native(&[])?, exits.plain(&[])?);
         for (kind, cost) in native {
-            let of_floor = floor.get(&kind).copied().unwrap_or(f64::NAN);
-            ratios.entry(kind).or_default().push(cost / of_floor);
+            let of = |others: &Costs| cost / others.get(&kind).copied().unwrap_or(f64::NAN);
+            let (of_floor, of_plain) = (of(&floor), of(&plain));
+            of_statistics.entry(kind.clone()).or_default().push(of_plain);
+            ratios.entry(kind).or_default().push(of_floor);
         }
     }
     say::progress("bench exits: counting instructions");
     let count = ["-icount", "shift=0,sleep=off"];
-    figures.extend(summary(&ratios, &exits.floor(&count)?, &exits.native(&count)?)?);
+    let native = exits.native(&count)?;
+    figures.extend(summary(&ratios, &exits.floor(&count)?, &native)?);
+    figures.extend(of_statistics_alone(&of_statistics, &exits.plain(&count)?, &native)?);
     Ok(())
 }
 
@@ -67,6 +81,10 @@ impl Exits<'_> {
 
     fn native(&self, extra: &[&str]) -> Result<Costs> {
         self.run(self.bench.hosted(&self.image), extra)
+    }
+
+    fn plain(&self, extra: &[&str]) -> Result<Costs> {
+        self.run(self.bench.hosted(&self.plain), extra)
     }
 
     fn run(&self, machine: Machine, extra: &[&str]) -> Result<Costs> {
@@ -109,6 +127,25 @@ fn summary(ratios: &BTreeMap<String, Vec<f64>>, floor: &Costs, native: &Costs) -
     Ok(figures)
 }
 
+/// What statistics cost: instructions, and time against the image without them.
+fn of_statistics_alone(ratios: &BTreeMap<String, Vec<f64>>, plain: &Costs, native: &Costs) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for (kind, ..) in KINDS {
+        let (Some(with), Some(without), Some(values)) = (native.get(kind), plain.get(kind), ratios.get(kind)) else {
+            return Err(Failure::new(status::FAILED, format!("bench exits: the guest did not measure {kind}")));
+        };
+        let aim = (kind == "cpuid").then_some(STATISTICS_AIM);
+        figures.push(Figure::fixed(
+            format!("exit.{kind}.native.stats_instructions"),
+            with - without,
+            "instructions",
+            aim,
+        ));
+        figures.extend(Figure::median(format!("exit.{kind}.native.stats_vs_without"), values, "ratio", None));
+    }
+    Ok(figures)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +159,15 @@ mod tests {
     #[test]
     fn the_best_loop_counts() {
         assert_eq!(costs(CONSOLE), Costs::from([("cpuid".to_owned(), 100.0)]));
+    }
+
+    #[test]
+    fn statistics_cost_the_difference_to_an_image_without_them() {
+        let ratios = KINDS.iter().map(|(kind, ..)| ((*kind).to_owned(), vec![1.01])).collect();
+        let figures = of_statistics_alone(&ratios, &of(190.0), &of(203.0)).unwrap();
+        let cpuid = figures.iter().find(|figure| figure.name == "exit.cpuid.native.stats_instructions").unwrap();
+        assert_eq!((cpuid.value, cpuid.reached()), (13.0, Some(false)));
+        assert!(of_statistics_alone(&ratios, &Costs::new(), &of(203.0)).is_err());
     }
 
     #[test]
