@@ -369,6 +369,7 @@ fn check_request(operation: &Operation, request: Lifecycle, config: &PcConfig) {
         Lifecycle::Reset => [0x60, 0x64, 0x92, 0xcf9].iter().any(|port| operation.writes(*port..=*port)),
         Lifecycle::PowerOff => operation.writes(0x604..=0x605),
         Lifecycle::TestExit(_) => config.test_devices && operation.writes(0xf4..=0xf7),
+        Lifecycle::TestCrash => config.test_devices && operation.writes(0xf8..=0xfb),
     };
     assert!(allowed, "{request:?} by {operation:x?}");
 }

@@ -8,7 +8,7 @@
 use core::fmt;
 
 /// Ports with a device behind them when the test devices exist: first and last.
-pub const PORTS: [(u16, u16); 20] = [
+pub const PORTS: [(u16, u16); 21] = [
     (0x20, 0x21),
     (0x40, 0x43),
     (0x60, 0x60),
@@ -21,6 +21,7 @@ pub const PORTS: [(u16, u16); 20] = [
     (0xe0, 0xeb),
     (0xed, 0xed),
     (0xf4, 0xf7),
+    (0xf8, 0xfb),
     (0x3f8, 0x3ff),
     (0x4d0, 0x4d1),
     (0x510, 0x511),

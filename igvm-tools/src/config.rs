@@ -7,7 +7,7 @@
 use crate::build::{ImageSpec, Platform};
 use crate::error::Error;
 use crate::{input, policy};
-use image_abi::flag;
+use image_abi::{flag, log_level};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -29,7 +29,7 @@ pub(crate) const MINIMUM_ABI: &str = "minimum_abi";
 const PAYLOAD: [&str; 3] = ["kernel", "initrd", "command_line"];
 
 /// The keys outside any table.
-const TOP: [&str; 4] = ["platform", "paravisor", "payload", "policy"];
+const TOP: [&str; 5] = ["platform", "paravisor", "payload", "policy", "log"];
 
 /// What a configuration file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,7 @@ impl Config {
             None => return Err(Error::data(path, "no key 'platform', expected platform = \"native\"")),
         };
         let (payload, policy) = (top.table("payload")?, top.table("policy")?);
+        let log = top.table("log")?;
         if let Some(payload) = &payload {
             payload.only(&PAYLOAD)?;
         }
@@ -95,7 +96,8 @@ impl Config {
             kernel: file("kernel")?,
             initrd: file("initrd")?,
             command_line: command_line.unwrap_or_default().to_owned(),
-            flags: policy.as_ref().map(|policy| policy.flags(platform)).transpose()?.unwrap_or(0),
+            flags: policy.as_ref().map(|policy| policy.flags(platform)).transpose()?.unwrap_or(0)
+                | log.map(|log| log.levels()).transpose()?.unwrap_or(0),
             guest_policy: guest_policy(platform, policy.as_ref())?,
         })
     }
@@ -174,6 +176,21 @@ impl<'a> Table<'a> {
         Ok(table.map(|table| Table { path: self.path, text: self.text, name: key, table }))
     }
 
+    /// The levels of `[log]`, as flags.
+    fn levels(&self) -> Result<u32, Error> {
+        self.only(&log_level::MODULES)?;
+        let mut flags = 0;
+        for (module, key) in log_level::MODULES.into_iter().enumerate() {
+            if let Some(name) = self.string(key)? {
+                flags |= level_flags(module, name).ok_or_else(|| {
+                    let known = log_level::NAMES.join(", ");
+                    self.complaint(key, format_args!("unknown level '{name}', expected one of: {known}"))
+                })?;
+            }
+        }
+        Ok(flags)
+    }
+
     /// Parados's own policy.
     fn flags(&self, platform: Platform) -> Result<u32, Error> {
         let more = format_of(platform).map_or(&[][..], |format| format.bits).iter().map(|(name, _)| *name);
@@ -224,6 +241,35 @@ fn guest_policy(platform: Platform, table: Option<&Table<'_>>) -> Result<Option<
         value |= table.minimum_abi()?;
     }
     Ok(Some(value))
+}
+
+/// The flags that give a module, by its index, the level of that name.
+fn level_flags(module: usize, name: &str) -> Option<u32> {
+    let level = log_level::NAMES.iter().position(|known| *known == name)?;
+    Some(log_level::flags(module, level))
+}
+
+/// The flags for levels as a command line has them: one level for all modules, or `MODULE=LEVEL` several times, with commas
+/// between them.
+pub fn parse_levels(text: &str) -> Result<u32, String> {
+    let mut flags = 0;
+    for part in text.split(',') {
+        let (modules, name) = match part.split_once('=') {
+            Some((module, name)) => {
+                let index = log_level::MODULES.iter().position(|known| *known == module).ok_or_else(|| {
+                    format!("unknown module '{module}', expected one of: {}", log_level::MODULES.join(", "))
+                })?;
+                (index..index + 1, name)
+            }
+            None => (0..log_level::MODULES.len(), part),
+        };
+        for module in modules {
+            let level = level_flags(module, name)
+                .ok_or_else(|| format!("unknown level '{name}', expected one of: {}", log_level::NAMES.join(", ")))?;
+            flags = log_level::overruled(flags, level);
+        }
+    }
+    Ok(flags)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

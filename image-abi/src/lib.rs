@@ -77,7 +77,8 @@ pub mod flag {
     /// The guest can read the exit statistics, in a window of MMIO.
     pub const GUEST_STATISTICS: u32 = 1 << 5;
     /// All bits that mean something.
-    pub const ALL: u32 = TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG | CANARY | GUEST_STATISTICS;
+    pub const ALL: u32 =
+        TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG | CANARY | GUEST_STATISTICS | super::log_level::MASK;
 }
 
 /// A pattern that nobody has by chance, and that a test guest can tell without having a copy of it: each word proves
@@ -100,6 +101,50 @@ pub mod canary {
     /// Whether a value is a word of a canary.
     pub const fn is_word(value: u64) -> bool {
         (value as u32) < WORDS && proof(value as u32) == (value >> 32) as u32
+    }
+}
+
+/// How much each module of the image logs: three bits of [`LaunchBlock::flags`] for each, from bit 8 on. Zero is
+/// [`log_level::DEFAULT`], other values are one more than the level's index in [`log_level::NAMES`].
+pub mod log_level {
+    /// The modules, in the order of their bits.
+    pub const MODULES: [&str; 5] = ["image", "core", "handlers", "devices", "platform"];
+    /// The levels; each includes the ones before it.
+    pub const NAMES: [&str; 6] = ["off", "error", "warning", "info", "debug", "trace"];
+    /// The index of the level of a module about which nothing is said.
+    pub const DEFAULT: usize = 3;
+    const FIRST: usize = 8;
+    const BITS: usize = 3;
+    /// All bits that hold levels.
+    pub const MASK: u32 = ((1 << (BITS * MODULES.len())) - 1) << FIRST;
+
+    /// The flags for a level, both by their index.
+    pub const fn flags(module: usize, level: usize) -> u32 {
+        if module < MODULES.len() && level < NAMES.len() { (level as u32 + 1) << (FIRST + BITS * module) } else { 0 }
+    }
+
+    /// `flags` with the levels of `others`, where those say something.
+    pub const fn overruled(flags: u32, others: u32) -> u32 {
+        let (mut result, mut module) = (flags, 0);
+        while module < MODULES.len() {
+            let mask = ((1 << BITS) - 1) << (FIRST + BITS * module);
+            if others & mask != 0 {
+                result = result & !mask | others & mask;
+            }
+            module += 1;
+        }
+        result
+    }
+
+    /// The index of a module's level; [`DEFAULT`] also where the bits mean nothing.
+    pub const fn of(flags: u32, module: usize) -> usize {
+        if module >= MODULES.len() {
+            return DEFAULT;
+        }
+        match (flags >> (FIRST + BITS * module)) as usize & ((1 << BITS) - 1) {
+            value @ 1..=6 => value - 1,
+            _ => DEFAULT,
+        }
     }
 }
 

@@ -41,6 +41,20 @@ impl<P: Platform> VcpuEnv<'_, P> {
         }
     }
 
+    /// Logs something odd.
+    #[cold]
+    fn note(&self, oddity: Oddity) {
+        let (machine, vcpu) = (self.machine, u64::from(self.index));
+        match oddity {
+            Oddity::UnknownMsr(index) => machine.note(&journal::UnknownMsr { vcpu, index: index.into() }),
+            Oddity::IgnoredMsrWrite(index) => machine.note(&journal::IgnoredMsrWrite { vcpu, index: index.into() }),
+            Oddity::UnknownPort(port) => machine.note(&journal::UnknownPort { vcpu, port: port.into() }),
+            Oddity::UnknownMmio(gpa) => machine.note(&journal::UnknownMmio { vcpu, gpa: gpa.0 }),
+            Oddity::NotEmulated(gpa) => machine.note(&journal::NotEmulated { vcpu, rip: gpa.0 }),
+            Oddity::Mismatch => machine.note(&journal::Mismatch { vcpu }),
+        }
+    }
+
     fn apply(&mut self, effect: Effect) {
         *self.recheck = true;
         match effect {
@@ -174,12 +188,13 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
 
     fn send(&mut self, message: &InterruptMessage) -> u32 {
         self.count(|statistics| statistics.events.messages.count());
+        self.machine.note(&journal::Sent { vcpu: self.index.into(), vector: message.vector.into() });
         *self.recheck = true;
         self.machine.fabric.deliver(Some(self.index), message, &self.machine.others(self.index))
     }
 
     fn oddity(&mut self, oddity: Oddity) {
         self.count(|statistics| statistics.oddity(oddity));
-        log::debug!("vCPU {}: {oddity:x?}", self.index);
+        self.note(oddity);
     }
 }

@@ -8,9 +8,10 @@ use devices::apic::{Fabric, FabricError, Lapic};
 use devices::memory_map::{MapError, MemoryMap};
 use devices::pc::{Pc, PcConfig, PcHost};
 use image_abi::{flag, payload};
+use journal::{Event, Journal};
 use platform::{
-    Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Platform, Reason, Termination, VcpuState,
-    Visibility, Waker,
+    Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Outbound, Platform, Reason, Releasable,
+    Termination, VcpuState, Visibility, Waker,
 };
 use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
 use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -20,7 +21,7 @@ use crate::Launch;
 use crate::mem::Image;
 use crate::pages::{PageCounts, PageStates, Transition};
 use crate::payload::{BootInformation, PayloadError};
-use crate::statistics::{MachineFigures, Statistics, window};
+use crate::statistics::{Consent, MachineFigures, Report, Statistics, window};
 
 /// Why the machine could not be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +114,8 @@ pub struct Machine<P: Platform + 'static> {
     flags: u32,
     /// A processor is ending the VM.
     ended: AtomicBool,
+    /// What Parados remembers.
+    journal: &'static Journal,
 }
 
 impl<P: Platform> Machine<P> {
@@ -125,6 +128,7 @@ impl<P: Platform> Machine<P> {
         image: &Image,
         launch: &Launch,
         raw: &impl RawCpuid,
+        journal: &'static Journal,
     ) -> Result<Self, MachineError> {
         let pages = give_memory(pages, launch)?;
         let map = MemoryMap::new(launch.low_end, launch.high_bytes, &[launch.region])?;
@@ -162,6 +166,7 @@ impl<P: Platform> Machine<P> {
             start,
             flags: block.flags,
             ended: AtomicBool::new(false),
+            journal,
         };
         if block.payload_kind == payload::MULTIBOOT {
             machine.with_pc(BOOT_PROCESSOR, |pc, around| pc.start_as_bios(around));
@@ -179,12 +184,29 @@ impl<P: Platform> Machine<P> {
         self.flags & flag::TEST_DEVICES != 0
     }
 
+    /// Remembers an event.
+    #[inline]
+    pub(crate) fn note<E: Event>(&self, event: &E) {
+        if self.journal.wants::<E>() {
+            self.journal.emit(event);
+            // An image for debugging shows it.
+            log::logger().flush();
+        }
+    }
+
+    /// Remembers an event and tells the host.
+    pub(crate) fn tell<E: Event + Releasable>(&self, event: &E) {
+        self.journal.tell(event, |line| self.platform.say(line));
+    }
+
     /// Ends the VM for a request of the guest.
     pub(crate) fn end(&self, change: Lifecycle) -> ! {
         self.finish(match change {
             Lifecycle::PowerOff => Termination::PowerOff,
             Lifecycle::Reset => Termination::Reset,
             Lifecycle::TestExit(value) => Termination::TestExit(value),
+            // The measured policy put the device there, for this.
+            Lifecycle::TestCrash => panic!("the guest asked for it"),
         })
     }
 
@@ -195,8 +217,9 @@ impl<P: Platform> Machine<P> {
                 core::hint::spin_loop();
             }
         }
-        if self.flags & flag::STATISTICS != 0 {
-            self.report();
+        log::logger().flush();
+        if let Some(consent) = Consent::from_policy(self.flags) {
+            self.report(consent);
         }
         self.platform.end(how)
     }
@@ -208,13 +231,15 @@ impl<P: Platform> Machine<P> {
 
     /// Tells the host what the vCPUs did: a record about the machine, and one for each vCPU.
     #[cold]
-    fn report(&self) {
+    fn report(&self, consent: Consent) {
         let clock = self.platform.clock();
         let figures = MachineFigures { tsc_hz: clock.tsc_hz(), nanoseconds: clock.now().0, pages: self.page_counts() };
-        self.platform.record(format_args!("{{\"stats\":{figures}}}"));
+        let record = Report { consent, figures: format_args!("{{\"stats\":{figures}}}") };
+        self.platform.record(Outbound::released(&record));
         for index in 0..self.fabric.processors() {
             if let Some(statistics) = self.fabric.beside(index) {
-                self.platform.record(format_args!("{{\"vcpu\":{{\"index\":{index},{statistics}}}}}"));
+                let figures = format_args!("{{\"vcpu\":{{\"index\":{index},{statistics}}}}}");
+                self.platform.record(Outbound::released(&Report { consent, figures }));
             }
         }
     }

@@ -19,7 +19,7 @@ use platform::{Clock, Direction, ExitReason};
 use vc_handlers::Oddity;
 
 pub use histogram::{BUCKETS, Histogram};
-pub(crate) use report::MachineFigures;
+pub(crate) use report::{Consent, MachineFigures, Report};
 pub use top::{ENTRIES, Entry, Top};
 
 /// Whether the image counts exits and measures them.

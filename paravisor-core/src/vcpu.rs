@@ -156,6 +156,7 @@ impl<P: Platform> Vcpu<P> {
     #[inline(never)]
     fn exit(&mut self, exit: Exit, started: Started) {
         let kind = Kind::of(&exit.reason);
+        self.machine.note(&journal::Exited { vcpu: self.index.into(), kind: kind as u64, rip: self.cpu.rip() });
         match exit.reason {
             ExitReason::Msr(_) => self.statistics.msr(self.cpu.gpr(Gpr::Rcx) as u32),
             ExitReason::Io(access) => self.statistics.port(access.port),
@@ -200,6 +201,7 @@ impl<P: Platform> Vcpu<P> {
             Outcome::Complete(next_rip) => self.cpu.complete_instruction(next_rip),
             Outcome::Inject(exception) => {
                 self.statistics.events.exceptions.count();
+                self.machine.note(&journal::Raised { vcpu: self.index.into(), vector: exception.vector.into() });
                 self.cpu.inject(Event::Exception(exception));
             }
             Outcome::Wait(next_rip) => {
@@ -255,11 +257,12 @@ impl<P: Platform> Vcpu<P> {
                 }
                 Some(HostEvent::PowerButton) => {
                     events.power_button.count();
+                    self.machine.tell(&journal::PowerButton { vcpu: self.index.into() });
                     self.machine.with_pc(self.index, |pc, around| pc.power_button(around));
                 }
                 Some(HostEvent::Unexpected(vector)) => {
                     events.unexpected_interrupts.count();
-                    log::warn!("unexpected host interrupt {vector:#x}");
+                    self.machine.tell(&journal::UnexpectedInterrupt { vcpu: self.index.into(), vector: vector.into() });
                 }
             }
         }
@@ -309,6 +312,7 @@ impl<P: Platform> Vcpu<P> {
             self.machine.end(Lifecycle::Reset);
         }
         self.statistics.events.inits.count();
+        self.machine.note(&journal::Reset { vcpu: self.index.into() });
         self.lapic.reset();
         (self.pending_nmis, self.extint) = (0, false);
         self.activity = Activity::WaitForStartup;
@@ -316,6 +320,7 @@ impl<P: Platform> Vcpu<P> {
 
     fn start(&mut self, page: u8) {
         self.statistics.events.starts.count();
+        self.machine.note(&journal::Started { vcpu: self.index.into(), page: page.into() });
         let signature = self.machine.cpuid.signature();
         self.cpu.restore(&entry::real_mode(page, signature));
         self.activity = Activity::Running;
@@ -378,6 +383,7 @@ impl<P: Platform> Vcpu<P> {
         {
             self.wake();
             self.cpu.inject(Event::Interrupt(vector));
+            self.machine.note(&journal::Interrupted { vcpu: self.index.into(), vector: vector.into() });
         }
         self.cpu.request_nmi_window(self.pending_nmis > 0);
         let class = match self.lapic.pending() {

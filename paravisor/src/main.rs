@@ -6,8 +6,12 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(any(test, target_os = "none"))]
+#[cfg(target_os = "none")]
+mod crash;
 #[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the image alone"))]
 mod heap;
+#[cfg(target_os = "none")]
+mod journal;
 #[cfg(target_os = "none")]
 mod start;
 

@@ -6,19 +6,19 @@
 
 use alloc::vec::Vec;
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
-use core::panic::PanicInfo;
+use core::fmt;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 extern crate alloc;
 
 use image_abi::{LaunchBlock, canary, flag};
-use log::LevelFilter;
 use paravisor_core::{Image, Launch, Machine, Vcpu};
-use platform::{Clock, Platform, Reason, Termination};
-use platform_native::{Measurement, Native, emergency, prepare};
+use platform::{Clock, Outbound, Platform, Reason, Releasable, Termination};
+use platform_native::{Measurement, Native, prepare};
 use vc_handlers::cpuid::Registers;
 
-use crate::heap;
+use crate::journal::JOURNAL;
+use crate::{crash, heap, journal};
 
 core::arch::global_asm!(
     ".section .text.start, \"ax\"",
@@ -48,6 +48,7 @@ extern "C" fn start(block: *const LaunchBlock) -> ! {
 fn build(block: *const LaunchBlock) -> &'static Native {
     // SAFETY: RDTSC has no side effect.
     let tsc = unsafe { _rdtsc() };
+    platform_native::early(crash::exception);
     // SAFETY: the loader passes the launch block's address and has placed the image, which its own tables map; none of the
     // ranges that the core reads is written to from here on.
     let Some(image) = (unsafe { Image::at(block) }) else { give_up(Reason::BadLaunchBlock, 0) };
@@ -55,8 +56,7 @@ fn build(block: *const LaunchBlock) -> &'static Native {
         Ok(launch) => launch,
         Err(error) => give_up(error.reason(), 0),
     };
-    let level = if launch.block.has(flag::DEBUG_LOG) { LevelFilter::Info } else { LevelFilter::Off };
-    platform_native::early(level);
+    journal::initialise(&launch.block);
     // SAFETY: the range follows the image within Parados's region, which nothing else uses; called once.
     unsafe { heap::initialise(launch.heap()) };
     let measurement = Measurement::begin();
@@ -69,14 +69,14 @@ fn build(block: *const LaunchBlock) -> &'static Native {
         Ok(parts) => parts,
         Err(error) => give_up(error.reason(), 0),
     };
-    let machine = match Machine::new(native, pages, &image, &launch, &raw_cpuid) {
+    let machine = match Machine::new(native, pages, &image, &launch, &raw_cpuid, &JOURNAL) {
         Ok(machine) => leak(machine),
         Err(error) => give_up(error.reason(), 1),
     };
     MACHINE.store(machine, Ordering::Release);
     if let Some(Canary(words)) = canary {
         let (start, words) = (words.as_ptr().addr(), words.len());
-        native.record(format_args!("{{\"canary\":{{\"start\":{start},\"words\":{words}}}}}"));
+        native.record(Outbound::released(&CanaryPlace { start, words }));
     }
     report(&launch, native, tsc);
     native
@@ -115,24 +115,66 @@ fn plant_canary() -> &'static Canary {
     leak(Canary(words))
 }
 
+/// Where the canary lies.
+struct CanaryPlace {
+    start: usize,
+    words: usize,
+}
+
+impl fmt::Display for CanaryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{\"canary\":{{\"start\":{},\"words\":{}}}}}", self.start, self.words)
+    }
+}
+
+/// Whoever asked for a canary wants to find it, and it hides nothing.
+impl Releasable for CanaryPlace {}
+
 /// Figures for whoever started the VM.
 fn report(launch: &Launch, native: &Native, tsc: u64) {
     let clock = native.clock();
-    native.record(format_args!(
-        "{{\"memory\":{{\"private_bytes\":{},\"heap_free_bytes\":{},\"image_bytes\":{}}}}}",
-        launch.private_bytes(),
-        heap::free(),
-        launch.block.image.bytes
-    ));
-    native.record(format_args!(
-        "{{\"start\":{{\"entry_tsc\":{tsc},\"guest_tsc\":{},\"tsc_hz\":{}}}}}",
-        tsc.wrapping_add(clock.guest_tsc()),
-        clock.tsc_hz()
-    ));
+    let (private, free, image) = (launch.private_bytes(), heap::free(), launch.block.image.bytes);
+    native.record(Outbound::released(&MemoryFigures { private, free, image }));
+    let guest_tsc = tsc.wrapping_add(clock.guest_tsc());
+    native.record(Outbound::released(&StartFigures { entry_tsc: tsc, guest_tsc, tsc_hz: clock.tsc_hz() }));
 }
 
+/// What Parados takes of the VM's memory.
+struct MemoryFigures {
+    private: u64,
+    free: usize,
+    image: u64,
+}
+
+impl fmt::Display for MemoryFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{\"memory\":{{\"private_bytes\":{},\"heap_free_bytes\":{}", self.private, self.free)?;
+        write!(f, ",\"image_bytes\":{}}}}}", self.image)
+    }
+}
+
+/// Follows from the image and from what the host gave the VM.
+impl Releasable for MemoryFigures {}
+
+/// When what happened during the start.
+struct StartFigures {
+    entry_tsc: u64,
+    guest_tsc: u64,
+    tsc_hz: u64,
+}
+
+impl fmt::Display for StartFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{\"start\":{{\"entry_tsc\":{},\"guest_tsc\":{}", self.entry_tsc, self.guest_tsc)?;
+        write!(f, ",\"tsc_hz\":{}}}}}", self.tsc_hz)
+    }
+}
+
+/// The host starts the VM and sees when it begins to work.
+impl Releasable for StartFigures {}
+
 fn give_up(reason: Reason, detail: u64) -> ! {
-    emergency(format_args!("error: {reason}, step {detail}"));
+    log::error!("{reason}, detail {detail:#x}");
     platform_native::end(Termination::Fatal(reason, detail))
 }
 
@@ -147,11 +189,4 @@ fn leak<T>(value: T) -> &'static mut T {
         [value] => value,
         _ => give_up(Reason::OutOfMemory, 3),
     }
-}
-
-#[panic_handler]
-fn panic(information: &PanicInfo<'_>) -> ! {
-    emergency(format_args!("error: {information}"));
-    let line = information.location().map_or(0, |location| u64::from(location.line()));
-    platform_native::end(Termination::Fatal(Reason::Panic, line))
 }

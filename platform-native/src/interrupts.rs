@@ -11,8 +11,9 @@
 //! stack overflow hits the guard page and becomes a shutdown of the processor, which ends the VM.
 
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-use platform::{Reason, Termination};
+use platform::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters, Reason, Termination};
 
 use crate::descriptor::{CODE_SELECTOR, DOUBLE_FAULT_IST};
 use crate::machine;
@@ -26,11 +27,13 @@ global_asm!(
     ".set vector, 0",
     ".rept 256",
     "    .balign 16",
+    "    .if vector == 2 || vector >= 32",
     "    .byte 0xb8", // mov eax, vector
     "    .long vector",
-    "    .if vector == 2 || vector >= 32",
     "    jmp 2f",
     "    .else",
+    "    .byte 0x6a", // push vector: an exception's registers are wanted whole
+    "    .byte vector",
     "    jmp 3f",
     "    .endif",
     "    .set vector, vector + 1",
@@ -38,9 +41,24 @@ global_asm!(
     ".balign 16",
     "2:  and qword ptr [rsp + 16], -513",
     "    iretq",
-    "3:  mov edi, eax",
-    "    mov rsi, rsp",
-    "    mov rdx, cr2",
+    // In the order of `OwnRegisters`, from RAX at the lowest address. The place of RSP is filled in later.
+    "3:  push r15",
+    "    push r14",
+    "    push r13",
+    "    push r12",
+    "    push r11",
+    "    push r10",
+    "    push r9",
+    "    push r8",
+    "    push rdi",
+    "    push rsi",
+    "    push rbp",
+    "    push rsp",
+    "    push rbx",
+    "    push rdx",
+    "    push rcx",
+    "    push rax",
+    "    mov rdi, rsp",
     "    and rsp, -16",
     "    call {exception}",
     "    ud2",
@@ -135,15 +153,47 @@ fn taken(vector: u32) -> Option<u8> {
     u8::try_from(vector).ok().filter(|&vector| vector != 0)
 }
 
-/// What the processor pushed for an exception, from the top of the stack; with an error code for some vectors.
-extern "C" fn exception(vector: u32, frame: *const u64, fault_address: u64) -> ! {
-    let has_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
-    // SAFETY: the stub passes its stack pointer, at which the processor pushed five words, and a sixth with an error code.
+/// What becomes of an exception in Parados itself.
+pub type OnException = fn(&OwnException) -> !;
+
+/// The handler, set before the first descriptor table is loaded.
+static ON_EXCEPTION: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+pub(crate) fn set_handler(handler: OnException) {
+    ON_EXCEPTION.store(handler as *mut (), Ordering::Release);
+}
+
+/// How many registers the stub pushes.
+const PUSHED: usize = 16;
+
+/// An exception: sixteen registers, the vector, an error code for some vectors, and the processor's frame of RIP, CS, RFLAGS,
+/// RSP and SS.
+extern "C" fn exception(frame: *const u64) -> ! {
+    // SAFETY: the stub passes its stack pointer, above which lie the words that it and the processor pushed: 22, and one more
+    // with an error code.
     let word = |index: usize| unsafe { frame.wrapping_add(index).read() };
-    let code = if has_code { word(0) } else { 0 };
-    let rip = word(usize::from(has_code));
-    crate::emergency(format_args!(
-        "error: exception {vector} at {rip:#x}, error code {code:#x}, CR2 {fault_address:#x}"
-    ));
-    machine::end(Termination::Fatal(Reason::OwnException, u64::from(vector) << 56 | rip & ((1 << 56) - 1)))
+    let vector = word(PUSHED) as u8;
+    let has_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+    let hardware = |index: usize| word(PUSHED + 1 + usize::from(has_code) + index);
+    let mut registers: OwnRegisters = [0; OWN_REGISTERS.len()];
+    registers.iter_mut().take(PUSHED).enumerate().for_each(|(index, register)| *register = word(index));
+    let rest = [hardware(0), hardware(2)].into_iter().chain(control_registers());
+    registers.iter_mut().skip(PUSHED).zip(rest).for_each(|(register, value)| *register = value);
+    if let Some(rsp) = registers.get_mut(OWN_RSP) {
+        *rsp = hardware(3);
+    }
+    let exception = OwnException { vector, error_code: if has_code { word(PUSHED + 1) } else { 0 }, registers };
+    let handler = ON_EXCEPTION.load(Ordering::Acquire);
+    if handler.is_null() {
+        machine::end(Termination::Fatal(Reason::OwnException, vector.into()));
+    }
+    // SAFETY: the pointer was made from an `OnException` in `set_handler`.
+    let handler = unsafe { core::mem::transmute::<*mut (), OnException>(handler) };
+    handler(&exception)
+}
+
+/// CR0, CR2, CR3 and CR4.
+pub fn control_registers() -> [u64; 4] {
+    use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4};
+    [Cr0::read_raw(), Cr2::read_raw(), Cr3::read_raw().0.start_address().as_u64(), Cr4::read_raw()]
 }

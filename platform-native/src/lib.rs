@@ -36,9 +36,11 @@ mod vector;
 
 pub use clock::{Measurement, TscClock};
 pub use cpu::NativeCpu;
-pub use log::emergency;
+pub use interrupts::{OnException, control_registers};
+pub use log::{last_words, say};
 pub use machine::{Native, NativeHost, NativePages, end};
 pub use memory::NativeMemory;
+pub use own_tables::is_mapped;
 #[cfg(feature = "planted-leak")]
 pub use start::expose;
 pub use start::{StartError, early, prepare};

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lines to the developer: QEMU's debug console at port E9h, one OUT a byte, no driver that could fail.
+//! Lines to the host: QEMU's debug console at port E9h, one OUT a byte, no driver that could fail.
 //!
 //! A line that starts with 1Eh is a record for the tool that started QEMU: how the VM ended, or figures. The guest cannot
-//! write one, because every port it touches is emulated.
+//! write one, because every port it touches is emulated. What may be written at all, the type [`Outbound`] decides.
 
 use core::fmt::{self, Write};
 
+use platform::{Outbound, Releasable, Termination};
 use spin::mutex::SpinMutex;
 
 use crate::port;
@@ -30,55 +31,25 @@ impl Write for DebugConsole {
 /// Keeps the lines of several processors apart.
 static CONSOLE: SpinMutex<DebugConsole> = SpinMutex::new(DebugConsole);
 
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let mut console = CONSOLE.lock();
-        // The console accepts every byte: there is no error to report, and nowhere to report it.
-        let _ = writeln!(console, "[parados] {}: {}", word(record.level()), record.args());
-    }
-
-    fn flush(&self) {}
-}
-
-/// The level as the lines spell it.
-const fn word(level: log::Level) -> &'static str {
-    match level {
-        log::Level::Error => "error",
-        log::Level::Warn => "warning",
-        log::Level::Info => "info",
-        log::Level::Debug => "debug",
-        log::Level::Trace => "trace",
-    }
-}
-
-/// Lets the `log` macros write to the debug console, up to `level`.
-pub(crate) fn initialise(level: log::LevelFilter) {
-    static LOGGER: Logger = Logger;
-    // A second call finds the logger in place, which is what it wanted.
-    let _ = log::set_logger(&LOGGER);
-    log::set_max_level(level);
+/// Writes a line, unless another processor is writing one. The console accepts every byte: there is no error to report.
+pub fn say(line: Outbound<'_>) -> bool {
+    CONSOLE.try_lock().is_some_and(|mut console| writeln!(console, "[parados] {line}").is_ok())
 }
 
 /// Writes a record: one line of JSON for the tool that started QEMU.
-pub(crate) fn record(json: fmt::Arguments<'_>) {
+pub(crate) fn record(json: Outbound<'_>) {
     let mut console = CONSOLE.lock();
     let _ = writeln!(console, "{}{json}", RECORD as char);
 }
 
-/// Writes a line although the lock may be held by a processor that died with it.
-pub fn emergency(line: fmt::Arguments<'_>) {
-    // The lock is not waited for: this processor may hold it.
+/// [`say`] for a processor that dies. The lock is not waited for: its holder may be this processor, or a dead one.
+pub fn last_words(line: Outbound<'_>) {
     let _ = writeln!(DebugConsole, "[parados] {line}");
 }
 
-/// [`record`] for a processor that may hold the lock, or wait for one that died with it: the last line of all.
-pub(crate) fn emergency_record(json: fmt::Arguments<'_>) {
+/// Writes the record of how the VM ended, from a processor that may hold the lock, or wait for one that died with it: the
+/// last line of all.
+pub(crate) fn end(how: Termination) {
     // Far longer than any line takes.
     const PATIENCE: u32 = 10_000_000;
     for _ in 0..PATIENCE {
@@ -89,5 +60,28 @@ pub(crate) fn emergency_record(json: fmt::Arguments<'_>) {
         }
         core::hint::spin_loop();
     }
-    let _ = writeln!(DebugConsole, "\n{}{json}", RECORD as char);
+    let _ = writeln!(DebugConsole, "\n{}{}", RECORD as char, Outbound::released(&End(how)));
 }
+
+/// How the VM ended, for the tool that started QEMU.
+struct End(Termination);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, status) = match self.0 {
+            Termination::PowerOff => ("poweroff", 0),
+            Termination::Reset => ("reset", 0),
+            Termination::TripleFault => ("triple-fault", 0),
+            Termination::TestExit(value) => ("test-exit", value),
+            Termination::Fatal(reason, detail) => {
+                let (words, code) = (reason.words(), reason.code());
+                write!(f, "{{\"kind\":\"terminated\",\"status\":70,\"reason\":\"{words}\"")?;
+                return write!(f, ",\"code\":{code},\"detail\":{detail}}}");
+            }
+        };
+        write!(f, "{{\"kind\":\"{kind}\",\"status\":{status}}}")
+    }
+}
+
+/// How a VM ends the host must know: it asked for it, or has to clear up.
+impl Releasable for End {}

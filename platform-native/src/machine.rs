@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use alloc::boxed::Box;
 
 use platform::{
-    Clock, Console, Gpa, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, PageRange, PageSize,
-    Platform, Termination, Timer, Waker,
+    Clock, Console, Gpa, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PageRange,
+    PageSize, Platform, Termination, Timer, Waker,
 };
 use svm::{IoPermissions, MsrPermissions, NestedTables, Rights, TableMemory};
 
@@ -52,23 +52,9 @@ pub fn end(how: Termination) -> ! {
     if ENDED.swap(true, Ordering::AcqRel) {
         stop();
     }
-    match how {
-        Termination::PowerOff => record("poweroff", 0),
-        Termination::Reset => record("reset", 0),
-        Termination::TripleFault => record("triple-fault", 0),
-        Termination::TestExit(value) => record("test-exit", value),
-        Termination::Fatal(reason, detail) => log::emergency_record(format_args!(
-            "{{\"kind\":\"terminated\",\"status\":70,\"reason\":\"{}\",\"code\":{},\"detail\":{detail}}}",
-            reason.words(),
-            reason.code()
-        )),
-    }
+    log::end(how);
     port::write::<u32>(EXIT_PORT, 0);
     stop()
-}
-
-fn record(kind: &str, status: u32) {
-    log::emergency_record(format_args!("{{\"kind\":\"{kind}\",\"status\":{status}}}"));
 }
 
 /// The host: QEMU's devices, and the other processors.
@@ -201,8 +187,12 @@ impl Platform for Native {
         self.processors
     }
 
-    fn record(&self, json: core::fmt::Arguments<'_>) {
+    fn record(&self, json: Outbound<'_>) {
         log::record(json);
+    }
+
+    fn say(&self, line: Outbound<'_>) -> bool {
+        log::say(line)
     }
 
     fn end(&self, how: Termination) -> ! {

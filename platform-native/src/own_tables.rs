@@ -72,6 +72,25 @@ pub(crate) fn set_code(address: u64, code: bool) -> Result<(), NoTable> {
     Ok(())
 }
 
+/// Whether something is mapped at `address`, so that reading there raises no exception.
+pub fn is_mapped(address: u64) -> bool {
+    if address >= 512 * GIB {
+        return false;
+    }
+    let mut table = root();
+    for level in (1..=4).rev() {
+        let entry = entry(table, address >> (3 + 9 * level) & 511);
+        if entry & PRESENT == 0 {
+            return false;
+        }
+        if level < 4 && entry & LARGE != 0 {
+            return true;
+        }
+        table = entry & ADDRESS;
+    }
+    true
+}
+
 /// The table and the index of the 4 KiB entry for `address`, splitting a 2 MiB page if need be.
 fn leaf(address: u64) -> Result<(u64, u64), NoTable> {
     if address >= 4 * GIB {

@@ -16,10 +16,10 @@ use x86_64::registers::model_specific::Msr;
 use crate::clock::{self, Measurement, TscClock};
 use crate::cpu::NativeCpu;
 use crate::descriptor::Descriptors;
-use crate::interrupts::DescriptorTable;
+use crate::interrupts::{self, DescriptorTable, OnException};
 use crate::machine::{HeapTables, Native, NativePages, Parts};
 use crate::memory::NativeMemory;
-use crate::{apic, console, log, own_tables, port, power_button, smp};
+use crate::{apic, console, own_tables, port, power_button, smp};
 
 /// CPUID 8000_0001h ECX: SVM.
 const SVM: u32 = 1 << 2;
@@ -60,9 +60,9 @@ impl From<MemoryError> for StartError {
     }
 }
 
-/// Parados's log to the debug console, and exceptions that end the VM with a record instead of silently. First of all.
-pub fn early(level: ::log::LevelFilter) {
-    log::initialise(level);
+/// Leads exceptions in Parados itself to `on_exception`. First of all.
+pub fn early(on_exception: OnException) {
+    interrupts::set_handler(on_exception);
 }
 
 /// The page that [`expose`] was given.

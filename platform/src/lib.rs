@@ -15,6 +15,7 @@
 
 mod address;
 mod cpu;
+mod death;
 mod event;
 mod exit;
 mod host;
@@ -22,11 +23,13 @@ mod machine;
 mod memory;
 mod ram;
 mod register;
+mod release;
 mod termination;
 mod time;
 
 pub use address::{Gpa, Gva, PAGE_SIZE};
 pub use cpu::{GuestCpu, InjectionState, VcpuState};
+pub use death::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters};
 pub use event::{Event, Exception};
 pub use exit::{
     Access, ControlAccess, DebugAccess, Direction, Exit, ExitReason, IoAccess, IoWidth, MemoryFault, MsrAccess,
@@ -40,5 +43,6 @@ pub use register::{
     Control, DescriptorTable, Gpr, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,
     TableRegister,
 };
+pub use release::{DebugImage, Outbound, Releasable};
 pub use termination::{Reason, Termination};
 pub use time::{Clock, Instant, Timer};

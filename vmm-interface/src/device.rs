@@ -37,6 +37,8 @@ pub enum Lifecycle {
     Reset,
     /// The test device's exit port was written with this value.
     TestExit(u32),
+    /// The test device's crash port was written: Parados itself is to die, so that somebody can see what is left.
+    TestCrash,
 }
 
 /// The machine as a device sees it during one call.

@@ -20,6 +20,7 @@ const BARE_METAL: &[&str] = &[
     "guest-programs",
     "guests",
     "image-abi",
+    "journal",
     "paravisor",
     "paravisor-core",
     "platform",

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use igvm_tools::{Config, Image, Inspection, inspect, write_atomically};
+use image_abi::log_level;
 use lexopt::Arg::Long;
 
 use crate::build;
@@ -68,8 +69,8 @@ impl Request<'_> {
         config.kernel = Some(payload.kernel);
         config.initrd = payload.initrd;
         config.command_line = payload.command_line;
-        config.flags |= self.flags;
-        let paravisor = self.paravisor.map_or_else(build::paravisor, |named| Ok(named.to_owned()))?;
+        config.flags = log_level::overruled(config.flags, self.flags) | self.flags & !log_level::MASK;
+        let paravisor = self.paravisor.map_or_else(build::paravisor, |file| Ok(file.to_owned()))?;
         let image = igvm_tools::build(&config.to_spec(paravisor))?;
         self.check_placement(&image.report)?;
         Ok(image)
@@ -198,7 +199,8 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     Ok(status::OK)
 }
 
-fn configured(file: &Path) -> Result<Image> {
+/// The image that a configuration describes.
+pub(crate) fn configured(file: &Path) -> Result<Image> {
     let mut config = Config::read(file)?;
     let scratch = Scratch::new()?;
     if config.kernel.is_none() {

@@ -28,5 +28,6 @@ pub use misc::{DEBUG_PORT, DELAY_PORT, DelayPort};
 pub use pci::{ECAM, ECAM_BASE, ECAM_BYTES, PCI_PORTS, Pci, PciEcam, PciPorts};
 pub use power::{PM_BASE, PM_PORTS, Power, SCI, SLEEP_TYPE_S5, block};
 pub use reset::{CONTROL_PORT as RESET_CONTROL_PORT, HARD_RESET, ResetControl, SYSTEM_CONTROL_PORT, SystemControl};
+pub use test_devices::{CRASH_PORTS, CrashPort};
 pub use test_devices::{EXIT_PORTS, IO_MEMORY, LINE_PORTS, LOW_IO_MEMORY, TEST_PORTS};
 pub use test_devices::{ExitPort, InterruptLines, IoMemory, TestPorts};

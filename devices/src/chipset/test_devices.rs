@@ -3,7 +3,8 @@
 //!
 //! They do what QEMU's `pc-testdev` and `isa-debug-exit` do (hw/misc/pc-testdev.c, hw/misc/debugexit.c), as far as a
 //! guest can tell: an exit port, four bytes that read back, a byte-wise view of them, wires that can be driven by hand,
-//! and 64 KiB that behave as memory but are a device, so that every access has to be emulated.
+//! and 64 KiB that behave as memory but are a device, so that every access has to be emulated. One is our own: a port that makes
+//! Parados panic, because what a panic leaves behind must be tested too.
 
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -24,6 +25,10 @@ pub const IO_MEMORY: RangeInclusive<u64> = 0xFF00_0000..=0xFF00_FFFF;
 /// The first half of the same memory where real mode reaches it, away from the borders of the gap below 1 MiB; QEMU has a
 /// frame buffer there, and `pc-testdev` nothing.
 pub const LOW_IO_MEMORY: RangeInclusive<u64> = 0xA_8000..=0xA_FFFF;
+/// Range of [`CrashPort`].
+pub const CRASH_PORTS: RangeInclusive<u64> = 0xF8..=0xFB;
+/// What must be written there.
+const CRASH: [u8; 4] = *b"DIE!";
 
 const IO_MEMORY_BYTES: usize = 0x1_0000;
 
@@ -46,6 +51,33 @@ impl Device for ExitPort {
 
     fn write(&mut self, _: Register, value: u64, machine: &mut impl Machine) {
         machine.request(Lifecycle::TestExit(value as u32));
+    }
+}
+
+/// Parados panics when the four bytes read "DIE!", in whichever widths they were written.
+#[derive(Debug, Default)]
+pub struct CrashPort {
+    data: [u8; 4],
+}
+
+impl CrashPort {
+    /// The ports, all zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Device for CrashPort {
+    fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
+        at.ones()
+    }
+
+    fn write(&mut self, at: Register, value: u64, machine: &mut impl Machine) {
+        let bytes = value.to_le_bytes().into_iter().take(at.width.into());
+        self.data.iter_mut().skip(at.offset as usize).zip(bytes).for_each(|(to, from)| *to = from);
+        if self.data == CRASH {
+            machine.request(Lifecycle::TestCrash);
+        }
     }
 }
 
@@ -155,6 +187,19 @@ mod tests {
         assert_eq!(write(&mut ExitPort::new(), 0, 1, 0x10), Some(Lifecycle::TestExit(0x10)));
         assert_eq!(write(&mut ExitPort::new(), 0, 4, 0x1234_5678), Some(Lifecycle::TestExit(0x1234_5678)));
         assert_eq!(read(&mut ExitPort::new(), 0, 1), 0);
+    }
+
+    #[test]
+    fn the_crash_port_wants_the_word() {
+        let word = u32::from_le_bytes(CRASH).into();
+        assert_eq!(write(&mut CrashPort::new(), 0, 4, word), Some(Lifecycle::TestCrash));
+        assert_eq!(write(&mut CrashPort::new(), 0, 4, word + 1), None);
+        let mut port = CrashPort::new();
+        for (offset, byte) in (0..3).zip(CRASH) {
+            assert_eq!(write(&mut port, offset, 1, byte.into()), None);
+        }
+        assert_eq!(write(&mut port, 3, 1, u64::from(CRASH[3])), Some(Lifecycle::TestCrash));
+        assert_eq!(read(&mut port, 0, 4), 0xFFFF_FFFF);
     }
 
     #[test]

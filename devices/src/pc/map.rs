@@ -29,6 +29,7 @@ pub(super) enum Id {
     DelayPort,
     IoApic,
     TestExit,
+    TestCrash,
     TestPorts,
     TestLines,
     TestMemory,
@@ -93,6 +94,7 @@ pub(super) fn ports(config: &PcConfig) -> Result<RangeMap<Id>, DispatchError> {
     }
     if config.test_devices {
         map.insert(chipset::EXIT_PORTS, Id::TestExit)?;
+        map.insert(chipset::CRASH_PORTS, Id::TestCrash)?;
         map.insert(chipset::TEST_PORTS, Id::TestPorts)?;
         map.insert(chipset::LINE_PORTS, Id::TestLines)?;
     }

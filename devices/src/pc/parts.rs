@@ -6,7 +6,7 @@ use vmm_interface::{Console, Device, DispatchError, Instant, Line, Machine, Regi
 use super::PcConfig;
 use super::map::Id;
 use crate::chipset::{
-    DelayPort, ExitPort, FwCfg, I8042, InterruptLines, IoMemory, Pci, Power, SystemControl, TestPorts,
+    CrashPort, DelayPort, ExitPort, FwCfg, I8042, InterruptLines, IoMemory, Pci, Power, SystemControl, TestPorts,
 };
 use crate::pit::Pit;
 use crate::rtc::Rtc;
@@ -21,6 +21,7 @@ const COM2_LINE: Line = Line(3);
 #[derive(Debug)]
 struct TestDevices {
     exit: ExitPort,
+    crash: CrashPort,
     ports: TestPorts,
     lines: InterruptLines,
     memory: IoMemory,
@@ -50,6 +51,7 @@ impl Parts {
         let test = if config.test_devices {
             Some(TestDevices {
                 exit: ExitPort::new(),
+                crash: CrashPort::new(),
                 ports: TestPorts::new(),
                 lines: InterruptLines::new(),
                 memory: IoMemory::new()?,
@@ -119,6 +121,7 @@ impl Parts {
             Id::DebugPort => self.debug_port.read(at, machine),
             Id::DelayPort => self.delay_port.read(at, machine),
             Id::TestExit => self.test.as_mut().map_or_else(|| at.ones(), |test| test.exit.read(at, machine)),
+            Id::TestCrash => self.test.as_mut().map_or_else(|| at.ones(), |test| test.crash.read(at, machine)),
             Id::TestPorts => self.test.as_mut().map_or_else(|| at.ones(), |test| test.ports.read(at, machine)),
             Id::TestLines => self.test.as_mut().map_or_else(|| at.ones(), |test| test.lines.read(at, machine)),
             Id::TestMemory => self.test.as_mut().map_or_else(|| at.ones(), |test| test.memory.read(at, machine)),
@@ -149,10 +152,11 @@ impl Parts {
             (Id::DebugPort, _) => self.debug_port.write(at, value, machine),
             (Id::DelayPort, _) => self.delay_port.write(at, value, machine),
             (Id::TestExit, Some(test)) => test.exit.write(at, value, machine),
+            (Id::TestCrash, Some(test)) => test.crash.write(at, value, machine),
             (Id::TestPorts, Some(test)) => test.ports.write(at, value, machine),
             (Id::TestLines, Some(test)) => test.lines.write(at, value, machine),
             (Id::TestMemory, Some(test)) => test.memory.write(at, value, machine),
-            (Id::TestExit | Id::TestPorts | Id::TestLines | Id::TestMemory, None) => {}
+            (Id::TestExit | Id::TestCrash | Id::TestPorts | Id::TestLines | Id::TestMemory, None) => {}
         }
     }
 

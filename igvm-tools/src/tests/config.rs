@@ -13,10 +13,11 @@ fn the_native_configuration_documents_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/native.toml");
     let config = Config::read(&path).unwrap();
     assert_eq!(config.platform, Platform::Native);
-    assert_eq!(config.flags, flag::DEBUG_LOG);
+    assert_eq!(config.flags & !image_abi::log_level::MASK, flag::DEBUG_LOG);
+    assert!((0..5).all(|module| image_abi::log_level::of(config.flags, module) == image_abi::log_level::DEFAULT));
     let text = fs::read_to_string(&path).unwrap();
     let keys = ["platform", "paravisor", "kernel", "initrd", "command_line"];
-    for key in keys.into_iter().chain(POLICY.map(|(key, _)| key)) {
+    for key in keys.into_iter().chain(POLICY.map(|(key, _)| key)).chain(image_abi::log_level::MODULES) {
         let set = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         assert!(text.lines().any(set), "{key}");
     }
@@ -73,6 +74,20 @@ fn policy_is_words_and_paths_are_relative_to_the_file() {
 }
 
 #[test]
+fn levels_are_per_module() {
+    use crate::config::parse_levels;
+    use image_abi::log_level::{MASK, of};
+    let config = parse("platform = \"native\"\n[log]\ncore = \"trace\"\ndevices = \"off\"\n").unwrap();
+    assert_eq!([0, 1, 2, 3, 4].map(|module| of(config.flags, module)), [3, 5, 3, 0, 3]);
+    let flags = parse_levels("debug,core=error").unwrap();
+    assert_eq!([0, 1, 2, 3, 4].map(|module| of(flags, module)), [4, 1, 4, 4, 4]);
+    assert_eq!(flags & !MASK, 0);
+    for wrong in ["", "loud", "core", "core=", "kernel=info", "core=info,"] {
+        assert!(parse_levels(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn mistakes_are_refused_with_their_line() {
     for (text, expected) in [
         ("platform = \"native\"\n\ndebug = true\n", "line 3: unknown key 'debug', expected one of: platform"),
@@ -81,6 +96,8 @@ fn mistakes_are_refused_with_their_line() {
             "platform = \"native\"\n[policy]\ndebug_log = 1\n",
             "line 3: 'debug_log' is of type integer, expected true or",
         ),
+        ("platform = \"native\"\n[log]\ncore = \"loud\"\n", "line 3: unknown level 'loud', expected one of: off"),
+        ("platform = \"native\"\n[log]\nkernel = \"info\"\n", "line 3: unknown key 'kernel' in [log]"),
         ("platform = \"native\"\n[payload]\nimage = \"x\"\n", "line 3: unknown key 'image' in [payload]"),
         ("platform = \"native\"\npolicy = 3\n", "line 2: 'policy' is of type integer, expected a table"),
         ("platform = \"native\"\n[payload]\nkernel = \"\"\n", "line 3: 'kernel' is empty"),

@@ -5,8 +5,37 @@
 
 use core::fmt;
 
+use image_abi::flag;
+use platform::Releasable;
+
 use super::{BUCKETS, Events, Histogram, Kind, Statistics, Top};
 use crate::pages::PageCounts;
+
+/// Proof that the measured policy lets figures about the guest out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Consent(());
+
+impl Consent {
+    pub(crate) const fn from_policy(flags: u32) -> Option<Self> {
+        if flags & flag::STATISTICS != 0 { Some(Self(())) } else { None }
+    }
+}
+
+/// Figures that leave with consent.
+pub(crate) struct Report<'a> {
+    #[allow(dead_code, reason = "who has no consent cannot make a report")]
+    pub(crate) consent: Consent,
+    pub(crate) figures: fmt::Arguments<'a>,
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_fmt(self.figures)
+    }
+}
+
+/// Only with [`Consent`].
+impl Releasable for Report<'_> {}
 
 /// Writes the parts of an object or list with commas between them.
 struct Parts<'a, 'f> {

@@ -4,7 +4,6 @@
 #[cfg(loom)]
 mod model;
 
-use core::fmt;
 use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -12,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use image_abi::{Range, payload};
 use platform::{
     Access, Console, Exception, Gpa, GuestMemory, GuestPages, HostAccess, InjectionState, MemoryError, MemoryFault,
-    PageRange, PageSize, Visibility, Waker,
+    Outbound, PageRange, PageSize, Visibility, Waker,
 };
 use vc_handlers::cpuid::Registers;
 use vc_handlers::testing::{FakeCpu, FakeMemory};
@@ -101,6 +100,7 @@ impl Clock for TestClock {
 struct TestHost {
     output: Mutex<Vec<u8>>,
     kicks: Mutex<Vec<u32>>,
+    lines: Mutex<Vec<String>>,
 }
 
 impl HostAccess for TestHost {
@@ -152,7 +152,12 @@ impl Platform for TestPlatform {
         2
     }
 
-    fn record(&self, _: fmt::Arguments<'_>) {}
+    fn record(&self, _: Outbound<'_>) {}
+
+    fn say(&self, line: Outbound<'_>) -> bool {
+        self.host.lines.lock().unwrap().push(line.to_string());
+        true
+    }
 
     fn end(&self, how: Termination) -> ! {
         ENDED.set(Some(how));
@@ -182,7 +187,8 @@ fn vcpus() -> [Vcpu<TestPlatform>; 2] {
     block.payload[0] = Range { start: 0x20_0000, bytes: 0x1000 };
     block.entry = 0x20_0000;
     let launch = Launch::new(&block, &map(&[(0, MEMORY, 0)]), 2).unwrap();
-    let machine = Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid).unwrap();
+    let machine =
+        Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, Box::leak(Box::default())).unwrap();
     let machine: &'static Machine<TestPlatform> = Box::leak(Box::new(machine));
     [0, 1].map(|index| Vcpu::new(machine, index, FakeCpu::protected_mode()).unwrap())
 }

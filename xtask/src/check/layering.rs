@@ -8,7 +8,7 @@ use super::{Findings, read, rust_files};
 use crate::failure::Result;
 
 /// Crates that are the same on every platform.
-const ABOVE_THE_BACKENDS: [&str; 4] = ["devices", "paravisor-core", "vc-handlers", "vmm-interface"];
+const ABOVE_THE_BACKENDS: [&str; 5] = ["devices", "journal", "paravisor-core", "vc-handlers", "vmm-interface"];
 
 /// A name that has one of these among its words is a platform's.
 const PLATFORM_WORDS: [&str; 9] = ["native", "snp", "tdx", "tdcall", "tdvmcall", "ghcb", "vmcb", "vmsa", "vmpl"];
@@ -23,6 +23,7 @@ const FORBID_UNSAFE: &[&str] = &[
     "fuzz-targets",
     "igvm-tools",
     "image-abi",
+    "journal",
     "platform",
     "snp-host",
     "snp-model",

@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) no_reboot: bool,
     pub(crate) stats: bool,
     pub(crate) guest_stats: bool,
+    /// Flags of `image_abi::log_level`.
+    pub(crate) log: Option<u32>,
     pub(crate) stats_json: Option<PathBuf>,
     pub(crate) status_file: Option<PathBuf>,
     pub(crate) qemu: Option<PathBuf>,
@@ -41,7 +43,7 @@ impl Options {
         let (mut processors, mut memory, mut cpu, mut timeout, mut platform) = (None, None, None, None, None);
         let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
         let (mut test_devices, mut no_reboot, mut print_command) = (false, false, false);
-        let (mut stats, mut guest_stats) = (false, false);
+        let (mut stats, mut guest_stats, mut log) = (false, false, None);
         while let Some(argument) = parser.next()? {
             let name = match argument {
                 Long(name) => name.to_owned(),
@@ -71,6 +73,7 @@ impl Options {
                 "no-reboot" => no_reboot = true,
                 "stats" => stats = true,
                 "guest-stats" => guest_stats = true,
+                "log" => set(&mut log, &name, levels(&options::text(p)?)?)?,
                 "print-command" => print_command = true,
                 _ => {
                     return Err(Failure::usage(format!(
@@ -93,6 +96,7 @@ impl Options {
             no_reboot,
             stats,
             guest_stats,
+            log,
             stats_json,
             status_file,
             qemu,
@@ -112,6 +116,7 @@ impl Options {
             ("--stats", self.stats),
             ("--stats-json", self.stats_json.is_some()),
             ("--guest-stats", self.guest_stats),
+            ("--log", self.log.is_some()),
         ];
         if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
             return Err(Failure::usage(format!("{name} and --image: an image has its payload and settings inside")));
@@ -140,8 +145,13 @@ impl Options {
         if self.guest_stats {
             flags |= flag::GUEST_STATISTICS;
         }
+        flags |= self.log.unwrap_or_default();
         flags
     }
+}
+
+fn levels(text: &str) -> Result<u32> {
+    igvm_tools::config::parse_levels(text).map_err(|error| Failure::usage(format!("--log {text}: {error}")))
 }
 
 #[cfg(test)]
