@@ -28,6 +28,7 @@ mod say;
 mod scratch;
 mod signals;
 mod snp_guest;
+mod symbolize;
 mod test;
 mod usage;
 
@@ -53,15 +54,17 @@ fn verb() -> Result<u8> {
         Some("image") => image::main(rest),
         Some("bench") => bench::main(rest),
         Some("check") => check::main(rest),
+        Some("symbolize") => symbolize::main(rest),
         Some("help" | "--help" | "-h") => {
             say::out(usage::TEXT);
             Ok(status::OK)
         }
         Some("") => Err(Failure::usage(
-            "no verb given: run, test, image, bench or check (`cargo xtask help` lists the options)",
+            "no verb given: run, test, image, bench, symbolize or check (`cargo xtask help` lists the options)",
         )),
-        _ => {
-            Err(Failure::usage(format!("unknown verb '{}': run, test, image, bench or check", verb.to_string_lossy())))
-        }
+        _ => Err(Failure::usage(format!(
+            "unknown verb '{}': run, test, image, bench, symbolize or check",
+            verb.to_string_lossy()
+        ))),
     }
 }

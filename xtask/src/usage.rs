@@ -19,6 +19,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --stats                  print what the guest's exits were, at the end
   --stats-json FILE        the same as JSON
   --guest-stats            let the guest read them, at address FEF00000h (docs/statistics.md)
+  --log LEVELS             how much Parados logs: off, error, warning, info, debug or trace, or MODULE=LEVEL,...  [info]
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
@@ -31,6 +32,7 @@ cargo xtask test    [unit|model|fuzz-smoke|boot|kvm-unit-tests ...] [--platform 
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
 cargo xtask bench   [exits|boot|snp-model|memory|idle|clock|measure ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
+cargo xtask symbolize [FILE] [--elf FILE]   the calls behind a crash of Parados, from what it printed (or standard input)
 cargo xtask check   formatting, clippy, docs, licences, layering
 
 Status of `run`: 0 the guest powered off (with --exec: COMMAND's own), 64 usage or unusable file, 65 corrupt or

@@ -7,6 +7,7 @@
 mod cases;
 mod common;
 mod control;
+mod crash;
 mod emulator;
 mod images;
 mod pc;
@@ -54,7 +55,7 @@ pub(super) fn run(qemu: Option<&Path>, slow: bool) -> Result<Totals> {
     build::paravisor()?;
     let context = Context { qemu: qemu.map(Path::to_owned), kernel: Files::get()?.kernel };
     let of_slow = if slow { [pc::SLOW, emulator::SLOW] } else { [&[], emulator::ALL] };
-    let cases = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, images::ALL];
+    let cases = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, crash::ALL, images::ALL];
     Ok(all(&context, &cases.into_iter().flatten().collect::<Vec<_>>()))
 }
 
