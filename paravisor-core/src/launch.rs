@@ -58,7 +58,7 @@ impl LaunchError {
             Self::MemoryMap => Reason::BadMemoryMap,
             Self::ProcessorCount => Reason::BadProcessorCount,
             Self::Payload => Reason::PayloadTooLarge,
-            Self::Region => Reason::OutOfMemory,
+            Self::Region => Reason::RegionTooSmall,
         }
     }
 }

@@ -34,6 +34,10 @@ pub enum MachineError {
     Payload,
     /// The processor model lacks what a guest needs.
     Processor,
+    /// The host refused a change of page states.
+    Host,
+    /// Devices overlap, or tables do not fit.
+    Layout,
 }
 
 impl MachineError {
@@ -42,8 +46,10 @@ impl MachineError {
         match self {
             Self::OutOfMemory => Reason::OutOfMemory,
             Self::MemoryMap => Reason::BadMemoryMap,
-            Self::Payload => Reason::PayloadTooLarge,
-            Self::Processor => Reason::MissingFeature,
+            Self::Payload => Reason::BadPayload,
+            Self::Processor => Reason::BadCpuid,
+            Self::Host => Reason::PagesRefused,
+            Self::Layout => Reason::BadMachine,
         }
     }
 }
@@ -52,7 +58,8 @@ impl From<MemoryError> for MachineError {
     fn from(error: MemoryError) -> Self {
         match error {
             MemoryError::Exhausted => Self::OutOfMemory,
-            MemoryError::NotMemory | MemoryError::WrongState | MemoryError::Host => Self::MemoryMap,
+            MemoryError::NotMemory | MemoryError::WrongState => Self::MemoryMap,
+            MemoryError::Host => Self::Host,
         }
     }
 }
@@ -61,7 +68,7 @@ impl From<DispatchError> for MachineError {
     fn from(error: DispatchError) -> Self {
         match error {
             DispatchError::OutOfMemory => Self::OutOfMemory,
-            DispatchError::Overlap | DispatchError::Empty => Self::MemoryMap,
+            DispatchError::Overlap | DispatchError::Empty => Self::Layout,
         }
     }
 }
@@ -82,7 +89,7 @@ impl From<PayloadError> for MachineError {
     fn from(error: PayloadError) -> Self {
         match error {
             PayloadError::Kind => Self::Payload,
-            PayloadError::Memory => Self::MemoryMap,
+            PayloadError::Memory => Self::Layout,
         }
     }
 }
@@ -378,7 +385,7 @@ fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, 
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(acpi::BYTES).map_err(|_| MachineError::OutOfMemory)?;
     buffer.resize(acpi::BYTES, 0);
-    let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| MachineError::MemoryMap)?;
+    let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| MachineError::Layout)?;
     memory.copy_out(Gpa(acpi::BASE), Visibility::Private, buffer.get(..tables.used).unwrap_or(&buffer))?;
     Ok(tables.rsdp)
 }

@@ -210,7 +210,7 @@ impl<P: Platform> Vcpu<P> {
                 self.recheck = true;
             }
             // No device of this machine answers later: all of them live in this process.
-            Outcome::Defer(token) => self.fatal(platform::Reason::UnknownExit, u64::from(token.0)),
+            Outcome::Defer(token) => self.fatal(platform::Reason::DeferredAnswer, u64::from(token.0)),
             Outcome::End(change) => self.machine.end(change),
             Outcome::TripleFault => {
                 self.describe(format_args!("triple fault"));

@@ -92,7 +92,7 @@ fn run(native: &'static Native, index: u32) -> ! {
     };
     match Vcpu::new(machine, index, cpu) {
         Some(vcpu) => vcpu.run(),
-        None => give_up(Reason::ProcessorStart, u64::from(index)),
+        None => give_up(Reason::NoVcpu, u64::from(index)),
     }
 }
 

@@ -47,7 +47,8 @@ impl StartError {
     /// The reason that the host is told.
     pub const fn reason(self) -> Reason {
         match self {
-            Self::NoSvm | Self::NoTimer => Reason::MissingFeature,
+            Self::NoSvm => Reason::MissingFeature,
+            Self::NoTimer => Reason::NoClock,
             Self::OutOfMemory => Reason::OutOfMemory,
             Self::ProcessorStart => Reason::ProcessorStart,
         }

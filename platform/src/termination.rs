@@ -30,6 +30,11 @@ macro_rules! reasons {
             pub const fn code(self) -> u16 {
                 self as u16
             }
+
+            /// The reason with this number.
+            pub const fn from_code(code: u16) -> Option<Self> {
+                match code { $($code => Some(Self::$name),)+ _ => None }
+            }
         }
     };
 }
@@ -53,12 +58,56 @@ reasons! {
     MissingFeature = 0x15, "the processor lacks a needed feature";
     /// An application processor did not start.
     ProcessorStart = 0x16, "a processor did not start";
+    /// Parados's own memory does not fit between its image and the end of memory below 4 GiB.
+    RegionTooSmall = 0x17, "Parados's region does not fit into the memory";
+    /// The frequency of the processor's time-stamp counter could not be measured.
+    NoClock = 0x18, "the platform's timers are unusable";
+    /// The processor model's CPUID is not one from which a guest's could be made.
+    BadCpuid = 0x19, "the processor model's CPUID is unusable";
+    /// The payload is of a kind that Parados cannot start.
+    BadPayload = 0x1a, "the payload is of an unknown kind";
+    /// The host refused to change the state of the guest's pages while the machine was built.
+    PagesRefused = 0x1b, "the host refused a change of page states";
+    /// The guest's machine could not be laid out: overlapping devices, or tables that do not fit.
+    BadMachine = 0x1c, "the guest's machine cannot be laid out";
+    /// A processor found no vCPU to run, or one that another processor runs.
+    NoVcpu = 0x1d, "a processor has no vCPU to run";
     /// Guest entry failed: the processor refused the guest's state.
     InvalidGuestState = 0x20, "the processor refused the guest's state";
     /// The platform reported an exit that cannot happen.
     UnknownExit = 0x21, "an exit that cannot happen";
     /// A guest memory fault at an address that must be mapped.
     NestedFault = 0x22, "a guest page fault that cannot happen";
+    /// A device put its answer off, which none of this machine does.
+    DeferredAnswer = 0x23, "a device put off an answer that it must give at once";
+    /// INIT reached a processor of Parados instead of being emulated.
+    UnexpectedInit = 0x24, "an INIT that Parados must never see";
+}
+
+impl Reason {
+    /// The set of reason codes that Parados uses in a termination request (GHCB, MSR protocol: bits 15:12; 0 is the
+    /// specification's own set, 1 is Linux's).
+    pub const GHCB_SET: u8 = 8;
+
+    /// Set and code of a termination request, which have four and eight bits.
+    pub const fn ghcb(self) -> (u8, u8) {
+        (Self::GHCB_SET, self.code() as u8)
+    }
+
+    /// The reason behind set and code, if they are Parados's.
+    pub const fn from_ghcb(set: u8, code: u8) -> Option<Self> {
+        if set == Self::GHCB_SET { Self::from_code(code as u16) } else { None }
+    }
+
+    /// `TDG.VP.VMCALL<ReportFatalError>` (GHCI): the error code for R12, and a message of 64 bytes, zero-padded, for R14,
+    /// R15, RBX, RDI, RSI, R8, R9 and RDX.
+    pub fn fatal_error(self) -> (u64, [u64; 8]) {
+        let mut message = [0; 8];
+        for (word, bytes) in message.iter_mut().zip(self.words().as_bytes().chunks(8)) {
+            *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        }
+        (self.code().into(), message)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -90,11 +139,14 @@ mod tests {
     fn page() -> String {
         let mut page = String::from(
             "# Termination codes\n\nWhy Parados ended a VM. Made from the table in `platform/src/termination.rs`; a test \
-             compares. The codes\nare stable; the native platform puts code and words into its last record, and \
-             `cargo xtask run` ends with\nstatus 70 (69 for 15h, 64 for 13h).\n\n| code | reason | explanation |\n|---|---|---|\n",
+             compares. The codes\nare stable, and each way to the end has its own. They reach the host:\n\n| platform | how |\n\
+             |---|---|\n| native | code and words in the last record on the debug port; `cargo xtask run` ends with status 70 \
+             (69 for 15h, 64 for 13h) |\n| SNP | GHCB termination, reason set 8h; the reference host tells the words |\n| TDX | \
+             ReportFatalError: the code in R12, the words as its message |\n\nThe backends of SNP and TDX do not exist yet; \
+             the table has the forms ready.\n\n| code | reason | explanation |\n|---|---|---|\n",
         );
         for reason in Reason::ALL {
-            page += &format!("| {:02x}h | {} |{} |\n", reason.code(), reason.words(), reason.explanation());
+            page += &format!("| {:02X}h | {} |{} |\n", reason.code(), reason.words(), reason.explanation());
         }
         page
     }
@@ -107,6 +159,21 @@ mod tests {
             std::fs::write(path, page()).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), page());
+    }
+
+    #[test]
+    fn every_code_fits_its_carriers_and_comes_back() {
+        for &reason in Reason::ALL {
+            let (set, code) = reason.ghcb();
+            assert!(set < 16 && u16::from(code) == reason.code());
+            assert_eq!(Reason::from_ghcb(set, code), Some(reason));
+            let (number, message) = reason.fatal_error();
+            assert_eq!(number, u64::from(reason.code()));
+            let bytes: Vec<u8> = message.iter().flat_map(|word| word.to_le_bytes()).collect();
+            assert_eq!(std::str::from_utf8(&bytes).unwrap().trim_end_matches('\0'), reason.words());
+        }
+        assert_eq!(Reason::from_ghcb(0, 1), None);
+        assert_eq!(Reason::from_code(0), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Both go to the debug console, whose reader tells them apart by the record separator (1Eh, RFC 7464).
 
 use core::fmt::{self, Write};
+use platform::Reason;
 use snp_model::Violation;
 use snp_psp::Refused;
 
@@ -80,6 +81,9 @@ impl fmt::Display for End {
             Self::PowerOff => write!(f, "the guest powered off"),
             Self::Reset => write!(f, "the guest reset the machine"),
             Self::TripleFault(rip) => write!(f, "triple fault at {rip:#x}"),
+            Self::GivenUp(set, code) if let Some(reason) = Reason::from_ghcb(*set, *code) => {
+                write!(f, "Parados gave up: {reason}")
+            }
             Self::GivenUp(set, code) => write!(f, "the guest gave up: reason set {set}, code {code}"),
             Self::Violation(violation) => write!(f, "{violation}"),
             Self::UnknownExit(code, info, rip) => write!(f, "unknown exit {code:#x} ({info:#x}) at {rip:#x}"),
@@ -169,5 +173,14 @@ mod tests {
     fn qemu_itself_reports_a_bad_image_as_65() {
         let stop = Stop::Image(BadImage { what: "", offset: 0, expectation: "" });
         assert_eq!(stop.exit_value() << 1 | 1, stop.status());
+    }
+
+    #[test]
+    fn reasons_that_are_known_are_told_in_words() {
+        let (set, code) = Reason::OutOfMemory.ghcb();
+        let words = "Parados gave up: Parados's own memory does not suffice (reason 0x14)";
+        assert_eq!(End::GivenUp(set, code).to_string(), words);
+        assert_eq!(End::GivenUp(1, code).to_string(), "the guest gave up: reason set 1, code 20");
+        assert_eq!(End::GivenUp(set, 0xff).to_string(), "the guest gave up: reason set 8, code 255");
     }
 }

@@ -69,7 +69,7 @@ fn rare(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &
         ExitReason::HostInterrupt | ExitReason::InterruptWindow | ExitReason::NmiWindow => Outcome::Resume,
         ExitReason::Shutdown => Outcome::TripleFault,
         // INIT for a vCPU is emulated and never reaches the processor below.
-        ExitReason::Init => Outcome::Terminate(Reason::UnknownExit, 0),
+        ExitReason::Init => Outcome::Terminate(Reason::UnexpectedInit, 0),
         ExitReason::Broken(reason, detail) => Outcome::Terminate(reason, detail),
     }
 }

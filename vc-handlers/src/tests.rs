@@ -122,7 +122,7 @@ fn exits_without_an_instruction_have_their_fixed_outcome() {
         assert_eq!(guest.exit(quiet), Outcome::Resume);
     }
     assert_eq!(guest.exit(ExitReason::Shutdown), Outcome::TripleFault);
-    assert_eq!(guest.exit(ExitReason::Init), Outcome::Terminate(Reason::UnknownExit, 0));
+    assert_eq!(guest.exit(ExitReason::Init), Outcome::Terminate(Reason::UnexpectedInit, 0));
     let broken = ExitReason::Broken(Reason::InvalidGuestState, 5);
     assert_eq!(guest.exit(broken), Outcome::Terminate(Reason::InvalidGuestState, 5));
     let exception = Exception::page_fault(2, 0x1234);
