@@ -20,6 +20,8 @@ pub(crate) extern "C" fn main(area: &'static Area) -> ! {
     gates::reload(area);
     load_task_register();
     area.beat();
+    // An earlier job may have left the local APIC anywhere: INIT does not bring it back.
+    msrs::settle(area);
     let words = &area.words;
     let mut random = Random::new(words.seed.load(SeqCst), words.part.load(SeqCst), area.index());
     let random = &mut random;

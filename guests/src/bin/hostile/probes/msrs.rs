@@ -3,6 +3,7 @@
 
 use guests::apic::{BASE_ENABLED, BASE_EXTENDED, BASE_MSR};
 use guests::coverage::{MSRS, Point, nth_of};
+use specs::apic::LAPIC_BASE;
 
 use crate::area::Area;
 use crate::handler::probe;
@@ -79,11 +80,13 @@ fn enter_x2apic(area: &Area) {
     }
 }
 
-/// The local APIC in its xAPIC mode, enabled, whatever it was before.
+/// The local APIC in its xAPIC mode, enabled, at its usual place, whatever it was before.
 pub(crate) fn settle(area: &Area) {
+    const PLACE: u64 = !0xfff;
     let Some(base) = read(area, BASE_MSR) else { return };
-    if base & (BASE_ENABLED | BASE_EXTENDED) != BASE_ENABLED {
-        let off = base & !(BASE_ENABLED | BASE_EXTENDED);
+    let wanted = base & !(PLACE | BASE_ENABLED | BASE_EXTENDED) | LAPIC_BASE;
+    if base != wanted | BASE_ENABLED {
+        let off = wanted;
         write(area, BASE_MSR, off);
         write(area, BASE_MSR, off | BASE_ENABLED);
     }
