@@ -31,9 +31,9 @@ pub(crate) enum Step<'a> {
     Context { gpa: u64, processor: u16, page: &'a [u8] },
 }
 
-/// The most pages that an image may lay out: 16 GiB, far beyond any file. Headers of a few bytes stand for 2 MiB and more,
-/// so a small file could keep a measurement busy for days.
-const PAGE_LIMIT: u64 = 1 << 22;
+/// The most pages that an image may lay out: 4 GiB, as much as a file can hold. Headers of a few bytes stand for 2 MiB and
+/// more, so a small file could keep a measurement busy for days; so it is some seconds.
+const PAGE_LIMIT: u64 = 1 << 20;
 
 /// Walks through the steps for the platforms of a mask. Shared pages are not part of the launch: nothing protects them.
 pub(crate) fn walk<'a>(file: &File<'a>, mask: u32, mut each: impl FnMut(Step<'a>)) -> Result<(), Flaw> {
