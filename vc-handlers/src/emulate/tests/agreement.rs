@@ -84,6 +84,28 @@ fn each_exit_takes_the_length_of_its_own_instructions_alone() {
     }
 }
 
+/// A processor may take a prefix for meaningless where the decoder knows another instruction; then the guest would exit for
+/// ever.
+#[test]
+fn prefixes_without_a_meaning_do_not_make_another_instruction() {
+    // A port's width is the prefix's.
+    for (reason, codes) in exits().into_iter().filter(|(reason, _)| !matches!(reason, ExitReason::Io(_))) {
+        for code in codes {
+            for prefix in [0x66, 0x67, 0xf2, 0xf3, 0x2e, 0x48] {
+                let prefixed = [&[prefix][..], code].concat();
+                if code.starts_with(&[0x0f, 0x01]) && matches!(prefix, 0x66 | 0xf2 | 0xf3) {
+                    // Instructions of their own: MCOMMIT, RMPQUERY and others.
+                    continue;
+                }
+                let mut guest = Guest::long(&prefixed);
+                let told = next_rip(&reason, &guest.cpu, &mut guest.env);
+                let allowed = [Ok(CODE + prefixed.len() as u64), Err(Outcome::Inject(Exception::UNDEFINED))];
+                assert!(allowed.contains(&told), "{reason:?} {prefixed:x?} {told:?}");
+            }
+        }
+    }
+}
+
 /// Instructions with one operand at RBX: bytes, whether they read, whether they write. A plain MOV is taken for the one
 /// that faulted if direction and page offset fit (see `plain_mov`), so the wrong operands here have another offset.
 const ACCESSES: [(&[u8], bool, bool); 14] = [
