@@ -48,6 +48,13 @@ impl Host {
             (true, false) => Posted::Signal,
         }
     }
+
+    /// Whether a VMPL has a vector at its door that it has not taken: then it is not left for another one.
+    pub fn waits_at_door(&mut self, processor: u32, vmpl: u8, hardware: &mut impl Hardware) -> bool {
+        let doorbell = self.context(processor, vmpl).and_then(|context| context.doorbell);
+        let mut pending = [0];
+        doorbell.is_some_and(|gpa| hardware.read_shared(gpa + VECTOR, &mut pending).is_ok() && pending != [0])
+    }
 }
 
 #[cfg(test)]
@@ -65,8 +72,10 @@ mod tests {
         let mut bytes = [0; 2];
         machine.memory.read_shared(0x8000, &mut bytes).unwrap();
         assert_eq!(bytes, [0x40, 0x80]);
+        assert!(host.waits_at_door(0, 0, &mut machine.memory) && !host.waits_at_door(1, 0, &mut machine.memory));
         // The guest takes the vector, but is still in its handler.
         machine.memory.write_shared(0x8000, &[0]).unwrap();
+        assert!(!host.waits_at_door(0, 0, &mut machine.memory));
         assert_eq!(host.post(0, 0, 0x41, &mut machine.memory), Posted::Quiet);
         machine.memory.write_shared(0x8000, &[0, 0]).unwrap();
         assert_eq!(host.post(0, 0, 0x42, &mut machine.memory), Posted::Signal);

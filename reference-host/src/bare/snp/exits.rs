@@ -18,6 +18,7 @@ use snp_model::{Broken, Rule};
 use specs::msr;
 use specs::sev::{MSR_GHCB, MSR_SEV_STATUS, MSR_VIRTUAL_TOM, VECTOR_VC, exit as sev_exit, npf};
 use specs::svm::{event, exit, ioio};
+use specs::vmsa::SevFeatures;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_TS: u64 = 1 << 3;
@@ -188,6 +189,10 @@ impl Vcpu {
                 Ok(())
             }
             Resolution::PublicTable => self.public_table(machine, address),
+            // Memory that the guest was never given: the host asks its more privileged software.
+            Resolution::Broken(Broken { rule: Rule::GuestOwned, found, .. }) if self.vmpl != 0 => {
+                self.hand_up(machine, exit::NPF, info1 & !npf::PRESENT | found, gpa)
+            }
             Resolution::Broken(broken) => self.mismatch(machine, broken),
         }
     }
@@ -326,6 +331,10 @@ impl Vcpu {
         }
         // An automatic exit: RIP is past the instruction when the host sees it.
         self.skip(instruction);
+        if self.vmpl != 0 && self.features.contains(SevFeatures::REFLECT_VC) {
+            // Software that is not to know of the host has nothing to say to it.
+            return self.hand_up(machine, sev_exit::VMGEXIT, 0, 0);
+        }
         let mut value = self.ghcb();
         let action = host.vmgexit(0, self.vmpl, &mut value, machine, devices);
         self.set_ghcb(value);
@@ -337,6 +346,8 @@ impl Vcpu {
             }
             Action::Terminate(set, code) => Err(End::GivenUp(set, code)),
             Action::Run(0) => self.hand_up(machine, sev_exit::VMGEXIT, 0, 0),
+            // It comes back at once, and finds out why.
+            Action::Run(_) if host.waits_at_door(0, self.vmpl, machine) => Ok(()),
             Action::Run(vmpl) => self.switch(machine, vmpl, None),
             Action::Create(creation) => self.create(machine, &creation),
             // There is no other processor that could end the wait.
