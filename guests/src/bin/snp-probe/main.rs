@@ -5,7 +5,7 @@
 //! a strict model must name. A check that fails ends the guest with its line as reason set and code.
 //!
 //! It knows nothing of any host but the GHCB specification. Memory is mapped twice: private at its address, shared at
-//! [`SHARED`] and above. From [`FREE`] on there is memory that nobody has validated.
+//! `SHARED` and above. From `FREE` on there is memory that nobody has validated.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
