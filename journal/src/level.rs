@@ -44,26 +44,29 @@ impl Module {
     }
 }
 
-/// A level for each module.
+const DEFAULT: u8 = log_level::DEFAULT as u8;
+
+/// A level for each module, each as its difference from the default: a new journal is all zero, and the image holds none of
+/// its 32 KiB.
 #[derive(Debug)]
 pub struct Levels([AtomicU8; Module::ALL.len()]);
 
 impl Levels {
     /// What images say that say nothing about it.
     pub(crate) const fn new() -> Self {
-        Self([const { AtomicU8::new(log_level::DEFAULT as u8) }; Module::ALL.len()])
+        Self([const { AtomicU8::new(0) }; Module::ALL.len()])
     }
 
     /// Whether entries of this level are wanted.
     #[inline]
     pub fn allow(&self, module: Module, level: Level) -> bool {
-        self.0.get(module as usize).is_some_and(|limit| level as u8 <= limit.load(Ordering::Relaxed))
+        self.0.get(module as usize).is_some_and(|limit| level as u8 <= limit.load(Ordering::Relaxed) ^ DEFAULT)
     }
 
     /// Takes the levels from the launch block's flags.
     pub fn set(&self, flags: u32) {
         for (index, limit) in self.0.iter().enumerate() {
-            limit.store(log_level::of(flags, index) as u8, Ordering::Relaxed);
+            limit.store(log_level::of(flags, index) as u8 ^ DEFAULT, Ordering::Relaxed);
         }
     }
 }
