@@ -45,12 +45,14 @@ pub(super) fn device(writer: &mut Writer<'_>, name: Segment, body: impl FnOnce(&
     });
 }
 
+#[inline(never)]
 fn name(writer: &mut Writer<'_>, name: Segment) {
     writer.bytes(&[aml::NAME_OP]);
     writer.bytes(&name);
 }
 
 /// An integer in its shortest form.
+#[inline(never)]
 fn integer(writer: &mut Writer<'_>, value: u32) {
     match value {
         0 => writer.bytes(&[aml::ZERO_OP]),
@@ -68,12 +70,14 @@ fn integer(writer: &mut Writer<'_>, value: u32) {
 }
 
 /// `Name (name, value)`
+#[inline(never)]
 pub(super) fn name_integer(writer: &mut Writer<'_>, segment: Segment, value: u32) {
     name(writer, segment);
     integer(writer, value);
 }
 
 /// `Name (name, EisaId ("PNPxxxx"))`
+#[inline(never)]
 pub(super) fn name_pnp(writer: &mut Writer<'_>, segment: Segment, id: Pnp) {
     name(writer, segment);
     writer.bytes(&[aml::DWORD_PREFIX]);
@@ -136,6 +140,7 @@ pub(super) fn name_resources(writer: &mut Writer<'_>, segment: Segment, body: im
 }
 
 /// `IO (Decode16, first, first, 1, count)`
+#[inline(never)]
 pub(super) fn ports(writer: &mut Writer<'_>, first: u16, count: u8) {
     writer.bytes(&[resource::IO_PORT, resource::DECODE_16]);
     writer.bytes(&first.to_le_bytes());
@@ -144,6 +149,7 @@ pub(super) fn ports(writer: &mut Writer<'_>, first: u16, count: u8) {
 }
 
 /// `IRQNoFlags () {line}`, an ISA interrupt.
+#[inline(never)]
 pub(super) fn irq(writer: &mut Writer<'_>, line: u8) {
     let mask = 1_u16.checked_shl(line.into()).unwrap_or(0);
     writer.bytes(&[resource::IRQ_NO_FLAGS]);

@@ -3,6 +3,7 @@
 //!
 //! An overflow is remembered rather than returned at each step: the writer then swallows everything, and
 //! [`Writer::finish`] reports it. So the code that describes a table reads like the table.
+//! It runs once, so what it calls often is not inlined: that halves the code.
 
 use specs::acpi::{SDT_CHECKSUM, SDT_LENGTH, SdtHeader};
 use zerocopy::{Immutable, IntoBytes};
@@ -47,6 +48,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Appends bytes.
+    #[inline(never)]
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         let end = self.used.saturating_add(bytes.len());
         match self.buffer.get_mut(self.used..end) {
@@ -64,6 +66,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Appends zeros until the guest-physical address is a multiple of `alignment`.
+    #[inline(never)]
     pub(super) fn align(&mut self, alignment: u64) {
         while !self.overflow && !self.address(self.used).is_multiple_of(alignment) {
             self.bytes(&[0]);
@@ -71,6 +74,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Replaces bytes that were written before.
+    #[inline(never)]
     pub(super) fn patch(&mut self, at: Mark, bytes: &[u8]) {
         match self.buffer.get_mut(at..at.saturating_add(bytes.len())) {
             Some(room) if !self.overflow => room.copy_from_slice(bytes),
@@ -79,6 +83,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Sets the byte at `checksum` so that `bytes` bytes from `start` sum to zero.
+    #[inline(never)]
     pub(super) fn checksum(&mut self, start: Mark, bytes: usize, checksum: Mark) {
         self.patch(checksum, &[0]);
         let sum = self
