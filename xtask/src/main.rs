@@ -45,8 +45,11 @@ fn main() -> ExitCode {
 }
 
 fn verb() -> Result<u8> {
-    let mut arguments = std::env::args_os().skip(1);
-    let verb = arguments.next().unwrap_or_default();
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    let mut verb = arguments.next().unwrap_or_default();
+    if arguments.peek().is_some_and(|next| next == "--help" || next == "-h") {
+        verb = "help".into();
+    }
     let rest = lexopt::Parser::from_args(arguments);
     match verb.to_str() {
         Some("run") => run::main(rest),

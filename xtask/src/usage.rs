@@ -23,11 +23,10 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
-cargo xtask test    [unit|model|boot|snp-model|hostile|kvm-unit-tests|reproducible ...]
-                    [--platform native] [--slow]                           default: all
+cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests|reproducible ...]
+                    [--platform native] [--slow] [--qemu PATH]             default: all
   --seed N                 hostile: this seed alone, which does the same again
   --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
-cargo xtask test    [unit|model|fuzz-smoke|boot|kvm-unit-tests ...] [--platform native] [--slow]   default: all
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
