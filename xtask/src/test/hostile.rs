@@ -230,12 +230,11 @@ fn after(order: Order, outcome: &Outcome) -> Option<Order> {
     if outcome.done || !outcome.failures.is_empty() {
         return None;
     }
+    // A part behind the last one: only the seed's end is left to be done.
     let (seed, part) = outcome.last.unwrap_or((order.first, order.part));
-    let (seed, part) = if part + 1 < PARTS { (seed, part + 1) } else { (seed + 1, 0) };
     let end = order.first + order.count;
-    // The last part of the last seed ended the VM: only the end is left to be done.
-    let (seed, part) = if seed < end { (seed, part) } else { (end - 1, PARTS) };
-    Some(Order { first: seed, count: end - seed, part, ..order })
+    let seed = seed.clamp(order.first, end - 1);
+    Some(Order { first: seed, count: end - seed, part: part.min(PARTS) + 1, ..order })
 }
 
 /// The sum of all numbers under a name, wherever it stands: a counter may be a number, or several.
@@ -347,7 +346,7 @@ mod tests {
     fn the_next_part_goes_on_after_an_early_end() {
         assert_eq!(after(ORDER, &ended(Some((8, 15)), true)), None);
         assert_eq!(after(ORDER, &ended(Some((6, 3)), false)), Some(Order { first: 6, count: 3, part: 4, ..ORDER }));
-        assert_eq!(after(ORDER, &ended(Some((6, 15)), false)), Some(Order { first: 7, count: 2, part: 0, ..ORDER }));
+        assert_eq!(after(ORDER, &ended(Some((6, 15)), false)), Some(Order { first: 6, count: 3, part: 16, ..ORDER }));
         assert_eq!(after(ORDER, &ended(Some((8, 15)), false)), Some(Order { first: 8, count: 1, part: 16, ..ORDER }));
         assert_eq!(after(ORDER, &ended(None, false)), Some(Order { part: 1, ..ORDER }));
         let failed = Outcome { failures: vec!["x".into()], ..ended(Some((6, 3)), false) };
