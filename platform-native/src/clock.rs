@@ -15,8 +15,8 @@ use crate::port;
 const PIT_HZ: u64 = 1_193_182;
 /// Least ticks between the two readings of a measurement: about 5 ms.
 const WINDOW: u16 = 6000;
-/// How often a measurement that came to nothing is made again.
-const ATTEMPTS: usize = 3;
+/// How often a measurement is made again whose counter ran out: the emulator was held up for 50 ms each time.
+const ATTEMPTS: usize = 20;
 /// Readings at either end of a measurement, of which the tightest counts.
 const READINGS: usize = 8;
 /// Frequencies outside 10 MHz to 100 GHz are taken for a broken timer.
@@ -104,24 +104,25 @@ impl Measurement {
     pub(crate) fn finish(self, origin: u64) -> Option<TscClock> {
         let mut measurement = self;
         for _ in 0..ATTEMPTS {
-            if let Some(hz) = measurement.frequency() {
-                return TscClock::new(origin, hz);
+            match measurement.frequency()? {
+                Some(hz) => return TscClock::new(origin, hz),
+                None => measurement = Self::begin(),
             }
-            measurement = Self::begin();
         }
         None
     }
 
-    fn frequency(&self) -> Option<u64> {
+    /// `Some(None)` if the counter ran out, `None` if it does not count.
+    fn frequency(&self) -> Option<Option<u64>> {
         // A broken counter must not hang the start.
         const PATIENCE: u32 = 1_000_000;
         (0..PATIENCE).find(|_| self.count.wrapping_sub(self.counter.read().1) >= WINDOW)?;
         let (tsc, count) = self.counter.read();
         if self.counter.ran_out() {
-            return None;
+            return Some(None);
         }
         let ticks = u64::from(self.count.wrapping_sub(count));
-        Some(tsc.wrapping_sub(self.tsc).checked_mul(PIT_HZ)? / ticks)
+        tsc.wrapping_sub(self.tsc).checked_mul(PIT_HZ)?.checked_div(ticks).map(Some)
     }
 }
 
