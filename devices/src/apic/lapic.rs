@@ -250,7 +250,9 @@ impl Lapic {
     fn absorb_some(&mut self, port: &ApicPort) -> Signals {
         // An illegal vector is recorded last, because its own error interrupt may be due to it.
         let mut illegal = false;
-        let mut dropped = !self.takes_vectors();
+        // Senders look at what was published last, so what lies here was accepted before software disabled the APIC, and
+        // stays (11.4.7.2). A source that keeps its line asserted waits for the end of it.
+        let mut dropped = self.mode == Mode::Disabled;
         let signals = port.take(|init, word, bits, trigger| {
             dropped |= init;
             if !dropped {

@@ -205,6 +205,18 @@ fn a_software_disabled_apic_takes_init_sipi_nmi_and_smi_only() {
     assert_eq!(board.ipi(0, 1, NMI), 0, "a disabled one takes nothing");
 }
 
+/// The sender was told that it arrived; a level-triggered line would wait for its end for ever.
+#[test]
+fn what_came_before_software_disabled_the_apic_is_held() {
+    let mut board = Board::new(2);
+    assert_eq!(board.ipi(0, 1, 0x40), 1);
+    board.write(1, SVR, 0xff);
+    assert_eq!(board.take(1), None, "held, not delivered");
+    assert_eq!(board.ipi(0, 1, 0x41), 0);
+    board.write(1, SVR, 0x1ff);
+    assert_eq!(board.take(1), Some(0x40));
+}
+
 #[test]
 fn the_start_up_sequence_of_an_operating_system_works() {
     let mut board = Board::after_power_up(3);
