@@ -126,19 +126,23 @@ fn a_writer_that_dies_costs_one_slot() {
 /// Readers get whole entries or none, however many write.
 #[test]
 fn entries_are_never_torn() {
-    let (journal, seen) = (Journal::new(), AtomicUsize::new(0));
+    let (journal, seen, done) = (Journal::new(), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for writer in 0..4u64 {
-            let journal = &journal;
+            let (journal, done) = (&journal, &done);
             scope.spawn(move || {
                 for number in 0..20_000 {
                     let value = writer << 32 | number;
                     journal.remember(Module::Core, Level::Info, Exited::CODE, [value; WORDS]);
                 }
+                done.fetch_add(1, Ordering::Release);
             });
         }
         scope.spawn(|| {
-            for _ in 0..2_000 {
+            // At least once after the last write: a machine may run the readers first.
+            let mut over = false;
+            while !over {
+                over = done.load(Ordering::Acquire) == 4;
                 for entry in journal.ring.last(SLOTS) {
                     let [_, words @ ..] = entry.0;
                     assert!(words[..WORDS].iter().all(|word| *word == words[0]), "{words:x?}");
