@@ -156,7 +156,7 @@ impl<P: Platform> Machine<P> {
             memory_above_4g: launch.high_bytes,
             test_devices: block.has(flag::TEST_DEVICES),
             command_console: block.has(flag::COMMAND),
-            unix_time: 0,
+            unix_time: devices::rtc::time_of(|register| platform.host().clock_register(register)).unwrap_or(0),
         })?;
         let fabric = Fabric::with(0..launch.processors)?;
         let mut lapics = new_lapics(launch.processors, &fabric)?.iter_mut();

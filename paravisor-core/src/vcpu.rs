@@ -260,11 +260,23 @@ impl<P: Platform> Vcpu<P> {
                     self.machine.tell(&journal::PowerButton { vcpu: self.index.into() });
                     self.machine.with_pc(self.index, |pc, around| pc.power_button(around));
                 }
+                Some(HostEvent::Nmi) => self.host_nmi(),
                 Some(HostEvent::Unexpected(vector)) => {
                     events.unexpected_interrupts.count();
                     self.machine.tell(&journal::UnexpectedInterrupt { vcpu: self.index.into(), vector: vector.into() });
                 }
             }
+        }
+    }
+
+    /// A PC's NMI button is wired to LINT1, by way of the mask in port 70h.
+    fn host_nmi(&mut self) {
+        if self.machine.with_pc(self.index, |pc, _| pc.nmi_masked()) {
+            return;
+        }
+        for level in [true, false] {
+            let signals = self.lapic.set_lint(Lint::Lint1, level);
+            self.obey(signals);
         }
     }
 

@@ -35,6 +35,8 @@ const DIVIDE: usize = 0x3e0;
 const ENABLE: u32 = 1 << 8;
 /// An LVT entry's mask.
 const MASKED: u32 = 1 << 16;
+/// An LVT entry's delivery mode NMI.
+const NMI: u32 = 4 << 8;
 /// ICR: delivery still pending.
 const PENDING: u32 = 1 << 12;
 /// Divide configuration: by 1.
@@ -58,6 +60,12 @@ pub(crate) fn enable() {
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
     write(DIVIDE, DIVIDE_BY_1);
     write(INITIAL_COUNT, 0);
+}
+
+/// Lets the machine's NMI button reach this processor. NMIs have no mask but GIF: it is clear from here on, but where the
+/// handler may change EAX.
+pub(crate) fn open_nmi() {
+    write(LVT_LINT1, NMI);
 }
 
 /// This processor's APIC ID.

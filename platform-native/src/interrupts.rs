@@ -18,7 +18,7 @@ use platform::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters, Reason, Termi
 use crate::descriptor::{CODE_SELECTOR, DOUBLE_FAULT_IST};
 use crate::machine;
 
-// One 16-byte stub for each vector. Vector 2, the NMI, returns like an interrupt: a host's NMI changes nothing.
+// One 16-byte stub for each vector. Vector 2, the NMI, returns like an interrupt.
 global_asm!(
     ".section .text.interrupt_stubs, \"ax\"",
     ".balign 16",

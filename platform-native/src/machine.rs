@@ -39,6 +39,9 @@ static MSR_PERMISSIONS: MsrPermissions = {
     map
 };
 
+/// QEMU's MC146818: index, then data.
+const CLOCK_INDEX: u16 = 0x70;
+
 /// What is left to a processor whose VM has ended.
 fn stop() -> ! {
     loop {
@@ -67,6 +70,12 @@ impl HostAccess for NativeHost {
 
     fn receive(&self, console: Console) -> Option<u8> {
         console::receive(console)
+    }
+
+    fn clock_register(&self, register: u8) -> u8 {
+        // The index port's upper bit masks NMIs; it is clear.
+        port::write::<u8>(CLOCK_INDEX, register & 0x7f);
+        port::read(CLOCK_INDEX + 1)
     }
 }
 
@@ -225,13 +234,13 @@ impl Timer for NativeCpu {
 
 impl HostEvents for NativeCpu {
     fn take(&mut self) -> Option<HostEvent> {
-        // A non-maskable interrupt of the host is none of the guest's business.
         const NMI: u8 = 2;
         loop {
             let vector = self.taken.take().or_else(interrupts::window)?;
             self.obey_flush();
             let event = match vector {
-                NMI | apic::SPURIOUS_VECTOR => continue,
+                NMI => return Some(HostEvent::Nmi),
+                apic::SPURIOUS_VECTOR => continue,
                 apic::TIMER_VECTOR => {
                     self.armed = None;
                     HostEvent::Kick

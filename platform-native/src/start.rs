@@ -169,6 +169,9 @@ pub(crate) fn set_up_processor(native: &'static Native, index: u32) {
     }
     // SAFETY: interrupts are taken only in `interrupts::window` and `sleep` from here on.
     unsafe { core::arch::asm!("clgi", "sti") };
+    if index == 0 {
+        apic::open_nmi();
+    }
 }
 
 fn basic(leaf: u32) -> core::arch::x86_64::CpuidResult {

@@ -18,6 +18,9 @@ pub trait HostAccess {
     fn transmit(&self, console: Console, byte: u8);
     /// The next byte of console input, if the host has one.
     fn receive(&self, console: Console) -> Option<u8>;
+    /// A register of the host's MC146818, the clock that a PC has at ports 70h and 71h; all ones if there is none. Read at
+    /// start alone: what it says is where the guest's own clock begins.
+    fn clock_register(&self, register: u8) -> u8;
 }
 
 /// What the host can tell a processor.
@@ -29,6 +32,8 @@ pub enum HostEvent {
     ConsoleInput,
     /// The host asks for an orderly shutdown (the power button).
     PowerButton,
+    /// The host's operator presses the NMI button, with which a guest that hangs is made to tell where.
+    Nmi,
     /// Something else, with the vector that came; counted.
     Unexpected(u8),
 }

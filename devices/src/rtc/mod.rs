@@ -98,6 +98,27 @@ pub struct Rtc {
     deadline: Instant,
 }
 
+/// Seconds since 1970 by another MC146818, whose registers `read` reads; `None` if there is none, or one whose battery was
+/// empty. Whatever it says is a date (see `calendar`): its owner is the host.
+pub fn time_of(read: impl Fn(u8) -> u8) -> Option<u64> {
+    /// Two readings that agree were not torn by an update; updates are a second apart.
+    const READINGS: usize = 4;
+    if read(regs::D) != regs::D_VALID {
+        return None;
+    }
+    let b = read(regs::B);
+    let format = Format { binary: b & regs::B_BINARY != 0, hours_24: b & regs::B_24_HOURS != 0 };
+    let mut last = regs::TIME.map(&read);
+    for _ in 0..READINGS {
+        let raw = regs::TIME.map(&read);
+        if raw == last {
+            return u64::try_from(Fields::decode(raw, format).to_unix().0).ok();
+        }
+        last = raw;
+    }
+    None
+}
+
 fn nanos(now: Instant) -> i64 {
     i64::try_from(now.0).unwrap_or(i64::MAX / 2).min(i64::MAX / 2)
 }

@@ -388,3 +388,29 @@ fn a_clock_that_lags_a_little_brings_no_interrupt_twice() {
     bench.machine.now = Instant(SECOND + 100);
     assert_eq!(bench.get(0x0c) & 0x10, 0);
 }
+
+/// A clock read by what runs under it, torn `tears` times by an update.
+fn another(format: u8, tears: u32) -> impl Fn(u8) -> u8 {
+    let bench = std::cell::RefCell::new(Bench::new());
+    bench.borrow_mut().set(0x0b, format);
+    let left = std::cell::Cell::new(tears);
+    move |register| {
+        let mut bench = bench.borrow_mut();
+        if register == 0 && left.get() > 0 {
+            left.set(left.get() - 1);
+            bench.machine.advance(SECOND);
+        }
+        bench.get(register)
+    }
+}
+
+#[test]
+fn another_clock_is_read_in_each_format() {
+    for format in [0, 2, 4, 6] {
+        assert_eq!(super::time_of(another(format, 0)), Some(START), "{format}");
+    }
+    assert_eq!(super::time_of(another(2, 2)), Some(START + 2));
+    assert_eq!(super::time_of(another(2, 9)), None, "it never stands still");
+    assert_eq!(super::time_of(|_| 0xff), None, "there is none");
+    assert_eq!(super::time_of(|_| 0), None, "its battery was empty");
+}

@@ -111,6 +111,12 @@ impl HostAccess for TestHost {
     fn receive(&self, _: Console) -> Option<u8> {
         None
     }
+
+    fn clock_register(&self, register: u8) -> u8 {
+        // 29 February 2024, 12:34:56, in BCD.
+        const CLOCK: [u8; 14] = [0x56, 0, 0x34, 0, 0x12, 0, 5, 0x29, 0x02, 0x24, 0x26, 0x02, 0, 0x80];
+        if register == 0x32 { 0x20 } else { CLOCK.get(usize::from(register)).copied().unwrap_or(0) }
+    }
 }
 
 impl Waker for TestHost {
@@ -390,6 +396,38 @@ fn another_processors_device_access_moves_the_boot_processors_deadline() {
     assert_eq!(*boot.machine.platform.host.kicks.lock().unwrap(), [0]);
     boot.service();
     assert!(boot.cpu.armed < Instant::NEVER);
+}
+
+#[test]
+fn the_guests_clock_begins_where_the_hosts_is() {
+    let vcpu = boot_processor();
+    let mut read = |register: u32| {
+        vcpu.machine.with_pc(0, |pc, around| {
+            pc.port_write(0x70, 1, register, around).value();
+            pc.port_read(0x71, 1, around).value()
+        })
+    };
+    assert_eq!([0x32, 9, 8, 7, 4, 2].map(&mut read), [0x20, 0x24, 0x02, 0x29, 0x12, 0x34]);
+}
+
+#[test]
+fn the_nmi_button_reaches_the_boot_processor_through_lint1() {
+    const LVT_LINT1: u64 = 0xfee0_0360;
+    let mut vcpu = boot_processor();
+    let press = |vcpu: &mut Vcpu<TestPlatform>| {
+        vcpu.cpu.host_events.push_back(HostEvent::Nmi);
+        let before = vcpu.cpu.injected.len();
+        look(vcpu);
+        vcpu.cpu.injected[before..].to_vec()
+    };
+    assert_eq!(press(&mut vcpu), [Event::Nmi], "as firmware leaves the pin");
+    store(&mut vcpu, LVT_LINT1, 0x1_0400);
+    assert_eq!(press(&mut vcpu), [], "the pin is masked");
+    store(&mut vcpu, LVT_LINT1, 0x400);
+    vcpu.machine.with_pc(0, |pc, around| pc.port_write(0x70, 1, 0x80, around).value());
+    assert_eq!(press(&mut vcpu), [], "port 70h masks it");
+    vcpu.machine.with_pc(0, |pc, around| pc.port_write(0x70, 1, 0, around).value());
+    assert_eq!(press(&mut vcpu), [Event::Nmi]);
 }
 
 #[test]
