@@ -7,7 +7,7 @@
 use devices::apic::{ApicPort, Lapic, Lint, Signals};
 use platform::{
     Clock, Control, Event, Exit, ExitReason, Gpr, GuestCpu, HostEvent, HostEvents, Instant, Platform, SegmentRegister,
-    Termination, Timer,
+    SwitchedMsr, Termination, Timer, VcpuState,
 };
 use specs::msr;
 use vc_handlers::{Outcome, VcpuContext, handle};
@@ -334,7 +334,10 @@ impl<P: Platform> Vcpu<P> {
         self.statistics.events.starts.count();
         self.machine.note(&journal::Started { vcpu: self.index.into(), page: page.into() });
         let signature = self.machine.cpuid.signature();
-        self.cpu.restore(&entry::real_mode(page, signature));
+        // INIT leaves MSRs alone, and clears the breakpoints (SDM vol. 3A, table 10-1).
+        let pat = self.cpu.switched_msr(SwitchedMsr::Pat);
+        self.cpu.restore(&VcpuState { pat, ..entry::real_mode(page, signature) });
+        (0..4).for_each(|number| self.cpu.set_debug(number, 0));
         self.activity = Activity::Running;
     }
 

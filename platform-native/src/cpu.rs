@@ -757,6 +757,8 @@ impl GuestCpu for NativeCpu {
     fn restore(&mut self, state: &VcpuState) {
         (self.shadow, self.step, self.nmi_blocked, self.nmi_window) = (None, None, false, false);
         self.task_return = None;
+        // What is live and no part of `state` stays as it is.
+        self.fetch_live_state();
         self.window = None;
         self.update_window();
         let control = self.control_mut();

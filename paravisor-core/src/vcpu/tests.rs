@@ -435,9 +435,13 @@ fn a_processor_starts_in_real_mode_after_init_and_a_startup_ipi() {
     let [boot, mut other] = vcpus();
     other.turn();
     assert_eq!((other.activity, other.cpu.waits), (Activity::WaitForStartup, 1));
+    // MSRs outlive INIT, breakpoints do not.
+    other.cpu.set_switched_msr(SwitchedMsr::Pat, 0x0101);
+    other.cpu.set_debug(2, 0x1234);
     send(&other, DeliveryMode::Init, 0);
     send(&other, DeliveryMode::Startup, 0x9a);
     play(&mut other, ExitReason::HostInterrupt, 0);
+    assert_eq!((other.cpu.switched_msr(SwitchedMsr::Pat), other.cpu.debug(2)), (0x0101, 0));
     assert_eq!(other.cpu.segment(SegmentRegister::Cs).base, 0x9_a000);
     assert_eq!(other.activity, Activity::Running);
     // A second start-up IPI finds it running and does nothing.

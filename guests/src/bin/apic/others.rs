@@ -4,7 +4,7 @@
 use crate::PATIENCE;
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
-use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use guests::apic::{self, command, register as reg};
 use guests::instructions::{close, open, write_cr8};
 use guests::interrupts::{NMI, cpu, me};
@@ -32,8 +32,15 @@ pub(crate) fn start_up(report: &mut Report, processors: usize) {
     restart(report);
 }
 
+/// Whether an MSR outlived INIT.
+static KEPT: AtomicBool = AtomicBool::new(false);
+
 /// INIT stops a processor; a start-up IPI starts it again.
 fn restart(report: &mut Report) {
+    // What a system call enters, which INIT leaves alone.
+    const LSTAR: u32 = 0xc000_0082;
+    const ENTRY: u64 = 0x1234_5678;
+    smp::call(1, |_| guests::instructions::write_msr(LSTAR, ENTRY), PATIENCE);
     smp::send_init(1);
     delay(10_000);
     cpu(1).clear();
@@ -47,6 +54,9 @@ fn restart(report: &mut Report) {
     report.check("init resets the apic", spurious == 0xff, format_args!("{spurious:#x}"));
     let worked = smp::call(1, |_| (), PATIENCE);
     report.check("works after init", worked && cpu(1).count(VECTOR) == 0, cpu(1).count(VECTOR));
+    let check: smp::Job = |_| KEPT.store(guests::instructions::read_msr(LSTAR) == ENTRY, SeqCst);
+    smp::call(1, check, PATIENCE);
+    report.check("init keeps msrs", KEPT.load(SeqCst), KEPT.load(SeqCst));
 }
 
 /// INIT in x2APIC mode keeps the mode.
