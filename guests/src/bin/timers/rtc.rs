@@ -2,7 +2,7 @@
 //! The MC146818A: time, and its three interrupts on IRQ 8. Flags are cleared before their interrupt is enabled: one that is
 //! set already interrupts at once.
 
-use crate::{JITTER, PATIENCE, agree, ppm};
+use crate::{PATIENCE, agree, jitter, ppm};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use guests::apic;
 use guests::instructions::{close, in_byte, open, out_byte, time_stamp};
@@ -75,7 +75,7 @@ fn periodic(report: &mut Report, modes: u8) {
         apic::take_pending();
         // One may have waited already when its interrupt was enabled.
         let nominal = (u64::from(times) - 2) * 1_000_000 / hz;
-        let good = came && took + JITTER >= nominal && FLAGS.load(SeqCst) & 0xc0 == 0xc0;
+        let good = came && took + jitter() >= nominal && FLAGS.load(SeqCst) & 0xc0 == 0xc0;
         report.check("rtc, periodic", good, format_args!("{times} at {hz} Hz took {took} us of {nominal}"));
     }
     write(A, 0x26);
