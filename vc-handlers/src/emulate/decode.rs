@@ -135,9 +135,17 @@ pub(super) fn decode_from(
             Err(DecoderError::NoMoreBytes) if code.extend(cpu, context, memory)? => {}
             // Longer than 15 bytes.
             Err(DecoderError::NoMoreBytes) => return Err(Stop::GENERAL_PROTECTION),
+            Err(_) if is_left_out(code.bytes()) => return Err(Stop::Unsupported),
             Err(_) => return Err(Stop::UNDEFINED),
         }
     }
+}
+
+/// Whether the bytes begin like EVEX, XOP or 3DNow!, which the decoder is built without: nothing of them is emulated.
+fn is_left_out(bytes: &[u8]) -> bool {
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf2 | 0xf3);
+    let opcode = bytes.iter().position(|byte| !is_prefix(byte)).and_then(|at| bytes.get(at..)).unwrap_or_default();
+    matches!(opcode, [0x62 | 0x8f, ..] | [0x0f, 0x0f, ..])
 }
 
 /// Decodes `bytes` as the instruction at `rip`.

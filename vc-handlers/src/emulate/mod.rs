@@ -119,9 +119,15 @@ pub fn memory_fault(fault: &MemoryFault, cpu: &mut impl GuestCpu, env: &mut impl
             }
         };
     }
+    let gpa = code.gpa;
     let decoded = match decode::decode_from(code, cpu, &context, env.memory()) {
         Ok(decoded) => decoded,
-        Err(stop) => return end(stop, &context),
+        Err(stop) => {
+            if stop == Stop::Unsupported {
+                env.oddity(Oddity::NotEmulated(gpa));
+            }
+            return end(stop, &context);
+        }
     };
     match prepare(fault, decoded, cpu, &context, env) {
         Ok(Some(machine)) => drive(machine, None, cpu, &context, env),

@@ -36,12 +36,10 @@ fn legacy() -> Vec<Vec<u8>> {
             }
         }
     }
-    // 3DNow!, whose opcode comes last.
-    all.extend((0..=255).map(|last| vec![0x0f, 0x0f, 0x03, last]));
     all
 }
 
-/// VEX, XOP and EVEX; with a vector of indices too.
+/// VEX; with a vector of indices too.
 fn vectors() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for opcode in 0..=255_u8 {
@@ -50,19 +48,11 @@ fn vectors() -> Vec<Vec<u8>> {
             let digits = if matches!(opcode, 0x71..=0x73 | 0xae | 0xc6 | 0xc7) { 8_u8 } else { 1 };
             for modrm in (0..digits).map(|digit| digit << 3 | 3).chain([0x0c]) {
                 let tail = [&[opcode, modrm, 0x0b][..], &REST].concat();
-                for length in 0..4_u8 {
-                    for (escape, map) in [(0xc4, 1), (0xc4, 2), (0xc4, 3), (0x8f, 8), (0x8f, 9), (0x8f, 10)] {
+                for length in 0..2_u8 {
+                    for map in 1..=3 {
                         // One other source, or none.
                         for other in [0x78, 0x70] {
-                            all.push(
-                                [&[escape, 0xe0 | map, wide | other | (length & 1) << 2 | pp][..], &tail].concat(),
-                            );
-                        }
-                    }
-                    for (map, other) in (1..=6).flat_map(|map| [(map, 0x7c), (map, 0x74)]) {
-                        for mask in [8, 9, 0x18] {
-                            let head = [0x62, 0xf0 | map, wide | other | pp, length << 5 | mask];
-                            all.push([&head[..], &tail].concat());
+                            all.push([&[0xc4, 0xe0 | map, wide | other | length << 2 | pp][..], &tail].concat());
                         }
                     }
                 }
@@ -90,7 +80,7 @@ fn encodings() -> Vec<Encoding> {
             all.push(Encoding { bytes, size, instruction });
         }
     }
-    assert!(seen.len() > 2500 && seen.contains(&(Code::Mov_r32_rm32 as usize)), "{}", seen.len());
+    assert!(seen.len() > 1500 && seen.contains(&(Code::Mov_r32_rm32 as usize)), "{}", seen.len());
     all
 }
 
@@ -119,12 +109,11 @@ fn list() -> String {
     let of_vectors = vector.values().filter(|kind| **kind == (false, true)).count();
     format!(
         "| | |\n|---|---|\n| emulated | {} |\n| emulated in part | {} |\n| #UD | {} |\n\
-         | VEX: emulated | {} |\n| VEX: emulated in part, and not as EVEX | {} |\n| VEX, EVEX, XOP, 3DNow!: #UD | {of_vectors} others |\n",
+         | VEX: emulated | {} |\n| VEX: #UD | {of_vectors} others |\n| EVEX, XOP, 3DNow!: #UD | all |\n",
         names(&legacy, (true, false)),
         names(&legacy, (true, true)),
         names(&legacy, (false, true)),
         names(&vector, (true, false)),
-        names(&vector, (true, true)),
     )
 }
 
@@ -175,5 +164,5 @@ fn what_is_not_emulated_is_undefined_and_counted_and_stops_nothing() {
             assert_eq!(guest.cpu.state, state, "{bytes:x?}");
         }
     }
-    assert!(refused > 2000, "{refused}");
+    assert!(refused > 1000, "{refused}");
 }

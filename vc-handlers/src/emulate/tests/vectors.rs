@@ -134,8 +134,12 @@ fn a_32_byte_operand_need_be_aligned_to_16_alone() {
 
 #[test]
 fn other_vector_instructions_are_undefined_and_counted() {
-    // paddb mm0, [rbx]; addps xmm1, [rbx]; vmovups zmm1, [rbx]; vbroadcastss xmm1, [rbx]
-    let codes: [&[u8]; 4] = [
+    // paddb mm0, [rbx]; addps xmm1, [rbx]; vmovups zmm1, [rbx] and fs:[rbx]; vbroadcastss xmm1, [rbx]; vphaddbw xmm1, [rbx];
+    // pfadd mm0, [rbx] with REX.W
+    let codes: [&[u8]; 7] = [
+        &[0x64, 0x62, 0xf1, 0x7c, 0x48, 0x10, 0x0b],
+        &[0x8f, 0xe9, 0x78, 0xc1, 0x0b],
+        &[0x48, 0x0f, 0x0f, 0x03, 0x9e],
         &[0x0f, 0xfc, 0x03],
         &[0x0f, 0x58, 0x0b],
         &[0x62, 0xf1, 0x7c, 0x48, 0x10, 0x0b],
