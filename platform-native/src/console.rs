@@ -26,7 +26,12 @@ const TRANSMIT_EMPTY: u8 = 1 << 5;
 const PATIENCE: u32 = 100_000;
 
 /// Keeps the look at the line status together with the byte that follows.
-static LOCK: SpinMutex<()> = SpinMutex::new(());
+static LOCK: SpinMutex<Terminal> = SpinMutex::new(Terminal { stopped: false });
+
+struct Terminal {
+    /// It did not take the last byte, so the next one does not wait: the guest's processors wait for each other here.
+    stopped: bool,
+}
 
 /// Sets the UART up: 8 bits, FIFOs on, DTR, RTS and OUT2 set, interrupt for received bytes.
 pub(crate) fn initialise() {
@@ -42,8 +47,10 @@ pub(crate) fn transmit(console: Console, byte: u8) {
     match console {
         Console::Command => port::write(COMMAND, byte),
         Console::Terminal => {
-            let _lock = LOCK.lock();
-            let room = (0..PATIENCE).any(|_| port::read::<u8>(LINE_STATUS) & TRANSMIT_EMPTY != 0);
+            let mut terminal = LOCK.lock();
+            let patience = if terminal.stopped { 1 } else { PATIENCE };
+            let room = (0..patience).any(|_| port::read::<u8>(LINE_STATUS) & TRANSMIT_EMPTY != 0);
+            terminal.stopped = !room;
             if room {
                 port::write(DATA, byte);
             }
