@@ -32,15 +32,6 @@ pub enum Mode {
     X2Apic,
 }
 
-/// What CPUID tells the guest that its local APIC can do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Features {
-    /// CPUID.1:ECX\[21\].
-    pub x2apic: bool,
-    /// CPUID.1:ECX\[24\].
-    pub tsc_deadline: bool,
-}
-
 /// What a register write does outside of the local APIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
@@ -69,7 +60,6 @@ pub struct Lapic {
     bootstrap: bool,
     /// Where the guest has put the page; INIT leaves it there.
     base: u64,
-    pub(super) features: Features,
 
     // Wiring: the levels of LINT0 and LINT1.
     pub(super) lint: [bool; 2],
@@ -96,7 +86,6 @@ impl Lapic {
             id: apic_id,
             bootstrap,
             base: apic::LAPIC_BASE,
-            features: Features { x2apic: true, tsc_deadline: true },
             lint: [false; 2],
             mode: Mode::XApic,
             timer: Timer::RESET,
@@ -107,11 +96,6 @@ impl Lapic {
         };
         lapic.reset();
         lapic
-    }
-
-    /// Sets what the guest's CPUID offers; everything, if this is not called.
-    pub fn set_features(&mut self, features: Features) {
-        self.features = features;
     }
 
     /// INIT: all but the ID, the mode and IA32_APIC_BASE as after power-up (11.4.7.1, 11.4.7.3, 11.12.5.1).
@@ -188,8 +172,8 @@ impl Lapic {
         let mode = match (flags.contains(ApicBase::ENABLED), flags.contains(ApicBase::EXTENDED)) {
             (false, false) => Mode::Disabled,
             (true, false) => Mode::XApic,
-            (true, true) if self.features.x2apic => Mode::X2Apic,
-            (true, true) | (false, true) => return None,
+            (true, true) => Mode::X2Apic,
+            (false, true) => return None,
         };
         match (self.mode, mode) {
             (Mode::X2Apic, Mode::XApic) | (Mode::Disabled, Mode::X2Apic) => return None,
@@ -411,12 +395,6 @@ impl Lapic {
     /// Writes IA32_TSC_DEADLINE; ignored in another mode (11.5.4.1). A deadline in the past fires at once.
     pub fn set_tsc_deadline(&mut self, tsc: u64, clock: &impl Clock) {
         self.timer.set_tsc_deadline(tsc, clock);
-        self.expire(clock);
-    }
-
-    /// To be called after the guest set its time-stamp counter: an armed deadline moves with it.
-    pub fn retime(&mut self, clock: &impl Clock) {
-        self.timer.retime(clock);
         self.expire(clock);
     }
 }

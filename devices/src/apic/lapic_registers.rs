@@ -15,8 +15,6 @@ const SENSOR_WRITABLE: u32 = Lvt::VECTOR | Lvt::DELIVERY_MODE | Lvt::MASKED;
 const ERROR_WRITABLE: u32 = Lvt::VECTOR | Lvt::MASKED;
 const SPURIOUS_WRITABLE: u32 = apic::SPURIOUS_ENABLE | apic::SPURIOUS_NO_FOCUS | 0xff;
 const DIVIDE_WRITABLE: u32 = 0b1011;
-/// The TSC-deadline bit of the timer's mode.
-const TIMER_DEADLINE: u32 = 1 << 18;
 
 impl Lapic {
     /// Reads from the xAPIC page. All-ones unless in xAPIC mode: nobody answers there.
@@ -91,8 +89,7 @@ impl Lapic {
                 let low = InterruptCommand::WRITABLE | InterruptCommand::DELIVERY_STATUS;
                 return Some(u64::from(low) | 0xffff_ffff << 32);
             }
-            Reg::LvtTimer if self.features.tsc_deadline => TIMER_WRITABLE | Lvt::DELIVERY_STATUS,
-            Reg::LvtTimer => TIMER_WRITABLE & !TIMER_DEADLINE | Lvt::DELIVERY_STATUS,
+            Reg::LvtTimer => TIMER_WRITABLE | Lvt::DELIVERY_STATUS,
             Reg::LvtThermal | Reg::LvtPerformance => SENSOR_WRITABLE | Lvt::DELIVERY_STATUS,
             Reg::LvtLint0 | Reg::LvtLint1 => {
                 SENSOR_WRITABLE | Lvt::DELIVERY_STATUS | Lvt::ACTIVE_LOW | Lvt::REMOTE_IRR | Lvt::LEVEL
@@ -215,8 +212,7 @@ impl Lapic {
     fn write_lvt_timer(&mut self, value: u32, clock: &impl Clock) {
         // What is due belongs to the old entry.
         self.expire(clock);
-        let writable = if self.features.tsc_deadline { TIMER_WRITABLE } else { TIMER_WRITABLE & !TIMER_DEADLINE };
-        let value = self.masked_if_disabled(value & writable);
+        let value = self.masked_if_disabled(value & TIMER_WRITABLE);
         self.registers.lvt_timer.value = value;
         self.timer.set_mode(TimerMode::from_bits(Lvt(value).timer_mode()), clock.now());
         self.registers.initial_count.value = self.timer.initial();

@@ -138,8 +138,8 @@ impl Timer {
         }
     }
 
-    /// To be called when the guest's time-stamp counter was set.
-    pub(super) fn retime(&mut self, clock: &impl Clock) {
+    /// Finds the time of the deadline.
+    fn retime(&mut self, clock: &impl Clock) {
         if self.mode == TimerMode::TscDeadline {
             self.fire_at = if self.tsc == 0 { Instant::NEVER } else { clock.instant_of_tsc(self.tsc) };
         }

@@ -32,7 +32,7 @@ mod vectors;
 
 pub use fabric::{Fabric, FabricError};
 pub use ioapic::{IoApic, PINS, Redeliveries};
-pub use lapic::{Effect, Features, Lapic, Mode};
+pub use lapic::{Effect, Lapic, Mode};
 pub use lapic_lines::Lint;
 pub use lapic_timer::{MIN_PERIOD_NANOS, TIMER_HZ};
 pub use port::{ApicPort, Signals};

@@ -2,7 +2,7 @@
 //! IA32_APIC_BASE, the x2APIC registers, global disable.
 
 use super::*;
-use crate::apic::{Features, Mode};
+use crate::apic::Mode;
 
 #[test]
 fn only_the_drawn_transitions_are_allowed() {
@@ -49,13 +49,6 @@ fn the_page_can_be_moved_and_init_leaves_it_there() {
     // A transition that does not exist moves nothing.
     assert_eq!(lapic.set_base_msr(0xfed4_0000 | ENABLED | EXTENDED), None);
     assert_eq!(lapic.base(), BASE);
-}
-
-#[test]
-fn x2apic_mode_needs_the_feature() {
-    let mut lapic = Lapic::new(0, true);
-    lapic.set_features(Features { x2apic: false, tsc_deadline: true });
-    assert_eq!(lapic.set_base_msr(BASE | ENABLED | EXTENDED), None);
 }
 
 #[test]
@@ -181,16 +174,4 @@ fn the_self_ipi_register_interrupts_oneself() {
     assert_eq!(bench.wrmsr(0x83f, 0x0f), Some(Effect::None));
     assert_eq!(bench.wrmsr(0x828, 0), Some(Effect::None));
     assert_eq!(bench.rdmsr(0x828), Some(1 << 5));
-}
-
-#[test]
-fn the_deadline_bit_needs_the_feature() {
-    let features = Features { x2apic: true, tsc_deadline: false };
-    let mut bench = Bench::new();
-    bench.lapic.set_features(features);
-    bench.write(LVT_TIMER, 0x0004_0030);
-    assert_eq!(bench.read(LVT_TIMER), 0x30);
-    let mut bench = Bench::x2apic();
-    bench.lapic.set_features(features);
-    assert_eq!(bench.wrmsr(0x832, 0x0004_0030), None);
 }
