@@ -239,6 +239,30 @@ mod tests {
         assert_eq!(refused(GIB, 0, &many), MapError::Full);
     }
 
+    /// Whatever the VM's size: no RAM in the window that the DSDT gives to PCI, and none under the ECAM of the MCFG.
+    #[test]
+    fn what_acpi_gives_to_devices_is_no_memory() {
+        for low_end in [MIB, 256 * MIB, 0xAFFF_F000, 0xB000_0000, 0xB080_0000, 3 * GIB, 0xD001_0000, LOW_MEMORY_LIMIT] {
+            for high_bytes in [0, 5 * GIB] {
+                let map = MemoryMap::new(low_end, high_bytes, &[]).unwrap();
+                let window = crate::acpi::dsdt::memory_window(low_end);
+                let ram = |first: u64, last: u64| {
+                    let ram = map.entries().iter().filter(|entry| entry.kind == Kind::Ram);
+                    ram.clone().any(|entry| entry.start <= last && first < entry.end)
+                };
+                assert!(
+                    window.is_none_or(|(first, last)| !ram(first.into(), last.into())),
+                    "{low_end:#x}: {window:x?}"
+                );
+                assert!(!ram(ECAM.start, ECAM.end - 1), "{low_end:#x}");
+                assert!(
+                    map.entries().iter().any(|entry| entry.kind == Kind::Reserved && entry.start == ECAM.start),
+                    "{low_end:#x}: an operating system takes the MCFG for wrong otherwise"
+                );
+            }
+        }
+    }
+
     #[test]
     fn acpi_tables_lie_in_reserved_memory() {
         let map = MemoryMap::new(GIB, 0, &[]).unwrap();

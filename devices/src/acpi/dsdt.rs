@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The DSDT: processors, the PCI root, the ISA devices behind the LPC bridge, and the off state.
+//! The DSDT: processors, the PCI root, the ISA devices behind the LPC bridge, the working and the off state.
 //!
 //! It holds names and no methods: nothing in this machine changes at run time, so the guest's AML interpreter has nothing
 //! to run. There is no keyboard (PNP0303) because none is plugged in, and no power button device because the fixed one of
@@ -36,7 +36,8 @@ pub(super) fn write(writer: &mut Writer<'_>, description: &Description) {
         pci_root(writer, description);
     });
     let off = u32::from(SLEEP_TYPE_S5);
-    // PM1a and PM1b sleep types, then two reserved values (7.4.2).
+    // PM1a and PM1b sleep types, then two reserved values (7.4.2). Zero is working: S0.
+    aml::name_package(writer, *b"_S0_", &[0, 0, 0, 0]);
     aml::name_package(writer, *b"_S5_", &[off, off, 0, 0]);
 }
 
@@ -92,7 +93,7 @@ fn pci_root(writer: &mut Writer<'_>, description: &Description) {
 }
 
 /// The largest window that is neither RAM nor ours: it ends below the IOAPIC, above which all fixed devices lie.
-fn memory_window(low_memory_end: u64) -> Option<(u32, u32)> {
+pub(crate) fn memory_window(low_memory_end: u64) -> Option<(u32, u32)> {
     let first = low_memory_end.checked_next_multiple_of(1 << 20)?.max(MEMORY_WINDOW_FLOOR);
     (first < IOAPIC_BASE).then_some((first as u32, (IOAPIC_BASE - 1) as u32))
 }

@@ -9,7 +9,7 @@
 //! made once, before the guest runs, into a buffer that the caller copies out.
 
 mod aml;
-mod dsdt;
+pub(crate) mod dsdt;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -195,7 +195,10 @@ fn dsdt_has_the_devices_that_exist_and_no_others() {
     assert!(!contains(with.dsdt(), &pnp(0x0303)), "no keyboard");
     assert!(contains(with.dsdt(), b"COM2") && !contains(without.dsdt(), b"COM2"));
     assert!(contains(with.dsdt(), b"C001") && !contains(without.dsdt(), b"C001"));
-    assert!(contains(with.dsdt(), b"\x08_S5_\x12\x88\x00\x00\x04\x00\x00\x00\x00"));
+    for state in [b"_S0_", b"_S5_"] {
+        let package = [&b"\x08"[..], state, b"\x12\x88\x00\x00\x04\x00\x00\x00\x00"].concat();
+        assert!(contains(with.dsdt(), &package), "{}", state.escape_ascii());
+    }
 }
 
 /// Walks the terms of a term list made of scopes, devices and names, checking that every length ends where the next

@@ -402,6 +402,20 @@ fn port_70_masks_nmis_for_the_processors() {
     assert!(bench.pc.nmi_masked());
 }
 
+/// What Windows touches on any machine: an access is no event worth counting, whether a device is there or not.
+#[test]
+fn ports_that_windows_touches_are_expected() {
+    let mut bench = Bench::new();
+    let ports = [0x20, 0x21, 0xa0, 0xa1, 0x61, 0x87, 0xed, 0x5658, 0x5659].into_iter();
+    for port in ports.chain(0x40..=0x43).chain(0xcf8..=0xcff) {
+        let answer = bench.pc.port_read(port, 1, &mut bench.host);
+        assert!(!matches!(answer, Answer::Unknown(_)), "{port:#x}");
+        let answer = bench.pc.port_write(port, 1, 0, &mut bench.host);
+        assert!(!matches!(answer, Answer::Unknown(_)), "{port:#x}");
+    }
+    assert_eq!(bench.pc.port_read(0x5658, 4, &mut bench.host).value(), u32::MAX);
+}
+
 #[test]
 fn the_tables_and_the_devices_agree() {
     assert_eq!(*IOAPIC.start(), acpi::IOAPIC_BASE);
