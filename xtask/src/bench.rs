@@ -8,6 +8,7 @@ mod boot;
 mod exits;
 mod figure;
 mod idle;
+mod lines;
 mod machine;
 mod measure;
 mod memory;
@@ -101,7 +102,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
             Suite::Exits => exits::measure(&bench, exit_pairs, &mut figures),
             Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),
             Suite::SnpModel => boot::measure_model(&bench, boot_pairs, &mut figures),
-            Suite::Memory => memory::measure(&bench, &mut figures),
+            Suite::Memory => lines::measure(&mut figures).and_then(|()| memory::measure(&bench, &mut figures)),
             Suite::Idle => idle::measure_idle(&bench, &mut figures),
             Suite::Clock => idle::measure_clock(&bench, &mut figures),
             Suite::Measure => measure::measure(exit_pairs, &mut figures),
