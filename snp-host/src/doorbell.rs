@@ -11,6 +11,8 @@ const VECTOR: u64 = 0;
 /// Bit 7 of this byte: no signal is wanted, because one is being handled.
 const FLAGS: u64 = 1;
 const NO_FURTHER_SIGNAL: u8 = 1 << 7;
+/// An NMI waits.
+const NMI: u8 = 1 << 0;
 
 /// What became of an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,15 @@ pub enum Posted {
 impl Host {
     /// Posts a vector to a processor's VMPL, which does not run meanwhile.
     pub fn post(&mut self, processor: u32, vmpl: u8, vector: u8, hardware: &mut impl Hardware) -> Posted {
+        self.post_either(processor, vmpl, Some(vector), hardware)
+    }
+
+    /// Posts an NMI, which has a place of its own there.
+    pub fn post_nmi(&mut self, processor: u32, vmpl: u8, hardware: &mut impl Hardware) -> Posted {
+        self.post_either(processor, vmpl, None, hardware)
+    }
+
+    fn post_either(&mut self, processor: u32, vmpl: u8, vector: Option<u8>, hardware: &mut impl Hardware) -> Posted {
         let Some(doorbell) = self.context(processor, vmpl).and_then(|context| context.doorbell) else {
             return Posted::Nowhere;
         };
@@ -36,12 +47,13 @@ impl Host {
             return Posted::Nowhere;
         }
         let [pending, flags] = bytes;
-        if pending != 0 {
+        if pending != 0 && vector.is_some() {
             return Posted::Full;
         }
         let quiet = flags & NO_FURTHER_SIGNAL != 0;
-        let written = hardware.write_shared(doorbell + VECTOR, &[vector]).is_ok()
-            && hardware.write_shared(doorbell + FLAGS, &[flags | NO_FURTHER_SIGNAL]).is_ok();
+        let nmi = if vector.is_none() { NMI } else { 0 };
+        let written = vector.is_none_or(|vector| hardware.write_shared(doorbell + VECTOR, &[vector]).is_ok())
+            && hardware.write_shared(doorbell + FLAGS, &[flags | NO_FURTHER_SIGNAL | nmi]).is_ok();
         match (written, quiet) {
             (false, _) => Posted::Nowhere,
             (true, true) => Posted::Quiet,
@@ -49,11 +61,13 @@ impl Host {
         }
     }
 
-    /// Whether a VMPL has a vector at its door that it has not taken: then it is not left for another one.
+    /// Whether a VMPL has a vector or an NMI at its door that it has not taken: then it is not left for another one.
     pub fn waits_at_door(&mut self, processor: u32, vmpl: u8, hardware: &mut impl Hardware) -> bool {
         let doorbell = self.context(processor, vmpl).and_then(|context| context.doorbell);
-        let mut pending = [0];
-        doorbell.is_some_and(|gpa| hardware.read_shared(gpa + VECTOR, &mut pending).is_ok() && pending != [0])
+        let mut waiting = [0; 2];
+        let read = doorbell.is_some_and(|gpa| hardware.read_shared(gpa + VECTOR, &mut waiting).is_ok());
+        let [vector, flags] = waiting;
+        read && (vector != 0 || flags & NMI != 0)
     }
 }
 
@@ -79,6 +93,19 @@ mod tests {
         assert_eq!(host.post(0, 0, 0x41, &mut machine.memory), Posted::Quiet);
         machine.memory.write_shared(0x8000, &[0, 0]).unwrap();
         assert_eq!(host.post(0, 0, 0x42, &mut machine.memory), Posted::Signal);
+    }
+
+    #[test]
+    fn an_nmi_does_not_wait_for_a_vector_to_be_taken() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        host.context(0, 0).unwrap().doorbell = Some(0x8000);
+        assert_eq!(host.post(0, 0, 0x40, &mut machine.memory), Posted::Signal);
+        assert_eq!(host.post_nmi(0, 0, &mut machine.memory), Posted::Quiet);
+        let mut bytes = [0; 2];
+        machine.memory.read_shared(0x8000, &mut bytes).unwrap();
+        assert_eq!(bytes, [0x40, NMI | NO_FURTHER_SIGNAL]);
+        machine.memory.write_shared(0x8000, &[0, 0]).unwrap();
+        assert_eq!(host.post_nmi(0, 0, &mut machine.memory), Posted::Signal);
     }
 
     #[test]

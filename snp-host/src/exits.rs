@@ -2,6 +2,7 @@
 //! The page protocol: one request of the guest through its GHCB (GHCB 2.0, 4.1; inputs as KVM's `sev_es_validate_vmgexit`
 //! wants them).
 
+use crate::apic::{Handled, Signal};
 use crate::ghcb::{Answer, Ghcb, Scratch};
 use crate::{Action, Creation, Devices, Hardware, Host, NotShared, page_state};
 use specs::ghcb::{exit as own, guest_request, malformed, page};
@@ -17,6 +18,9 @@ const NO_HYPERCALL: u64 = -1000i64 as u64;
 const LEAF_XSAVE: u64 = 0xd;
 /// Interrupt command register of an x2APIC.
 const X2APIC_ICR: u32 = 0x830;
+/// AP creation: operations in bits 15:0 of SW_EXITINFO1; 1 creates at once.
+const CREATE_ON_INIT: u16 = 0;
+const DESTROY: u16 = 2;
 /// The longest access to emulated memory.
 const MMIO_LIMIT: u64 = 8;
 
@@ -145,8 +149,12 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
             own::RUN_VMPL => self.run_vmpl(),
             own::HV_DOORBELL => self.doorbell(),
             own::HV_IPI => {
-                let sent = self.devices.msr_write(X2APIC_ICR, self.info1);
-                if sent { Answer::OK } else { Answer::Malformed(malformed::INVALID_INPUT) }
+                self.write_msr(X2APIC_ICR, self.info1);
+                Answer::OK
+            }
+            own::NMI_COMPLETE => {
+                self.action = Action::NmiComplete;
+                Answer::OK
             }
             own::APIC_ID_LIST => self.apic_ids(),
             own::FEATURES => Answer::Ok { info2: self.host.features },
@@ -184,12 +192,30 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         let number = self.ghcb.raw(page::RCX) as u32;
         if self.info1 & 1 != 0 {
             let value = self.ghcb.raw(page::RAX) & 0xffff_ffff | self.ghcb.raw(page::RDX) << 32;
-            return if self.devices.msr_write(number, value) { Answer::OK } else { Answer::GeneralProtection };
+            return if self.write_msr(number, value) { Answer::OK } else { Answer::GeneralProtection };
         }
-        let Some(value) = self.devices.msr_read(number) else { return Answer::GeneralProtection };
+        let filtered = self.host.filter_msr_read(self.processor, number);
+        let value = filtered.unwrap_or_else(|| self.devices.msr_read(number));
+        let Some(value) = value else { return Answer::GeneralProtection };
         self.fields.set(page::RAX, value & 0xffff_ffff);
         self.fields.set(page::RDX, value >> 32);
         Answer::OK
+    }
+
+    fn write_msr(&mut self, number: u32, value: u64) -> bool {
+        match self.host.filter_msr_write(self.processor, number, value, self.devices) {
+            None => self.devices.msr_write(number, value),
+            Some((done, signal)) => {
+                self.signal(signal);
+                done
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: Option<Signal>) {
+        if let Some(signal) = signal {
+            self.action = Action::Signal(signal);
+        }
     }
 
     fn port(&mut self) -> Answer {
@@ -205,13 +231,13 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
             return self.string(port, bytes, input);
         }
         if input {
-            let read = u64::from(self.devices.port_read(port, bytes));
+            let read = u64::from(self.devices.port_read(self.vmpl, port, bytes));
             // KVM puts a short read into what RAX holds.
             let keep = if bytes < 4 { self.ghcb.raw(page::RAX) & !mask(bytes) } else { 0 };
             self.fields.set(page::RAX, keep | read & mask(bytes));
         } else {
             let value = self.ghcb.raw(page::RAX) & mask(bytes);
-            self.devices.port_write(port, bytes, value as u32);
+            self.devices.port_write(self.vmpl, port, bytes, value as u32);
         }
         Answer::OK
     }
@@ -223,14 +249,14 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         for element in 0..self.info2 {
             let at = element * u64::from(bytes);
             let moved = if input {
-                let value = self.devices.port_read(port, bytes).to_le_bytes();
+                let value = self.devices.port_read(self.vmpl, port, bytes).to_le_bytes();
                 let value = value.get(..bytes.into()).unwrap_or(&[]);
                 scratch.write(self.hardware, at, value)
             } else {
                 let mut value = [0; 4];
                 let slot = value.get_mut(..bytes.into()).unwrap_or(&mut []);
                 let read = scratch.read(self.hardware, at, slot);
-                read.map(|()| self.devices.port_write(port, bytes, u32::from_le_bytes(value)))
+                read.map(|()| self.devices.port_write(self.vmpl, port, bytes, u32::from_le_bytes(value)))
             };
             if moved == Err(NotShared) {
                 return Answer::SCRATCH;
@@ -251,14 +277,22 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         let Some(scratch) = Scratch::new(&self.ghcb, length) else { return Answer::SCRATCH };
         let mut value = [0; MMIO_LIMIT as usize];
         let moved = if self.code == own::MMIO_READ {
-            value = self.devices.memory_read(gpa, length as u8).to_le_bytes();
+            let filtered = self.host.filter_read(self.processor, gpa);
+            value = filtered.unwrap_or_else(|| self.devices.memory_read(gpa, length as u8)).to_le_bytes();
             scratch.write(self.hardware, 0, value.get(..length as usize).unwrap_or(&[]))
         } else {
             let slot = value.get_mut(..length as usize).unwrap_or(&mut []);
             let read = scratch.read(self.hardware, 0, slot);
-            read.map(|()| self.devices.memory_write(gpa, length as u8, u64::from_le_bytes(value)))
+            read.map(|()| self.write_device(gpa, length, u64::from_le_bytes(value)))
         };
         if moved.is_ok() { Answer::OK } else { Answer::SCRATCH }
+    }
+
+    fn write_device(&mut self, gpa: u64, length: u64, mut value: u64) {
+        match self.host.filter_write(self.processor, gpa, length, &mut value, self.devices) {
+            Handled::Forward => self.devices.memory_write(gpa, length as u8, value),
+            Handled::Done(signal) => self.signal(signal),
+        }
     }
 
     fn guest_request(&mut self) -> Answer {
@@ -310,21 +344,31 @@ impl<H: Hardware, D: Devices> Request<'_, H, D> {
         let vmpl = (self.info1 >> 16 & 0xf) as u8;
         let gpa = self.info2;
         let bad = Answer::Malformed(malformed::INVALID_INPUT);
-        if operation > 2 || usize::from(vmpl) >= VMPLS {
-            return bad;
-        }
-        let destroy = operation == 2;
-        // KVM refuses a VMSA at a multiple of 2 MiB because of an erratum.
-        let placed = gpa.is_multiple_of(4096) && !gpa.is_multiple_of(2 << 20) && self.hardware.is_ram(gpa, 4096);
-        if !destroy && !placed {
+        // Nobody makes processors for software above himself.
+        let reserved = self.info1 & 0xfff0_0000;
+        if operation > DESTROY || reserved != 0 || usize::from(vmpl) >= VMPLS || vmpl < self.vmpl {
             return bad;
         }
         let apic_id = (self.info1 >> 32) as u32;
-        let known = apic_id < self.host.processors;
-        let (true, Some(context)) = (known, self.host.context(apic_id, vmpl)) else { return bad };
-        context.created = !destroy;
-        self.action =
-            Action::Create(Creation { apic_id, vmpl, vmsa: (!destroy).then_some(gpa), at_once: operation == 1 });
+        if apic_id >= self.host.processors {
+            return bad;
+        }
+        let creation = Creation { apic_id, vmpl, vmsa: None, at_once: operation != CREATE_ON_INIT };
+        let vmsa = if operation == DESTROY {
+            None
+        } else {
+            // KVM refuses a VMSA at a multiple of 2 MiB because of an erratum.
+            let placed = gpa.is_multiple_of(4096) && !gpa.is_multiple_of(2 << 20) && self.hardware.is_ram(gpa, 4096);
+            let features = self.ghcb.raw(page::RAX);
+            if !placed || !self.host.same_features(vmpl, features) {
+                return bad;
+            }
+            Some((gpa, features))
+        };
+        let Some(context) = self.host.context(apic_id, vmpl) else { return bad };
+        // One that is to come with INIT is not there yet.
+        context.created = if creation.at_once { vmsa.is_some() } else { context.created };
+        self.action = Action::Create(Creation { vmsa, ..creation });
         Answer::OK
     }
 
@@ -397,7 +441,7 @@ const fn mask(bytes: u8) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{GHCB, Machine, Request as Ask};
+    use crate::testing::{GHCB, Machine, Request as Ask, host};
 
     #[test]
     fn an_unregistered_page_is_not_served() {
@@ -492,10 +536,69 @@ mod tests {
         let mut machine = Machine::default();
         let create =
             Ask::new(own::AP_CREATION).info(2 << 32 | 2 << 16 | 1, 0x7000).field(page::RAX, 1).run(&mut machine);
-        let expected = Creation { apic_id: 2, vmpl: 2, vmsa: Some(0x7000), at_once: true };
+        let expected = Creation { apic_id: 2, vmpl: 2, vmsa: Some((0x7000, 1)), at_once: true };
         assert_eq!(create.action, Action::Create(expected));
+        let destroy = Ask::new(own::AP_CREATION).info(2 << 32 | 2 << 16 | 2, 0).run(&mut machine);
+        assert_eq!(destroy.action, Action::Create(Creation { vmsa: None, ..expected }));
         assert_eq!(Ask::new(own::TERMINATE).info(0x21, 0).run(&mut machine).action, Action::Terminate(1, 2));
         assert_eq!(Ask::new(own::AP_RESET_HOLD).run(&mut machine).action, Action::Hold);
+    }
+
+    fn create(apic_id: u64, vmpl: u64, operation: u64, features: u64) -> Ask {
+        Ask::new(own::AP_CREATION).info(apic_id << 32 | vmpl << 16 | operation, 0x7000).field(page::RAX, features)
+    }
+
+    #[test]
+    fn processors_of_a_vmpl_have_the_same_features() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        host.launched(9);
+        assert_eq!(create(1, 0, 1, 1).run_at(0, &mut host, &mut machine).info1, 2, "not those of the launch");
+        assert_eq!(create(1, 0, 1, 9).run_at(0, &mut host, &mut machine).info1, 0);
+        assert_eq!(create(0, 2, 1, 0x17).run_at(0, &mut host, &mut machine).info1, 0, "the first says which");
+        assert_eq!(create(1, 2, 1, 0x7).run_at(0, &mut host, &mut machine).info1, 2);
+        assert_eq!(create(1, 2, 1, 0x17).run_at(0, &mut host, &mut machine).info1, 0);
+    }
+
+    #[test]
+    fn a_vmpl_creates_nothing_above_itself() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        for (vmpl, expected) in [(0, 2), (1, 2), (2, 0), (3, 0)] {
+            let reply = create(1, vmpl, 1, 1).run_at(2, &mut host, &mut machine);
+            assert_eq!(reply.info1, expected, "VMPL{vmpl}");
+        }
+        assert_eq!(create(1, 4, 1, 1).run_at(0, &mut host, &mut machine).info1, 2, "there are four");
+        assert_eq!(create(1, 0x12, 1, 1).run_at(0, &mut host, &mut machine).info1, 2, "a reserved bit");
+    }
+
+    #[test]
+    fn what_waits_for_init_cannot_be_run_before() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        let waiting = create(0, 1, 0, 1).run_at(0, &mut host, &mut machine);
+        assert!(matches!(waiting.action, Action::Create(Creation { at_once: false, .. })));
+        assert!(!host.may_run(0, 0, 1));
+        host.created(0, 1);
+        assert!(host.may_run(0, 0, 1));
+        create(0, 1, 2, 0).run_at(0, &mut host, &mut machine);
+        assert!(!host.may_run(0, 0, 1));
+    }
+
+    #[test]
+    fn commands_to_other_processors_come_by_every_way_that_there_is() {
+        let mut machine = Machine::default();
+        let nmi = Action::Signal(Signal { targets: 4, kind: crate::apic::SignalKind::Nmi });
+        let by_page = Ask::new(own::HV_IPI).info(2 << 32 | 0x400, 0).run(&mut machine);
+        assert_eq!((by_page.action, by_page.info1), (nmi, 0));
+        let ask = Ask::new(exit::MSR).info(1, 0);
+        let by_msr = ask.field(page::RCX, 0x830).field(page::RAX, 0x400).field(page::RDX, 2).run(&mut machine);
+        assert_eq!(by_msr.action, nmi);
+        let mut host = host();
+        for (register, value) in [(0x310u64, 2u32 << 24), (0x300, 0x400)] {
+            let ask = Ask::new(own::MMIO_WRITE).info(0xfee0_0000 + register, 4).scratch_inside(&value.to_le_bytes());
+            let reply = ask.run_at(0, &mut host, &mut machine);
+            assert_eq!(reply.action, if register == 0x300 { nmi } else { Action::Resume });
+        }
+        assert!(machine.devices.memory_written.is_empty() && machine.devices.msr_written.is_empty());
+        assert_eq!(Ask::new(own::NMI_COMPLETE).run(&mut machine).action, Action::NmiComplete);
     }
 
     #[test]

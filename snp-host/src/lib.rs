@@ -12,12 +12,13 @@
 //! fn host(hardware: &mut impl snp_host::Hardware) { hardware.vmsa(0).rip = 0; }
 //! ```
 //!
-//! One idea a module: [`ghcb`] the page as bytes, [`msr_protocol`], [`exits`] the page protocol, [`page_state`],
+//! One idea a module: [`apic`] commands between processors, [`ghcb`] the page as bytes, [`msr_protocol`], [`exits`] the page protocol, [`page_state`],
 //! [`doorbell`] interrupts for guests that take no others.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod apic;
 pub mod doorbell;
 pub mod exits;
 pub mod ghcb;
@@ -26,6 +27,7 @@ pub mod page_state;
 #[cfg(test)]
 mod testing;
 
+use apic::{Commands, Signal};
 use specs::ghcb::feature;
 use specs::sev::VMPLS;
 
@@ -52,10 +54,10 @@ pub trait Hardware {
 
 /// The machine's devices.
 pub trait Devices {
-    /// IN of 1, 2 or 4 bytes.
-    fn port_read(&mut self, port: u16, bytes: u8) -> u32;
+    /// IN of 1, 2 or 4 bytes, for a VMPL.
+    fn port_read(&mut self, vmpl: u8, port: u16, bytes: u8) -> u32;
     /// OUT.
-    fn port_write(&mut self, port: u16, bytes: u8, value: u32);
+    fn port_write(&mut self, vmpl: u8, port: u16, bytes: u8, value: u32);
     /// A read of 1, 2, 4 or 8 bytes of emulated memory.
     fn memory_read(&mut self, gpa: u64, bytes: u8) -> u64;
     /// A write.
@@ -66,6 +68,9 @@ pub trait Devices {
     fn msr_read(&mut self, msr: u32) -> Option<u64>;
     /// WRMSR; false is a #GP.
     fn msr_write(&mut self, msr: u32, value: u64) -> bool;
+    /// A fixed interrupt from this processor to others: the lower word of the command, as an xAPIC has it, and the
+    /// destination.
+    fn interrupt(&mut self, command: u32, destination: u8);
     /// SNP_GUEST_REQUEST: hands a guest's message to the firmware. `None`: there is none here. Otherwise its status, and
     /// the response if that is 0.
     fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32>;
@@ -88,6 +93,10 @@ pub enum Action {
     Run(u8),
     /// A processor gets a VMSA.
     Create(Creation),
+    /// Processors are told something.
+    Signal(Signal),
+    /// This processor's NMI is handled: the next one may come.
+    NmiComplete,
 }
 
 /// SNP AP creation.
@@ -97,8 +106,8 @@ pub struct Creation {
     pub apic_id: u32,
     /// Of the VMSA.
     pub vmpl: u8,
-    /// Where the VMSA is; `None` destroys.
-    pub vmsa: Option<u64>,
+    /// Where the VMSA is, and the features that it has by the guest's word; `None` destroys.
+    pub vmsa: Option<(u64, u64)>,
     /// Start at once, or at the next INIT.
     pub at_once: bool,
 }
@@ -124,6 +133,13 @@ pub struct Host {
     features: u64,
     processors: u32,
     contexts: [[Context; VMPLS]; PROCESSORS],
+    /// SEV_FEATURES of each VMPL's VMSAs, which are the same on all processors.
+    vmsa_features: [Option<u64>; VMPLS],
+    commands: [Commands; PROCESSORS],
+    /// For numbers that no processor has.
+    nobody: Commands,
+    /// Which register the IOAPIC's window shows.
+    ioapic_selects: u8,
 }
 
 /// What this host can do.
@@ -137,7 +153,22 @@ impl Host {
     /// A host like KVM.
     pub const fn new(c_bit: u8, processors: u32) -> Self {
         let none = Context { registered: None, dr7: 0x400, doorbell: None, created: false };
-        Self { c_bit, features: FEATURES, processors, contexts: [[none; VMPLS]; PROCESSORS] }
+        let idle = Commands::RESET;
+        Self {
+            c_bit,
+            features: FEATURES,
+            processors,
+            contexts: [[none; VMPLS]; PROCESSORS],
+            vmsa_features: [None; VMPLS],
+            commands: [idle; PROCESSORS],
+            nobody: idle,
+            ioapic_selects: 0,
+        }
+    }
+
+    /// Tells the host what it has launched: SEV_FEATURES of VMPL0.
+    pub const fn launched(&mut self, features: u64) {
+        self.vmsa_features = [Some(features), None, None, None];
     }
 
     /// The GHCB MSR's value at a processor's reset.
@@ -147,6 +178,19 @@ impl Host {
 
     pub(crate) fn context(&mut self, processor: u32, vmpl: u8) -> Option<&mut Context> {
         self.contexts.get_mut(usize::try_from(processor).ok()?)?.get_mut(usize::from(vmpl))
+    }
+
+    /// A VMSA that was to come with INIT has come.
+    pub fn created(&mut self, processor: u32, vmpl: u8) {
+        if let Some(context) = self.context(processor, vmpl) {
+            context.created = true;
+        }
+    }
+
+    /// Whether a VMSA's features are those of its VMPL on other processors. The first one says which they are.
+    pub(crate) fn same_features(&mut self, vmpl: u8, features: u64) -> bool {
+        let known = self.vmsa_features.get_mut(usize::from(vmpl));
+        known.is_some_and(|known| *known.get_or_insert(features) == features)
     }
 
     /// Whether `vmpl` may ask to run `target`: one with a VMSA, or its own more privileged software.

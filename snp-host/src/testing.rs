@@ -74,15 +74,16 @@ pub(crate) struct Recorder {
     pub(crate) written: Vec<(u16, u8, u32)>,
     pub(crate) memory_written: Vec<(u64, u8, u64)>,
     pub(crate) msr_written: Vec<(u32, u64)>,
+    pub(crate) interrupts: Vec<(u32, u8)>,
     pub(crate) certificates: Vec<u8>,
 }
 
 impl Devices for Recorder {
-    fn port_read(&mut self, port: u16, _: u8) -> u32 {
+    fn port_read(&mut self, _: u8, port: u16, _: u8) -> u32 {
         port.into()
     }
 
-    fn port_write(&mut self, port: u16, bytes: u8, value: u32) {
+    fn port_write(&mut self, _: u8, port: u16, bytes: u8, value: u32) {
         self.written.push((port, bytes, value));
     }
 
@@ -105,6 +106,10 @@ impl Devices for Recorder {
     fn msr_write(&mut self, msr: u32, value: u64) -> bool {
         self.msr_written.push((msr, value));
         true
+    }
+
+    fn interrupt(&mut self, command: u32, destination: u8) {
+        self.interrupts.push((command, destination));
     }
 
     fn guest_request(&mut self, _: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32> {
@@ -193,9 +198,13 @@ impl Request {
     }
 
     pub(crate) fn run(&self, machine: &mut Machine) -> Reply {
-        let mut host = host();
+        self.run_at(0, &mut host(), machine)
+    }
+
+    /// From a VMPL, to a host that remembers.
+    pub(crate) fn run_at(&self, vmpl: u8, host: &mut Host, machine: &mut Machine) -> Reply {
         if self.registered {
-            host.context(0, 0).unwrap().registered = Some(GHCB);
+            host.context(0, vmpl).unwrap().registered = Some(GHCB);
         }
         if !self.private {
             let mut bytes = vec![0; 4096];
@@ -208,7 +217,7 @@ impl Request {
             machine.memory.write_shared(GHCB, &bytes).unwrap();
         }
         let mut msr = GHCB;
-        let action = host.vmgexit(0, 0, &mut msr, &mut machine.memory, &mut machine.devices);
+        let action = host.vmgexit(0, vmpl, &mut msr, &mut machine.memory, &mut machine.devices);
         let page = machine.memory.bytes[GHCB as usize..GHCB as usize + 4096].to_vec();
         let mut reply = Reply { page, info1: 0, info2: 0, action };
         (reply.info1, reply.info2) = (reply.word(page::SW_EXIT_INFO1), reply.word(page::SW_EXIT_INFO2));

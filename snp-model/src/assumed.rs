@@ -30,6 +30,8 @@ pub struct Assumptions {
     pub carry_after_failure: bool,
     /// Whether reserved bytes of a VMSA must be zero.
     pub reserved_must_be_zero: bool,
+    /// Writing a VMSA while a processor runs it is a mistake; otherwise the exit silently overwrites it.
+    pub running_vmsa_is_closed: bool,
 }
 
 impl Assumptions {
@@ -43,6 +45,7 @@ impl Assumptions {
         query_upwards_fails: true,
         carry_after_failure: false,
         reserved_must_be_zero: true,
+        running_vmsa_is_closed: true,
     };
 
     /// Every switch the other way.
@@ -55,5 +58,6 @@ impl Assumptions {
         query_upwards_fails: false,
         carry_after_failure: true,
         reserved_must_be_zero: false,
+        running_vmsa_is_closed: false,
     };
 }

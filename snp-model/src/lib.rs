@@ -40,5 +40,8 @@ pub mod rmp;
 pub mod rule;
 pub mod vmsa;
 
+/// The most processors of a guest.
+pub const PROCESSORS: usize = 64;
+
 pub use rmp::HostPort;
 pub use rule::{Broken, Rule, Violation};

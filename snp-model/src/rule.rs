@@ -101,6 +101,8 @@ rules! {
     Injection = "vmrun.injection", Public("APM vol. 2, 15.36.16 and 15.35.5");
     /// The VMSA of an active processor is in use once.
     VmsaInUse = "vmrun.in-use", Public("APM vol. 2, table 15-41");
+    /// Nobody writes a VMSA while a processor runs it.
+    VmsaWritten = "vmsa.in-use-write", Assumed("the write is lost or mixed with what the exit stores");
     /// A #VC can be delivered.
     VcDelivery = "vc.delivery", Public("APM vol. 2, 15.35.5 and 8.9");
     /// What the model cannot show is not relied on.

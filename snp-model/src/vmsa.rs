@@ -7,6 +7,7 @@ use crate::rmp::{Entry, LARGE, Size};
 use crate::rule::{Broken, Rule};
 use specs::sev::{STATUS_FEATURES_SHIFT, STATUS_SEV, STATUS_SEV_ES, VMPLS, exit};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
+use zerocopy::IntoBytes;
 
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
@@ -103,6 +104,18 @@ pub fn check_state(vmsa: &Vmsa, entering: &Entering, assumptions: &Assumptions) 
         return Err(Refused { exit_code: exit::INVALID, broken });
     }
     Ok(())
+}
+
+/// What the exit finds in the page against what the entry has loaded from it.
+pub fn check_untouched(loaded: &Vmsa, found: &Vmsa, gpa: u64, assumptions: &Assumptions) -> Result<(), Broken> {
+    if !assumptions.running_vmsa_is_closed {
+        return Ok(());
+    }
+    let pairs = loaded.as_bytes().chunks_exact(8).zip(found.as_bytes().chunks_exact(8));
+    match pairs.zip(0u64..).find(|((loaded, found), _)| loaded != found) {
+        None => Ok(()),
+        Some((_, word)) => Err(Broken { rule: Rule::VmsaWritten, gpa, found: word * 8 }),
+    }
 }
 
 /// SEV_FEATURES if they are legal.
@@ -258,6 +271,17 @@ mod tests {
         odd.reserved_940[3] = 1;
         assert_eq!(rule(&odd), Some(Rule::VmsaReserved));
         assert_eq!(check_state(&odd, &entering(|_| {}), &Assumptions::CONTRARY), Ok(()));
+    }
+
+    #[test]
+    fn a_vmsa_that_changed_while_it_ran_is_noticed() {
+        let loaded = vmsa();
+        let untouched = |found: &Vmsa, assumptions| check_untouched(&loaded, found, 0x7000, assumptions);
+        assert_eq!(untouched(&loaded, &Assumptions::LIKELY), Ok(()));
+        let parked = Vmsa { efer: 0, ..vmsa() };
+        let broken = Broken { rule: Rule::VmsaWritten, gpa: 0x7000, found: offset_of!(Vmsa, efer) as u64 };
+        assert_eq!(untouched(&parked, &Assumptions::LIKELY), Err(broken));
+        assert_eq!(untouched(&parked, &Assumptions::CONTRARY), Ok(()));
     }
 
     #[test]

@@ -74,8 +74,8 @@ const VALIDATE: [u8; 0x49] = [
 /// Pages with content, by address.
 type Pages = BTreeMap<u64, Vec<u8>>;
 
-/// The file for a payload and a VM with so much memory, below 2 GiB.
-pub(crate) fn build(payload: &Payload, memory: u64) -> Result<Vec<u8>> {
+/// The file for a payload and a VM with so much memory, below 2 GiB, and so many processors.
+pub(crate) fn build(payload: &Payload, memory: u64, processors: u32) -> Result<Vec<u8>> {
     let read = |path: &Path| std::fs::read(path).map_err(|error| Failure::system(path.display(), error));
     let kernel = read(&payload.kernel)?;
     let initrd = payload.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
@@ -92,7 +92,7 @@ pub(crate) fn build(payload: &Payload, memory: u64) -> Result<Vec<u8>> {
     put(&mut pages, TABLES, &page_tables());
     put(&mut pages, CODE, &VALIDATE);
     put(&mut pages, BLOB, &blob());
-    let acpi = acpi_tables(memory)?;
+    let acpi = acpi_tables(memory, processors)?;
     put(&mut pages, ACPI_TABLES.start, &acpi);
     // A kernel that was not started by UEFI looks for the BIOS's data and for ROMs: there are none, but not noise either.
     for page in LEGACY.into_iter().flatten().step_by(PAGE as usize) {
@@ -200,9 +200,9 @@ fn blob() -> Vec<u8> {
     bytes
 }
 
-fn acpi_tables(memory: u64) -> Result<Vec<u8>> {
+fn acpi_tables(memory: u64, processors: u32) -> Result<Vec<u8>> {
     let mut buffer = vec![0; (ACPI_TABLES.end - ACPI_TABLES.start) as usize];
-    let description = devices::acpi::Description { processors: 1, command_console: false, low_memory_end: memory };
+    let description = devices::acpi::Description { processors, command_console: false, low_memory_end: memory };
     let tables = devices::acpi::build_for_loader(&description, &mut buffer, ACPI_TABLES.start);
     let tables = tables.map_err(|error| Failure::new(status::FAILED, format!("ACPI tables: {error:?}")))?;
     buffer.truncate(tables.used);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ports, the debug console behind one of them, and the end of QEMU behind another.
 
+use super::processors;
 use core::arch::asm;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 use reference_host::report::Stop;
 
 /// QEMU's `isa-debugcon`.
@@ -65,8 +67,14 @@ impl Write for Console {
     }
 }
 
-/// Says why, and ends QEMU.
+/// Whether a processor has begun to say why the run ends.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Says why, and ends QEMU. The first processor that comes here has the word.
 pub(super) fn stop(reason: &Stop) -> ! {
+    if STOPPING.swap(true, Ordering::AcqRel) {
+        processors::rest();
+    }
     // The console cannot fail, and there would be nobody to tell.
     let _ = reason.write(&mut Console);
     // SAFETY: the port ends QEMU; without it, the processor halts for good.

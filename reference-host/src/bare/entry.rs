@@ -108,6 +108,7 @@ boot_gdt:
 boot_gdt_register:
     .word 23
     .long boot_gdt_physical
+    .global high_gdt_register
 high_gdt_register:
     .word 23
     .quad boot_gdt

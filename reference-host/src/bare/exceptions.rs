@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A fault of the host ends in one line, not in a reset: 32 gates that all lead to the same place. The other gates are for
-//! interrupts, which the host takes in two places only, [`window`] and [`sleep`]; everywhere else GIF is clear.
+//! A fault of the host ends in one line, not in a reset: gates that all lead to the same place. Interrupts are taken in three
+//! places only, [`window`], [`sleep`] and [`doze`]; everywhere else GIF is clear. An NMI is how one processor calls another: it
+//! ends whatever of the three it arrives in, and means nothing anywhere else.
+//!
+//! A guest may give its interrupts any vector from 16 on, and below 32 these are exceptions' as well. Where they arrive tells
+//! them apart: nothing can fault in the three places.
 
 use super::console;
 use core::arch::{asm, global_asm};
 use reference_host::report::Stop;
 
 const VECTORS: usize = 256;
-/// How many of them are exceptions.
-const EXCEPTIONS: usize = 32;
+/// #NMI.
+const NMI: usize = 2;
 /// Bytes of each stub.
 const STUB: u64 = 16;
 /// Gate type: present 64-bit interrupt gate.
@@ -22,40 +26,107 @@ global_asm!(
     r#"
     .pushsection .text, "ax"
     .balign 16
-exception_stubs:
+event_stubs:
     .set vector, 0
     .rept {vectors}
     .balign {stub}
-    .if vector < {exceptions}
-    push vector
-    jmp exception_common
+    .if vector == {nmi}
+    jmp event_nmi
     .else
-    .byte 0xb8                          // mov eax, vector
-    .long vector
-    jmp interrupt_common
+    push vector
+    jmp event_common
     .endif
     .set vector, vector + 1
     .endr
-interrupt_common:
+
+event_common:
+    // With an error code this is no address in the windows, and without one the compiler expects RCX and RDX to be lost.
+    mov rcx, [rsp + 8]
+    lea rdx, [rip + windows]
+    cmp rcx, rdx
+    jb 2f
+    lea rdx, [rip + windows_end]
+    cmp rcx, rdx
+    jae 2f
+    pop rax                             // the vector
+    lea rdx, [rip + windows_done]
+    mov [rsp], rdx
     and qword ptr [rsp + 16], -513      // return with IF clear
     iretq
-exception_common:
-    mov rdi, [rsp]
+2:  mov rdi, [rsp]
     mov rsi, [rsp + 8]
     mov rdx, [rsp + 16]
     and rsp, -16
     call {report}
     ud2
+
+event_nmi:
+    push rcx
+    push rdx
+    mov rcx, [rsp + 16]
+    lea rdx, [rip + windows]
+    cmp rcx, rdx
+    jb 2f
+    lea rdx, [rip + windows_end]
+    cmp rcx, rdx
+    jae 2f
+    lea rdx, [rip + windows_done]
+    mov [rsp + 16], rdx
+    and qword ptr [rsp + 32], -513
+2:  pop rdx
+    pop rcx
+    iretq
+
+    // All three begin and end with GIF clear and IF set, and return the vector that they took, or 0. STI holds interrupts
+    // off for one instruction, so one that is pending already ends HLT.
+windows:
+    .global interrupt_window
+interrupt_window:
+    cli
+    xor eax, eax
+    stgi
+    sti
+    nop
+    nop
+    cli
+    jmp windows_done
+    .global interrupt_sleep
+interrupt_sleep:
+    cli
+    xor eax, eax
+    stgi
+    sti
+    hlt
+    jmp windows_done
+    .global interrupt_doze
+interrupt_doze:
+    cli
+    xor eax, eax
+    stgi
+    hlt
+windows_end:
+    nop
+windows_done:
+    cli
+    clgi
+    sti
+    ret
     .popsection
     "#,
     vectors = const VECTORS,
-    exceptions = const EXCEPTIONS,
+    nmi = const NMI,
     stub = const STUB,
     report = sym report,
 );
 
 unsafe extern "C" {
-    safe static exception_stubs: u8;
+    fn interrupt_window() -> u32;
+    fn interrupt_sleep() -> u32;
+    fn interrupt_doze() -> u32;
+}
+
+unsafe extern "C" {
+    safe static event_stubs: u8;
 }
 
 extern "C" fn report(vector: u64, first: u64, second: u64) -> ! {
@@ -73,39 +144,45 @@ struct Register {
     base: u64,
 }
 
-/// Loads the interrupt descriptor table.
+static mut IDT: Idt = Idt([[0; 2]; VECTORS]);
+
+/// Fills the interrupt descriptor table and loads it.
 pub(super) fn install() {
-    static mut IDT: Idt = Idt([[0; 2]; VECTORS]);
-    let stubs = &raw const exception_stubs as u64;
+    let stubs = &raw const event_stubs as u64;
     let mut gates = [[0; 2]; VECTORS];
     for (vector, gate) in (0..).zip(gates.iter_mut()) {
         let address = stubs + vector * STUB;
         *gate = [address & 0xffff | CODE << 16 | INTERRUPT_GATE << 32 | (address >> 16 & 0xffff) << 48, address >> 32];
     }
     let idt = &raw mut IDT;
-    // SAFETY: this runs once, before anything else and on one processor; the static is not used elsewhere.
+    // SAFETY: this runs once, before anything else and on one processor; from then on the table is only read.
     unsafe { idt.write(Idt(gates)) };
-    let register = Register { limit: (size_of::<Idt>() - 1) as u16, base: idt as u64 };
-    // SAFETY: the table is static and complete, its gates lead to code that never returns.
+    load();
+}
+
+/// Loads the table, on any processor.
+pub(super) fn load() {
+    let register = Register { limit: (size_of::<Idt>() - 1) as u16, base: &raw const IDT as u64 };
+    // SAFETY: the table is static, and `install` has filled it with gates whose code returns only into the three windows.
     unsafe { asm!("lidt [{}]", in(reg) &raw const register, options(readonly, nostack, preserves_flags)) };
 }
 
 /// Takes one pending interrupt, if there is one, and returns its vector. GIF is clear and IF set before and after.
 pub(super) fn window() -> Option<u8> {
-    let vector: u32;
-    // SAFETY: GIF is open for exactly the instructions between STGI and CLGI; a handler that runs there changes only EAX and
-    // leaves IF clear. The stack is ours. The flags end as they began.
-    unsafe { asm!("cli", "xor eax, eax", "stgi", "sti", "nop", "nop", "cli", "clgi", "sti", out("eax") vector) };
-    taken(vector)
+    // SAFETY: GIF is open only within the assembly, whose handlers keep to the C ABI there. The stack is ours.
+    taken(unsafe { interrupt_window() })
 }
 
-/// Sleeps until an interrupt comes, unless one is pending already, and returns its vector.
+/// Sleeps until an interrupt or an NMI comes, unless one is pending already, and returns the interrupt's vector.
 pub(super) fn sleep() -> Option<u8> {
-    let vector: u32;
-    // SAFETY: as in `window`. An interrupt that is pending when IF is set is taken after HLT has begun, because STI holds
-    // it off for one instruction, and ends it.
-    unsafe { asm!("cli", "xor eax, eax", "stgi", "sti", "hlt", "cli", "clgi", "sti", out("eax") vector) };
-    taken(vector)
+    // SAFETY: as in `window`.
+    taken(unsafe { interrupt_sleep() })
+}
+
+/// Sleeps until an NMI comes, unless one is pending already. Interrupts wait.
+pub(super) fn doze() {
+    // SAFETY: as in `window`; IF is clear throughout.
+    taken(unsafe { interrupt_doze() });
 }
 
 fn taken(vector: u32) -> Option<u8> {

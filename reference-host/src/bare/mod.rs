@@ -7,6 +7,7 @@ mod entry;
 mod exceptions;
 mod firmware;
 mod physical;
+mod processors;
 mod relocate;
 mod snp;
 

@@ -4,6 +4,7 @@
 use super::entry::{BLOCK_VIRTUAL, DIRECT};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
+use core::sync::atomic::{AtomicU64, Ordering};
 use reference_host::memory::BLOCK;
 use reference_host::report::Stop;
 
@@ -41,6 +42,9 @@ unsafe extern "C" {
     static mut boot_tables: [Table; 8];
 }
 
+/// Where the final tables' root is, once the program has moved.
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
 /// Moves the program to `block`, and maps physical memory at least up to `limit`.
 pub(super) fn move_program(block: u64, limit: u64) -> Result<(), Stop> {
     // Intel and AMD both answer 8000_0000h; a processor with long mode has leaf 8000_0001h.
@@ -71,6 +75,7 @@ pub(super) fn move_program(block: u64, limit: u64) -> Result<(), Stop> {
             options(nostack),
         );
     }
+    ROOT.store(address + core::mem::offset_of!(Tables, top) as u64, Ordering::Release);
     Ok(())
 }
 
@@ -84,6 +89,21 @@ pub(super) fn link(slot: u64, table: u64) {
     let entry = (&raw mut TABLES).cast::<u64>().wrapping_add((slot & 0x1ff) as usize);
     // SAFETY: the entry is in the top table, the first in the structure. It was not present, so that no translation is stale.
     unsafe { entry.write_volatile(table | PRESENT_WRITABLE) };
+}
+
+/// A copy of the final top table.
+pub(super) fn top_table() -> Table {
+    let top = (&raw const TABLES).cast::<Table>();
+    // SAFETY: after `move_program` only `link` writes there, which the callers of this function do not run beside it.
+    unsafe { top.read() }
+}
+
+/// Loads the final tables and the program's own descriptors on another processor, which has a copy of the top table.
+pub(super) fn load_tables() {
+    let root = ROOT.load(Ordering::Acquire);
+    // SAFETY: `move_program` has stored the root of the tables that the boot processor uses, in which this code and this
+    // stack are where they are now. The descriptors are those that the segments were loaded from.
+    unsafe { asm!("mov cr3, {}", "lgdt [rip + high_gdt_register]", in(reg) root, options(nostack)) };
 }
 
 /// Fills the tables as they will be when they, and the program, are at `block`; `address` is then theirs.

@@ -55,7 +55,7 @@ pub(super) fn measure_model(bench: &Bench, pairs: usize, figures: &mut Vec<Figur
         let memory = machine.memory;
         let without = bench.run(machine, USER_MODE)?.cpu_seconds;
         if pair == 0 {
-            write_atomically(&image, &snp_guest::build(&payload, memory)?)?;
+            write_atomically(&image, &snp_guest::build(&payload, memory, 1)?)?;
         }
         let machine = Machine { cpu: snp_model::CPU.into(), ..bench.hosted(&image) };
         let with = bench.run(machine, USER_MODE)?.cpu_seconds;

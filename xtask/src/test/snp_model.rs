@@ -57,12 +57,14 @@ type Outcome = std::result::Result<(), String>;
 
 pub(super) fn run(qemu: Option<&Path>) -> Result<Totals> {
     say::progress("model of SEV-SNP");
-    let mut totals = test("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu))?;
+    let mut totals = test("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu, 1))?;
+    totals += test("stock_kernel_brings_up_two_processors", || boots(qemu, 2))?;
+    totals += test("stock_kernel_brings_up_four_processors", || boots(qemu, 4))?;
     totals += test("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
     let probe = build::guest("snp-probe")?;
     let ends = |task, rules: &str| {
         let image = snp_guest::build_probe(&probe, task, task == DOORBELL)?;
-        hosted(qemu, &image, rules, &mut Vec::new())
+        hosted(qemu, &image, 1, rules, &mut Vec::new())
     };
     totals += test("probe_sees_what_hardware_shows", || Ok(expect(&ends(0, "")?, CONTENT)))?;
     totals += test("probe_needs_no_assumption", || Ok(expect(&ends(0, " assume=contrary")?, CONTENT)))?;
@@ -97,16 +99,18 @@ fn expect(ended: &Ended, reason: &str) -> Outcome {
     }
 }
 
-fn boots(qemu: Option<&Path>) -> Result<Outcome> {
+fn boots(qemu: Option<&Path>, processors: u32) -> Result<Outcome> {
     let scratch = Scratch::new()?;
     let payload = Request { figure: true, ..Request::default() }.payload(&scratch)?;
     // Without `quiet`: the kernel's own words are what is looked for.
     let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
     let mut log = Vec::new();
-    let image = snp_guest::build(&payload, MEMORY)?;
-    let ended = hosted(qemu, &image, "", &mut log)?;
+    let image = snp_guest::build(&payload, MEMORY, processors)?;
+    let ended = hosted(qemu, &image, processors, "", &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
-    let missing: Vec<_> = [ACTIVE, TABLE, USER_MODE].into_iter().filter(|text| !console.contains(text)).collect();
+    let online = format!("Brought up 1 node, {processors} CPU");
+    let expected = [ACTIVE, TABLE, &online, USER_MODE];
+    let missing: Vec<_> = expected.into_iter().filter(|text| !console.contains(text)).collect();
     let predicted = predicted_digest(&image)?;
     if !log.contains(&predicted) {
         return Ok(Err(format!("the reference host did not say `{predicted}`")));
@@ -131,14 +135,14 @@ fn predicted_digest(image: &[u8]) -> Result<String> {
 }
 
 /// Runs an image on the model.
-fn hosted(qemu: Option<&Path>, image: &[u8], rules: &str, log: &mut Vec<String>) -> Result<Ended> {
+fn hosted(qemu: Option<&Path>, image: &[u8], processors: u32, rules: &str, log: &mut Vec<String>) -> Result<Ended> {
     let qemu = Qemu::find(qemu)?;
     let scratch = Scratch::new()?;
     let file = scratch.file(IMAGE);
     igvm_tools::write_atomically(&file, image)?;
     let mut machine = Machine::new(qemu.path, Start::Host { host: build::reference_host()?, image: file });
     machine.cpu = CPU.into();
-    machine.memory = MEMORY;
+    (machine.memory, machine.processors) = (MEMORY, processors);
     machine.host_options = rules.into();
     let streams =
         Streams { console: Console::Kept, command: false, power_button: false, deadline: Some(Instant::now() + LIMIT) };

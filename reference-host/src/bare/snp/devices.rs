@@ -130,35 +130,30 @@ const fn is_ignored(number: u32) -> bool {
     )
 }
 
-/// The local APIC, and its interrupt command register's upper half.
+/// The local APIC's registers: its ID, and the interrupt command.
 const LOCAL_APIC: u64 = 0xfee0_0000;
+const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
 const X2APIC_ID: u32 = 0x802;
-const X2APIC_COMMAND: u32 = 0x830;
 const X2APIC: core::ops::RangeInclusive<u32> = 0x802..=0x83f;
 
-/// The x2APIC that QEMU 7.2 lacks, by the registers of its xAPIC (APM vol. 2, 16.11).
+fn local_apic(offset: u64) -> Option<Register> {
+    Register::new(LOCAL_APIC + offset, 4)
+}
+
+/// The x2APIC that QEMU 7.2 lacks, by the registers of its xAPIC (APM vol. 2, 16.11). `snp_host::apic` has what is not the
+/// same in both.
 fn x2apic_read(number: u32) -> Option<u64> {
-    let register = |offset| Some(Register::new(LOCAL_APIC + offset, 4)?.read::<u32>());
-    let offset = u64::from(number & 0xff) << 4;
-    let value = u64::from(register(offset)?);
-    match number {
-        X2APIC_ID => Some(value >> 24),
-        X2APIC_COMMAND => Some(value | u64::from(register(COMMAND_HIGH)? >> 24) << 32),
-        _ => Some(value),
-    }
+    let value = u64::from(local_apic(u64::from(number & 0xff) << 4)?.read::<u32>());
+    Some(if number == X2APIC_ID { value >> 24 } else { value })
 }
 
 fn x2apic_write(number: u32, value: u64) -> bool {
-    let write = |offset, value: u32| Register::new(LOCAL_APIC + offset, 4).map(|register| register.write(value));
-    if number == X2APIC_COMMAND {
-        write(COMMAND_HIGH, ((value >> 32) as u32) << 24);
-    }
-    write(u64::from(number & 0xff) << 4, value as u32).is_some()
+    local_apic(u64::from(number & 0xff) << 4).map(|register| register.write(value as u32)).is_some()
 }
 
 impl Devices for Forwarded {
-    fn port_read(&mut self, port: u16, bytes: u8) -> u32 {
+    fn port_read(&mut self, _vmpl: u8, port: u16, bytes: u8) -> u32 {
         match bytes {
             _ if is_own(port, bytes) => u32::MAX,
             1 => in_byte(port).into(),
@@ -167,7 +162,7 @@ impl Devices for Forwarded {
         }
     }
 
-    fn port_write(&mut self, port: u16, bytes: u8, value: u32) {
+    fn port_write(&mut self, _vmpl: u8, port: u16, bytes: u8, value: u32) {
         match port {
             _ if is_own(port, bytes) => return,
             PM1_CONTROL if value & SLEEP_ENABLE != 0 => self.end = Some(End::PowerOff),
@@ -229,6 +224,13 @@ impl Devices for Forwarded {
             return true;
         }
         if X2APIC.contains(&number) { x2apic_write(number, value) } else { is_ignored(number) }
+    }
+
+    fn interrupt(&mut self, command: u32, destination: u8) {
+        if let (Some(low), Some(high)) = (local_apic(COMMAND_LOW), local_apic(COMMAND_HIGH)) {
+            high.write(u32::from(destination) << 24);
+            low.write(command);
+        }
     }
 
     fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32> {

@@ -2,16 +2,16 @@
 //! Every exit of QEMU's SVM turned into what an SNP processor would have done: carry the instruction out, raise #VC, reflect
 //! it to VMPL0, or go to the host.
 
-use super::devices::Forwarded;
 use super::machine::{Machine, Missing, Resolution};
+use super::shared::Shared;
 use super::switch::Record;
-use super::vcpu::{Flow, GP, PF, Vcpu};
+use super::vcpu::{Activity, Flow, GP, PF, Vcpu};
 use reference_host::report::End;
 use reference_host::snp::C_MASK;
 use reference_host::snp::decode::Kind as Code;
 use reference_host::snp::deliver::{Supervisor, deliver};
 use reference_host::snp::walk::Paging;
-use snp_host::{Action, Host};
+use snp_host::Action;
 use snp_model::access::Kind;
 use snp_model::exits::{Delivery, delivery, next_rip_is_valid};
 use snp_model::{Broken, Rule};
@@ -48,7 +48,7 @@ const IOIO_SEGMENT_SHIFT: u32 = 10;
 const IOIO_ADDRESS_SHIFT: u32 = 7;
 
 impl Vcpu {
-    pub(super) fn handle(&mut self, machine: &mut Machine, host: &mut Host, devices: &mut Forwarded) -> Flow {
+    pub(super) fn handle(&mut self, shared: &mut Shared) -> Flow {
         let control = self.control();
         let (code, info1, info2) = (control.exit_code, control.exit_info1, control.exit_info2);
         let int_info = control.exit_int_info;
@@ -57,12 +57,14 @@ impl Vcpu {
             // The event's delivery was cut off: once more.
             self.control().event_injection = int_info;
         }
+        let machine = &mut shared.machine;
         match code {
-            exit::INTR => self.collect_interrupts(),
-            exit::NMI | exit::SMI => {}
+            // An NMI is another processor's call, which the window takes as well.
+            exit::INTR | exit::NMI => self.collect_interrupts(),
+            exit::SMI => {}
             exit::NPF => return self.nested_fault(machine, info1, info2),
             exit::MSR => return self.msr(machine, info1),
-            exit::VMMCALL => return self.vmmcall(machine, host, devices),
+            exit::VMMCALL => return self.vmmcall(shared),
             exit::HLT => return self.halt(machine),
             exit::SHUTDOWN if self.vmpl == 0 => return Err(End::TripleFault(self.save().rip)),
             exit::SHUTDOWN => return self.hand_up(machine, code, 0, 0),
@@ -83,8 +85,8 @@ impl Vcpu {
         if self.vmpl != 0 {
             return self.hand_up(machine, exit::HLT, 0, 0);
         }
-        self.sleep();
-        Ok(())
+        self.collect_interrupts();
+        if self.has_pending() { Ok(()) } else { self.wait(machine, Activity::Halted, exit::HLT) }
     }
 
     /// Lets VMPL0 see to an exit.
@@ -324,7 +326,8 @@ impl Vcpu {
         }
     }
 
-    fn vmmcall(&mut self, machine: &mut Machine, host: &mut Host, devices: &mut Forwarded) -> Flow {
+    fn vmmcall(&mut self, shared: &mut Shared) -> Flow {
+        let Shared { machine, host, devices, .. } = shared;
         let instruction = self.decode(machine);
         if instruction.kind != Code::Vmgexit {
             return self.exception(machine, exit::VMMCALL, 0, 0);
@@ -336,22 +339,29 @@ impl Vcpu {
             return self.hand_up(machine, sev_exit::VMGEXIT, 0, 0);
         }
         let mut value = self.ghcb();
-        let action = host.vmgexit(0, self.vmpl, &mut value, machine, devices);
+        let action = host.vmgexit(self.number, self.vmpl, &mut value, machine, devices);
         self.set_ghcb(value);
         match action {
             Action::Resume => Ok(()),
-            Action::Halt => {
-                self.sleep();
-                Ok(())
-            }
+            Action::Halt => self.wait(machine, Activity::Halted, sev_exit::VMGEXIT),
             Action::Terminate(set, code) => Err(End::GivenUp(set, code)),
             Action::Run(0) => self.hand_up(machine, sev_exit::VMGEXIT, 0, 0),
             // It comes back at once, and finds out why.
-            Action::Run(_) if host.waits_at_door(0, self.vmpl, machine) => Ok(()),
+            Action::Run(_) if host.waits_at_door(self.number, self.vmpl, machine) => Ok(()),
             Action::Run(vmpl) => self.switch(machine, vmpl, None),
-            Action::Create(creation) => self.create(machine, &creation),
-            // There is no other processor that could end the wait.
-            Action::Hold => self.gap(machine, 0x13),
+            Action::Create(creation) => {
+                shared.create(&creation);
+                Ok(())
+            }
+            Action::Signal(signal) => {
+                shared.signal(&signal);
+                Ok(())
+            }
+            Action::NmiComplete => {
+                self.nmi_complete();
+                Ok(())
+            }
+            Action::Hold => self.wait(machine, Activity::Held, sev_exit::VMGEXIT),
         }
     }
 }

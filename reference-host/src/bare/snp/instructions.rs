@@ -14,6 +14,8 @@ use specs::sev::{VMPLS, exit as sev_exit, npf};
 
 const RFLAGS_CF: u64 = 1;
 const UD: u64 = 6;
+/// RAX of INVLPGB: the address counts (APM vol. 3, INVLPGB).
+const INVLPGB_ADDRESS: u64 = 1;
 const RAX: u8 = 0;
 const RCX: u8 = 1;
 const RDX: u8 = 2;
@@ -30,11 +32,15 @@ impl Vcpu {
                 Ok(())
             }
             Code::Invlpgb => {
+                // What names an address flushes less than everything, which here is nothing.
+                if self.register(RAX) & INVLPGB_ADDRESS == 0 {
+                    machine.ledger.invlpgb(self.number);
+                }
                 self.skip(instruction);
                 Ok(())
             }
             Code::Tlbsync => {
-                machine.ledger.flush();
+                machine.ledger.tlbsync(self.number);
                 self.skip(instruction);
                 Ok(())
             }
@@ -81,7 +87,13 @@ impl Vcpu {
         for vmpl in 1..VMPLS as u8 {
             let (had, has) = (before.rights(vmpl), after.rights(vmpl));
             let rescinded = before.validated() && !after.validated();
-            machine.ledger.rights_changed(vmpl, gpa, had, if rescinded { Default::default() } else { has });
+            machine.ledger.rights_changed(
+                self.number,
+                vmpl,
+                gpa,
+                had,
+                if rescinded { Default::default() } else { has },
+            );
         }
     }
 

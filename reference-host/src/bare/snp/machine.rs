@@ -7,6 +7,7 @@
 //! everything else faults and is judged there. Guest-physical and system-physical addresses are the same.
 
 use super::super::physical::{self, GuestMemory};
+use super::shared::quiesce;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use reference_host::loader::GuestRam;
@@ -76,6 +77,8 @@ pub(super) struct Machine {
     pub(super) assumptions: Assumptions,
     /// A rule that the host broke.
     pub(super) broken: Option<Broken>,
+    /// The processor that has the machine just now.
+    pub(super) current: u32,
 }
 
 /// A VMPL's nested tables.
@@ -161,6 +164,7 @@ impl Machine {
             ledger: Ledger::default(),
             assumptions: Assumptions::LIKELY,
             broken: None,
+            current: 0,
         };
         machine.make_noise();
         if machine.make_view(0) { Ok(machine) } else { Err(small) }
@@ -359,15 +363,20 @@ impl Machine {
         }
     }
 
-    /// Takes a page out of views. Memory for the tables can run out only when a large leaf is split, and then the
-    /// page must not stay: the run ends.
+    /// Takes a page out of views, and out of the other processors' reach. Memory for the tables can run out only when a large
+    /// leaf is split, and then the page must not stay: the run ends.
     fn forget(&mut self, places: &[u64], bytes: u64) {
+        let mut reachable = false;
         for view in self.views.iter_mut().flatten() {
             for place in places {
+                reachable |= bytes > PAGE || view.tables.find(*place).is_some();
                 if view.tables.unmap(*place, bytes).is_err() {
                     self.broken = Some(Broken { rule: Rule::NotModelled, gpa: *place, found: 3 });
                 }
             }
+        }
+        if reachable {
+            quiesce(self.current);
         }
     }
 

@@ -6,25 +6,29 @@ mod exits;
 mod instructions;
 mod launch;
 mod machine;
+mod shared;
 mod switch;
 mod vcpu;
 mod vector;
 
-use super::console::{self, Console, out_byte, out_dword};
-use super::{firmware, physical, relocate};
+use super::console::{Console, out_byte, out_dword};
+use super::{firmware, physical, processors, relocate};
 use core::arch::asm;
 use core::convert::Infallible;
 use core::fmt::Write;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 use devices::{Forwarded, native_cpuid, read_msr, write_msr};
 use launch::Launcher;
 use machine::Machine;
 use reference_host::image::Image;
 use reference_host::loader::{self, load_snp};
-use reference_host::memory::{PAGE, PageSet, Room};
+use reference_host::memory::{PAGE, PageSet, Range, Room};
 use reference_host::options::Rules;
 use reference_host::report::{Hex, Stop};
 use reference_host::snp::C_BIT;
-use snp_host::Host;
+use shared::{Orders, Shared, Spin};
+use snp_host::{Host, PROCESSORS};
 use snp_model::assumed::Assumptions;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use specs::{cpuid as leaves, msr};
@@ -49,11 +53,22 @@ const MSR_PERMISSIONS: MsrPermissions = MsrPermissions::INTERCEPT_ALL
 static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
 static MSR_MAP: MsrPermissions = MSR_PERMISSIONS;
 
-#[repr(C, align(4096))]
-struct SaveArea([u8; PAGE as usize]);
+/// What a processor needs in memory besides its stack: a VMCB, and room for the host's state.
+const PROCESSOR_BYTES: u64 = 2 * PAGE;
 
-static mut HOST_SAVE: SaveArea = SaveArea([0; PAGE as usize]);
-static mut VMCB: Vmcb = zerocopy::transmute!([0u8; PAGE as usize]);
+/// What other processors find when they start.
+static COMMON: AtomicPtr<Common> = AtomicPtr::new(ptr::null_mut());
+
+struct Common {
+    shared: &'static Spin<Shared>,
+    /// [`PROCESSOR_BYTES`] for each processor.
+    pages: Range,
+    /// Where the program is.
+    block: u64,
+    /// The GHCB MSR at reset.
+    ghcb: u64,
+    strict: bool,
+}
 
 /// Loads the image and runs it to its end.
 pub(super) fn run(
@@ -64,8 +79,10 @@ pub(super) fn run(
     placed: &mut PageSet<'_>,
 ) -> Result<Infallible, Stop> {
     let options = loader::Machine { map: options.map.with_shadow_ram(), ..options };
+    check_processor()?;
     uncover_low_memory();
-    let mut machine = Machine::new(options.map, room.rest)?;
+    let (stacks, pages, rest) = divide(room.rest, options.processors)?;
+    let mut machine = Machine::new(options.map, rest)?;
     let mut devices = Forwarded::default();
     if rules.contrary {
         machine.assumptions = Assumptions::CONTRARY;
@@ -78,23 +95,69 @@ pub(super) fn run(
     loaded.map_err(|stop| launcher.refused.map_or(stop, Stop::Firmware))?;
     let vmsa = launcher.vmsa.take().ok_or_else(loader::no_context)?;
     let digest = launcher.finish().map_err(Stop::Firmware)?;
-    let places = start_svm(room.block)?;
     firmware::silence_interrupt_controllers();
     // A console that cannot be written to has nowhere to report that.
     let _ = writeln!(Console, "[host] SEV-SNP image: entering at {:#x}, features {:#x}", vmsa.rip, vmsa.sev_features);
     let _ = writeln!(Console, "[host] launch digest {}", Hex(&digest));
-    let mut host = Host::new(C_BIT, 1);
-    let vmcb = &raw mut VMCB;
-    // SAFETY: this function does not return, so it is the only user of the static.
-    let vmcb = unsafe { &mut *vmcb };
-    let mut vcpu = Vcpu::new(vmcb, &places, &vmsa, host.initial_msr(), strict);
-    let end = vcpu.run(&mut machine, &mut host, &mut devices);
-    let _ = writeln!(Console, "[host] {} exits", vcpu.exits);
-    console::stop(&Stop::Ended(end))
+    let mut host = Host::new(C_BIT, options.processors);
+    host.launched(vmsa.sev_features);
+    let ghcb = host.initial_msr();
+    let orders = [Orders::default(); PROCESSORS];
+    let shared = Spin::new(Shared { machine, host, devices, orders, exits: 0 });
+    let shared = &raw const shared;
+    // SAFETY: this function does not return, so what is on its stack stays.
+    let shared = unsafe { &*shared };
+    let common = Common { shared, pages, block: room.block, ghcb, strict };
+    COMMON.store((&raw const common).cast_mut(), Ordering::Release);
+    processors::start(options.processors, stacks, &mut guest, run_processor)?;
+    let mut vcpu = vcpu(&common, 0);
+    vcpu.launched(&vmsa);
+    vcpu.run(shared)
 }
 
-/// Turns SVM on.
-fn start_svm(block: u64) -> Result<Places, Stop> {
+/// Memory for the other processors' stacks, for all processors' pages, and what is left.
+fn divide(room: Range, processors: u32) -> Result<(Range, Range, Range), Stop> {
+    let count = u64::from(processors);
+    if processors as usize > PROCESSORS {
+        return Err(Stop::Machine("an SNP guest has at most 64 processors here"));
+    }
+    let start = room.start.next_multiple_of(PAGE);
+    let stacks = Range { start, end: start + count.saturating_sub(1) * processors::STACK };
+    let pages = Range { start: stacks.end, end: stacks.end + count * PROCESSOR_BYTES };
+    let rest = Range { start: pages.end, end: room.end };
+    if rest.start > rest.end {
+        return Err(Stop::Machine("no room for the processors: give QEMU more memory above the guest's"));
+    }
+    Ok((stacks, pages, rest))
+}
+
+/// What another processor does.
+fn run_processor(number: u32) -> ! {
+    // SAFETY: `run` stored it before it started the processors, and does not return.
+    let common = unsafe { &*COMMON.load(Ordering::Acquire) };
+    vcpu(common, number).run(common.shared)
+}
+
+/// A virtual processor on this processor, with SVM turned on.
+fn vcpu(common: &Common, number: u32) -> Vcpu {
+    let vmcb = common.pages.start + u64::from(number) * PROCESSOR_BYTES;
+    start_svm(vmcb + PAGE);
+    let at = |object: *const u8| relocate::physical_address(object, common.block);
+    let places = Places {
+        vmcb,
+        io_permissions: at((&raw const IO_PERMISSIONS).cast()),
+        msr_permissions: at((&raw const MSR_MAP).cast()),
+    };
+    let page = physical::pointer(vmcb).cast::<Vmcb>();
+    // SAFETY: the page is this processor's, by its number; `divide` keeps it apart from everything else.
+    unsafe { page.write(zerocopy::transmute!([0u8; PAGE as usize])) };
+    // SAFETY: as above; this is the only reference, and the page holds a VMCB now.
+    let page = unsafe { &mut *page };
+    Vcpu::new(number, page, &places, common.ghcb, common.strict)
+}
+
+/// Whether the model can run on this machine.
+fn check_processor() -> Result<(), Stop> {
     let [.., ecx, _] = native_cpuid(0x8000_0001, 0);
     if ecx & leaves::ExtendedEcx::SVM.bits() == 0 || read_msr(MSR_VM_CR) & VM_CR_SVMDIS != 0 {
         return Err(Stop::Machine("the processor model has no SVM: choose -cpu EPYC or max"));
@@ -103,20 +166,18 @@ fn start_svm(block: u64) -> Result<Places, Stop> {
     if bits & 0xff <= u32::from(C_BIT) {
         return Err(Stop::Machine("the C-bit needs more physical address bits: choose -cpu EPYC,phys-bits=52"));
     }
-    let at = |object: *const u8| relocate::physical_address(object, block);
-    let host_save = at((&raw const HOST_SAVE).cast());
+    Ok(())
+}
+
+/// Turns SVM on, with a page for the host's state.
+fn start_svm(host_save: u64) {
     // SAFETY: SVME only makes the instructions exist.
     unsafe { write_msr(msr::EFER, read_msr(msr::EFER) | 1 << 12) };
-    // SAFETY: the page is ours and used for nothing else.
+    // SAFETY: the page is this processor's and used for nothing else.
     unsafe { write_msr(MSR_VM_HSAVE_PA, host_save) };
-    // SAFETY: interrupts are held off by GIF from here on, outside of `exceptions::window` and `sleep`; the table has a gate
+    // SAFETY: interrupts are held off by GIF from here on, outside of the windows in `exceptions`; the table has a gate
     // for each.
     unsafe { asm!("clgi", "sti", options(nomem, nostack)) };
-    Ok(Places {
-        vmcb: at((&raw const VMCB).cast()),
-        io_permissions: at((&raw const IO_PERMISSIONS).cast()),
-        msr_permissions: at((&raw const MSR_MAP).cast()),
-    })
 }
 
 /// Makes C0000–FFFFF plain RAM instead of the firmware's ROM copies: the q35 host bridge's PAM registers (Intel 3 Series

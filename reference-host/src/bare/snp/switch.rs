@@ -2,13 +2,13 @@
 //! How VMPLs change places on a processor: the VMSA that ran is stored, the other one is checked and loaded.
 
 use super::machine::Machine;
-use super::vcpu::{Flow, Home, INTERCEPT_CR0_WRITE, Vcpu};
+use super::vcpu::{Activity, Flow, Home, INTERCEPT_CR0_WRITE, Vcpu};
 use super::vector;
 use reference_host::report::End;
 use reference_host::snp::{ASID, C_MASK, state};
 use snp_model::injection;
 use snp_model::rule::Broken;
-use snp_model::vmsa::{Entering, Refused, check_page, check_state};
+use snp_model::vmsa::{Entering, Refused, check_page, check_state, check_untouched};
 use specs::sev::exit as sev_exit;
 use specs::svm::{event, exit};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
@@ -64,7 +64,8 @@ impl Vcpu {
         if vmsa.exit_int_info != 0 && self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
             vmsa.vintr_ctrl |= vintr::BUSY;
         }
-        (vmsa.tlb_id, vmsa.pcpu_id) = (1, 1);
+        (vmsa.tlb_id, vmsa.pcpu_id) = (1, u64::from(self.number) + 1);
+        self.loaded = false;
         self.keep(machine, &vmsa)
     }
 
@@ -73,6 +74,12 @@ impl Vcpu {
             Some(Home::Launch) => self.launch = *vmsa,
             Some(Home::Page(gpa)) => {
                 machine.rmp().0.set_in_use(gpa, false);
+                let found = machine.read_vmsa(gpa);
+                let loaded = self.vmsa;
+                let untouched = found.map_or(Ok(()), |it| check_untouched(&loaded, &it, gpa, &machine.assumptions));
+                if let Err(broken) = untouched {
+                    self.broke(machine, broken)?;
+                }
                 if !machine.write_vmsa(gpa, vmsa) {
                     return self.gap(machine, 0x21);
                 }
@@ -95,7 +102,10 @@ impl Vcpu {
         };
         let entry = page.and_then(|gpa| machine.entry(gpa));
         let spa = page.unwrap_or(0);
-        let entering = Entering { entry, spa, asid: ASID, vmpl, allowed: ALLOWED, event_injection: 0 };
+        // ALLOWED_SEV_FEATURES is what the guest has told its host.
+        let told = self.allowed.get(usize::from(vmpl)).copied().unwrap_or(0);
+        let allowed = ALLOWED.intersection(SevFeatures::from_bits_truncate(told));
+        let entering = Entering { entry, spa, asid: ASID, vmpl, allowed, event_injection: 0 };
         let checked = if page.is_some() { check_page(&entering) } else { Ok(()) };
         match checked.and_then(|()| check_state(&vmsa, &entering, &machine.assumptions)) {
             Ok(()) => {}
@@ -103,9 +113,9 @@ impl Vcpu {
             Err(Refused { broken, .. }) => return Err(self.refused(machine, &vmsa, vmpl, broken)),
         }
         if vmsa.pcpu_id == 0 {
-            machine.ledger.flush_vmpl(vmpl);
+            machine.ledger.flush_vmpl(self.number, vmpl);
         }
-        if let Err(broken) = machine.ledger.enter(vmpl) {
+        if let Err(broken) = machine.ledger.enter(self.number, vmpl) {
             self.broke(machine, broken)?;
         }
         if !machine.make_view(vmpl) {
@@ -126,6 +136,7 @@ impl Vcpu {
     }
 
     fn load(&mut self, vmsa: &Vmsa, vmpl: u8) {
+        (self.loaded, self.activity) = (true, Activity::Running);
         self.vmpl = vmpl;
         self.vmsa = *vmsa;
         self.features = SevFeatures::from_bits_truncate(vmsa.sev_features);
@@ -146,14 +157,57 @@ impl Vcpu {
         vector::load(&area);
     }
 
-    /// A VMSA for a VMPL of this processor, or none any more.
-    pub(super) fn create(&mut self, machine: &Machine, creation: &snp_host::Creation) -> Flow {
-        if creation.apic_id != 0 || creation.vmpl == self.vmpl {
-            // Other processors, and a processor that replaces itself, are not modelled.
-            return self.gap(machine, 0x26);
+    /// Waits for an interrupt, or for a start-up. A processor that waits does not hold its VMSA.
+    pub(super) fn wait(&mut self, machine: &mut Machine, activity: Activity, code: u64) -> Flow {
+        if let Err(broken) = machine.ledger.sleep(self.number) {
+            self.broke(machine, broken)?;
         }
-        if let Some(home) = self.homes.get_mut(usize::from(creation.vmpl)) {
-            *home = creation.vmsa.map(Home::Page);
+        // What the host itself keeps nobody can see, so it may stay where it is.
+        if matches!(self.homes.get(usize::from(self.vmpl)), Some(Some(Home::Page(_)))) {
+            self.leave(machine, Some(Record { code, info1: 0, info2: 0, next_rip: 0 }))?;
+        }
+        self.activity = activity;
+        Ok(())
+    }
+
+    /// The wait is over.
+    pub(super) fn wake(&mut self, machine: &mut Machine) -> Flow {
+        if !self.loaded {
+            return self.enter(machine, self.vmpl);
+        }
+        self.activity = Activity::Running;
+        Ok(())
+    }
+
+    /// A new VMSA for a VMPL of this processor. VMPL0's, and that of the VMPL that runs, are entered at once; another one when
+    /// it is asked for.
+    pub(super) fn adopt(&mut self, machine: &mut Machine, vmpl: u8, gpa: u64, features: u64) -> Flow {
+        let at_once = vmpl == 0 || (vmpl == self.vmpl && self.activity != Activity::Stopped);
+        if at_once && self.loaded {
+            self.leave(machine, None)?;
+        }
+        let slots = (self.homes.get_mut(usize::from(vmpl)), self.allowed.get_mut(usize::from(vmpl)));
+        let (Some(home), Some(allowed)) = slots else { return self.gap(machine, 0x26) };
+        (*home, *allowed) = (Some(Home::Page(gpa)), features);
+        if vmpl == 0 {
+            self.restricted = features & SevFeatures::RESTRICTED_INJECTION.bits() != 0;
+        }
+        if at_once { self.enter(machine, vmpl) } else { Ok(()) }
+    }
+
+    /// A VMPL loses its VMSA. If it ran, VMPL0 goes on, and without VMPL0 nothing does.
+    pub(super) fn abandon(&mut self, machine: &mut Machine, vmpl: u8) -> Flow {
+        let ran = vmpl == self.vmpl && self.activity != Activity::Stopped;
+        if ran && self.loaded {
+            self.leave(machine, None)?;
+        }
+        if let Some(home) = self.homes.get_mut(usize::from(vmpl)) {
+            *home = None;
+        }
+        match (ran, vmpl) {
+            (true, 0) => self.activity = Activity::Stopped,
+            (true, _) => return self.enter(machine, 0),
+            _ => {}
         }
         Ok(())
     }

@@ -2,13 +2,13 @@
 //! One virtual processor: which VMPL runs, its registers, and the interrupts that wait for it. What an exit means is in
 //! `exits`, how VMPLs change places in `switch`.
 
-use super::super::exceptions;
-use super::devices::Forwarded;
+use super::super::{console, exceptions};
 use super::machine::{Machine, Privacy};
+use super::shared::{Held, Order, Orders, Place, Shared, Spin, be};
 use core::arch::asm;
 use core::fmt::Write;
 use core::ptr::NonNull;
-use reference_host::report::End;
+use reference_host::report::{End, Stop};
 use reference_host::snp::ASID;
 use reference_host::snp::decode::{self, Instruction};
 use reference_host::snp::walk::{Mapping, Paging, is_forced_private};
@@ -20,6 +20,7 @@ use specs::sev::{VECTOR_HV, VMPLS};
 use specs::svm::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, event};
 use specs::vmsa::{SevFeatures, Vmsa};
 use svm::GuestRegisters;
+use zerocopy::FromZeros;
 
 /// CR4's PSE, PGE, SMEP and SMAP. QEMU empties its TLB once more for every switch that changes one of them. They mean
 /// nothing to this program, which marks no page global and maps none for user mode; so its own CR4 follows the guest's.
@@ -32,6 +33,8 @@ pub(super) const INTERCEPT_CR0_WRITE: u32 = 1 << 16;
 const INTERCEPT_DR7: u32 = 1 << 7 | 1 << (16 + 7);
 /// #UD: PVALIDATE and its like, which QEMU does not know.
 const INTERCEPT_UD: u32 = 1 << 6;
+/// An NMI's vector.
+const NMI: u64 = 2;
 /// #GP, whose injection has an error code.
 pub(super) const GP: u64 = 13;
 /// #PF, which has one too.
@@ -92,8 +95,26 @@ struct CodePage {
     gpa: u64,
 }
 
+/// What a virtual processor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// Nothing: it has no VMSA.
+    Stopped,
+    /// It runs.
+    Running,
+    /// It waits for an interrupt.
+    Halted,
+    /// It waits for a start-up by another one.
+    Held,
+}
+
 /// A virtual processor.
 pub(super) struct Vcpu {
+    /// Its number, which is its APIC ID and the machine's processor's.
+    pub(super) number: u32,
+    pub(super) activity: Activity,
+    /// Whether its state is in the VMCB.
+    pub(super) loaded: bool,
     pub(super) vmcb: NonNull<Vmcb>,
     pub(super) physical: u64,
     pub(super) registers: GuestRegisters,
@@ -104,10 +125,15 @@ pub(super) struct Vcpu {
     /// VMPL0's VMSA if the host keeps it.
     pub(super) launch: Vmsa,
     pub(super) homes: [Option<Home>; VMPLS],
+    /// The features that the host lets each VMPL's VMSA have.
+    pub(super) allowed: [u64; VMPLS],
     pub(super) ghcb: [u64; VMPLS],
     pub(super) features: SevFeatures,
     /// VMPL0 takes no interrupts but through its doorbell.
-    restricted: bool,
+    pub(super) restricted: bool,
+    /// The guest handles an NMI, and another one waits.
+    nmi_blocked: bool,
+    nmi_pending: bool,
     /// The guest's CR3 lacks the C-bit, which hardware ignores there; the VMCB's has it.
     pub(super) public_root: bool,
     /// Interrupts that the host has acknowledged and the guest has not taken.
@@ -119,12 +145,11 @@ pub(super) struct Vcpu {
     /// The guest's bits of [`MIRRORED`], which our own CR4 shows as well; all ones before the first entry.
     mirrored: u64,
     strict: bool,
-    pub(super) exits: u64,
 }
 
 impl Vcpu {
-    /// A processor that has not run yet.
-    pub(super) fn new(vmcb: &'static mut Vmcb, places: &Places, vmsa: &Vmsa, ghcb: u64, strict: bool) -> Self {
+    /// A processor without a VMSA.
+    pub(super) fn new(number: u32, vmcb: &'static mut Vmcb, places: &Places, ghcb: u64, strict: bool) -> Self {
         let control = &mut vmcb.control;
         control.intercept_cr = INTERCEPT_CR0_WRITE;
         control.intercept_dr = INTERCEPT_DR7;
@@ -135,30 +160,38 @@ impl Vcpu {
         control.msrpm_base = places.msr_permissions;
         control.asid = ASID;
         control.nested_paging = 1;
-        let mut homes = [None; VMPLS];
-        if let Some(home) = homes.first_mut() {
-            *home = Some(Home::Launch);
-        }
-        let restricted = vmsa.sev_features & SevFeatures::RESTRICTED_INJECTION.bits() != 0;
         Self {
+            number,
+            activity: Activity::Stopped,
+            loaded: false,
             vmcb: NonNull::from(vmcb),
             physical: places.vmcb,
             registers: GuestRegisters::default(),
             vmpl: 0,
-            vmsa: *vmsa,
-            launch: *vmsa,
-            homes,
+            vmsa: Vmsa::new_zeroed(),
+            launch: Vmsa::new_zeroed(),
+            homes: [None; VMPLS],
+            allowed: [0; VMPLS],
             ghcb: [ghcb; VMPLS],
             features: SevFeatures::empty(),
-            restricted,
+            restricted: false,
+            nmi_blocked: false,
+            nmi_pending: false,
             public_root: false,
             pending: [0; 4],
             offered: None,
             code: None,
             mirrored: u64::MAX,
             strict,
-            exits: 0,
         }
+    }
+
+    /// Gives it the VMSA that the host has launched.
+    pub(super) fn launched(&mut self, vmsa: &Vmsa) {
+        self.launch = *vmsa;
+        self.restricted = vmsa.sev_features & SevFeatures::RESTRICTED_INJECTION.bits() != 0;
+        self.homes = [Some(Home::Launch), None, None, None];
+        self.allowed = [vmsa.sev_features, 0, 0, 0];
     }
 
     pub(super) fn control(&mut self) -> &mut VmcbControl {
@@ -205,36 +238,101 @@ impl Vcpu {
         if is_forced_private(save.cr0, save.efer) { Privacy::Forced } else { Privacy::CBit }
     }
 
-    /// Runs the guest until it ends.
-    pub(super) fn run(&mut self, machine: &mut Machine, host: &mut Host, devices: &mut Forwarded) -> End {
-        match self.enter(machine, 0).and_then(|()| self.turn(machine, host, devices)) {
-            Ok(()) => End::Reset,
-            Err(end) => end,
+    /// Runs whatever there is to run, until the guest ends.
+    pub(super) fn run(&mut self, shared: &'static Spin<Shared>) -> ! {
+        let mut held = shared.lock();
+        held.machine.current = self.number;
+        let mut outcome =
+            if self.homes.iter().any(Option::is_some) { self.enter(&mut held.machine, 0) } else { Ok(()) };
+        loop {
+            // The lock is kept for good at the end: nobody else has anything to say then.
+            let next = outcome.and_then(|()| self.prepare(&mut held));
+            if let Err(end) = next {
+                let _ = writeln!(console::Console, "[host] {} exits", held.exits);
+                console::stop(&Stop::Ended(end))
+            }
+            held = match self.activity {
+                Activity::Running => self.run_once(shared, held),
+                _ => self.rest(shared, held),
+            };
+            held.machine.current = self.number;
+            outcome = if self.activity == Activity::Running { self.conclude_exit(&mut held) } else { Ok(()) };
         }
     }
 
-    fn turn(&mut self, machine: &mut Machine, host: &mut Host, devices: &mut Forwarded) -> Flow {
-        loop {
-            self.pass_interrupts_on(machine, host)?;
+    /// What others want, and what waits for the guest.
+    fn prepare(&mut self, shared: &mut Shared) -> Flow {
+        if let Some(orders) = shared.orders.get_mut(self.number as usize) {
+            let orders = core::mem::take(orders);
+            self.obey(&mut shared.machine, &orders)?;
+        }
+        if self.activity == Activity::Halted && self.has_pending() {
+            self.wake(&mut shared.machine)?;
+        }
+        if self.activity == Activity::Running {
+            self.pass_interrupts_on(&mut shared.machine, &mut shared.host)?;
             self.mirror_cr4();
             let privacy = self.privacy();
-            self.control().nested_cr3 = machine.root(self.vmpl, privacy);
-            // SAFETY:
-            // 1. `snp::start_svm` has turned SVM on and given the processor its host save area.
-            // 2. The VMCB is ours; it intercepts every SVM instruction, all ports and all MSRs but those that VMRUN
-            //    switches, and its nested tables hold the guest's RAM and a page of noise alone.
-            // 3. GIF is clear and IF set everywhere outside `exceptions::window` and `sleep`.
-            unsafe { svm::enter(self.physical, &mut self.registers) };
-            self.exits += 1;
-            self.note_delivery();
-            self.handle(machine, host, devices)?;
-            if let Some(end) = devices.end {
-                return Err(end);
+            self.control().nested_cr3 = shared.machine.root(self.vmpl, privacy);
+        }
+        Ok(())
+    }
+
+    /// Into the guest and out again, without the lock.
+    fn run_once<'a>(&mut self, shared: &'a Spin<Shared>, held: Held<'a, Shared>) -> Held<'a, Shared> {
+        be(self.number, Place::Guest);
+        drop(held);
+        // SAFETY:
+        // 1. `snp::start_svm` has turned SVM on and given the processor its host save area.
+        // 2. The VMCB is ours; it intercepts every SVM instruction, all ports and all MSRs but those that VMRUN
+        //    switches, and its nested tables hold the guest's RAM and a page of noise alone.
+        // 3. GIF is clear and IF set everywhere outside of the windows in `exceptions`.
+        unsafe { svm::enter(self.physical, &mut self.registers) };
+        be(self.number, Place::Host);
+        shared.lock()
+    }
+
+    /// Sleeps until an order or, if it may, an interrupt comes. What came already has left an NMI pending.
+    fn rest<'a>(&mut self, shared: &'a Spin<Shared>, held: Held<'a, Shared>) -> Held<'a, Shared> {
+        be(self.number, Place::Asleep);
+        drop(held);
+        if self.activity == Activity::Halted {
+            if let Some(vector) = exceptions::sleep() {
+                self.note_interrupt(vector);
             }
-            if let Some(broken) = machine.broken.take() {
-                self.broke(machine, broken)?;
+        } else {
+            exceptions::doze();
+        }
+        be(self.number, Place::Host);
+        shared.lock()
+    }
+
+    fn conclude_exit(&mut self, shared: &mut Shared) -> Flow {
+        shared.exits += 1;
+        self.note_delivery();
+        self.handle(shared)?;
+        if let Some(end) = shared.devices.end {
+            return Err(end);
+        }
+        match shared.machine.broken.take() {
+            Some(broken) => self.broke(&shared.machine, broken),
+            None => Ok(()),
+        }
+    }
+
+    fn obey(&mut self, machine: &mut Machine, orders: &Orders) -> Flow {
+        self.nmi_pending |= orders.nmi && self.activity != Activity::Stopped;
+        for (vmpl, order) in (0u8..).zip(orders.vmsas) {
+            match order {
+                Some(Order::Take(gpa, features)) => self.adopt(machine, vmpl, gpa, features)?,
+                Some(Order::Drop) => self.abandon(machine, vmpl)?,
+                None => {}
             }
         }
+        if orders.startup && self.activity == Activity::Held {
+            self.wake(machine)?;
+        }
+        Ok(())
     }
 
     /// Gives our own CR4 the guest's paging bits.
@@ -258,6 +356,10 @@ impl Vcpu {
         Some((word * 64) as u8 + (63 - bits.leading_zeros()) as u8)
     }
 
+    pub(super) fn has_pending(&self) -> bool {
+        self.nmi_pending || self.pending != [0; 4]
+    }
+
     fn forget_pending(&mut self, vector: u8) {
         if let Some(word) = self.pending.get_mut(usize::from(vector / 64)) {
             *word &= !(1 << (vector % 64));
@@ -266,6 +368,7 @@ impl Vcpu {
 
     /// Hands the highest interrupt that waits to the guest, in the way that its injection mode allows.
     fn pass_interrupts_on(&mut self, machine: &mut Machine, host: &mut Host) -> Flow {
+        self.pass_nmi_on(machine, host)?;
         let Some(vector) = self.highest_pending() else { return Ok(()) };
         if self.restricted {
             return self.ring(machine, host, vector);
@@ -282,16 +385,44 @@ impl Vcpu {
         Ok(())
     }
 
+    fn pass_nmi_on(&mut self, machine: &mut Machine, host: &mut Host) -> Flow {
+        if !self.nmi_pending || self.control().event_injection & event::VALID != 0 {
+            return Ok(());
+        }
+        if self.restricted {
+            let posted = host.post_nmi(self.number, 0, machine);
+            // Without a doorbell there is nobody to tell.
+            self.nmi_pending = false;
+            return self.announce(machine, posted);
+        }
+        if !self.nmi_blocked && !self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
+            (self.nmi_pending, self.nmi_blocked) = (false, true);
+            self.control().event_injection = event::VALID | event::TYPE_NMI | NMI;
+        }
+        Ok(())
+    }
+
+    /// The guest says that it has handled its NMI.
+    pub(super) fn nmi_complete(&mut self) {
+        self.nmi_blocked = false;
+    }
+
     /// Posts a vector to VMPL0's doorbell. VMPL0 then runs, whoever ran before.
     fn ring(&mut self, machine: &mut Machine, host: &mut Host, vector: u8) -> Flow {
         if self.control().event_injection & event::VALID != 0 {
             return Ok(());
         }
-        let posted = host.post(0, 0, vector, machine);
-        match posted {
-            Posted::Nowhere => return Ok(()),
-            Posted::Quiet | Posted::Signal => self.forget_pending(vector),
-            Posted::Full => {}
+        let posted = host.post(self.number, 0, vector, machine);
+        if matches!(posted, Posted::Quiet | Posted::Signal) {
+            self.forget_pending(vector);
+        }
+        self.announce(machine, posted)
+    }
+
+    /// Runs VMPL0, with an #HV if it wants to be told of what is at its door.
+    fn announce(&mut self, machine: &mut Machine, posted: Posted) -> Flow {
+        if posted == Posted::Nowhere {
+            return Ok(());
         }
         if self.vmpl != 0 {
             self.switch(machine, 0, None)?;
@@ -332,16 +463,6 @@ impl Vcpu {
         }
         // A higher one may have come: choose again.
         self.withdraw_offer();
-    }
-
-    /// HLT: the host waits for something to pass on.
-    pub(super) fn sleep(&mut self) {
-        self.collect_interrupts();
-        while self.pending == [0; 4] {
-            if let Some(vector) = exceptions::sleep() {
-                self.note_interrupt(vector);
-            }
-        }
     }
 
     /// An exception that the processor itself would raise.
@@ -420,7 +541,7 @@ impl Vcpu {
     fn report(&mut self, machine: &Machine, broken: Broken) -> Violation {
         let (bytes, length) = self.fetch(machine);
         let rip = self.save().rip;
-        Violation { broken, vcpu: 0, vmpl: self.vmpl, rip, bytes, length: length as u8 }
+        Violation { broken, vcpu: self.number, vmpl: self.vmpl, rip, bytes, length: length as u8 }
     }
 
     /// A rule is broken that hardware and KVM would let pass: the end for a strict host, a line for a permissive one.

@@ -28,8 +28,8 @@ pub(super) fn attests(qemu: Option<&Path>) -> Result<Outcome> {
     igvm_tools::write_atomically(&initrd, &disk)?;
     let payload = Payload { kernel, initrd: Some(initrd), command_line: guest::COMMAND_LINE.into() };
     let mut log = Vec::new();
-    let image = snp_guest::build(&payload, MEMORY)?;
-    let ended = hosted(qemu, &image, "", &mut log)?;
+    let image = snp_guest::build(&payload, MEMORY, 1)?;
+    let ended = hosted(qemu, &image, 1, "", &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let outcome = judge(&console, &scratch, &image);
     if outcome.is_err() {
