@@ -99,6 +99,7 @@ mod bare {
     const INTERRUPT_GATE: u64 = 0x8e00;
     const CODE: u64 = 8;
     const NMI: u64 = 2;
+    const HV: u64 = specs::sev::VECTOR_HV as u64;
     /// Vectors with an error code (APM vol. 2, table 8-1).
     const WITH_ERROR_CODE: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
@@ -158,17 +159,17 @@ mod bare {
         safe static exception_stubs: u8;
     }
 
-    /// Who takes NMIs and interrupts; 0 for nobody.
+    /// Who takes NMIs, #HV and interrupts; 0 for nobody.
     static HOOK: AtomicUsize = AtomicUsize::new(0);
 
-    /// Hands NMIs and all vectors from 20h on to `hook`.
+    /// Hands NMIs, #HV and all vectors from 20h on to `hook`.
     pub fn set_hook(hook: fn(&mut Frame)) {
         HOOK.store(hook as usize, Ordering::Release);
     }
 
     extern "C" fn handle(frame: &mut Frame) {
         let hook = HOOK.load(Ordering::Acquire);
-        if hook != 0 && (frame.vector == NMI || frame.vector >= 32) {
+        if hook != 0 && (frame.vector == NMI || frame.vector == HV || frame.vector >= 32) {
             // SAFETY: only `set_hook` stores there, and what it stores is such a function.
             let hook = unsafe { core::mem::transmute::<usize, fn(&mut Frame)>(hook) };
             return hook(frame);

@@ -100,7 +100,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::Model => unit::model()?,
             Suite::FuzzSmoke => fuzz_smoke::run(slow)?,
             Suite::Boot => boot::run(qemu.as_deref(), slow)?,
-            Suite::SnpModel => snp_model::run(qemu.as_deref())?,
+            Suite::SnpModel => snp_model::run(qemu.as_deref(), only.as_deref())?,
             Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,
             Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,
             Suite::Reproducible => reproducible::run(slow)?,

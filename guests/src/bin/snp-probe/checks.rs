@@ -112,7 +112,7 @@ fn host() {
     check!(info1 == 2);
     let (_, features) = ghcb::request(own::FEATURES, 0, 0, &[]);
     check!(features & 1 == 1);
-    let buffer = [(page::SW_SCRATCH, ghcb::PAGE + 0x800)];
+    let buffer = [(page::SW_SCRATCH, ghcb::page() + 0x800)];
     let (info1, _) = ghcb::request(own::MMIO_READ, 0xfee0_0030, 4, &buffer);
     check!(info1 == 0 && ghcb::field(0x800) & 0xf0 == 0x10);
 }

@@ -2,13 +2,15 @@
 //! What the probe says to the host: the MSR protocol, and the page protocol on one page of free memory.
 
 use crate::instructions::{pvalidate, read, read_msr, write, write_msr};
-use crate::{FREE, SHARED};
+use crate::{FREE, SHARED, number};
 use core::arch::asm;
-use specs::ghcb::{msr, page};
+use specs::ghcb::{msr, page as layout};
 use specs::sev::MSR_GHCB;
 
-/// The page: the last of the first 2 MiB that are free.
-pub(crate) const PAGE: u64 = FREE + 0x1f_f000;
+/// The page: the last of the first 2 MiB that are free, and others below it for other processors.
+pub(crate) fn page() -> u64 {
+    FREE + 0x1f_f000 - number() * 0x4000
+}
 
 fn vmgexit() {
     // SAFETY: the host answers in the MSR or in a shared page.
@@ -40,37 +42,42 @@ pub(crate) fn change_state(gpa: u64, private: bool) -> u64 {
     ask(msr::PAGE_STATE_REQUEST | gpa | operation << 52)
 }
 
+/// Makes a page shared that nobody has touched.
+pub(crate) fn share(gpa: u64) {
+    pvalidate(gpa, false, true);
+    pvalidate(gpa, false, false);
+    change_state(gpa, false);
+}
+
 /// Makes the page shared and registers it.
 pub(crate) fn set_up() -> bool {
-    pvalidate(PAGE, false, true);
-    pvalidate(PAGE, false, false);
-    change_state(PAGE, false);
-    ask(msr::REGISTER_GPA_REQUEST | PAGE) == msr::REGISTER_GPA_RESPONSE | PAGE
+    share(page());
+    ask(msr::REGISTER_GPA_REQUEST | page()) == msr::REGISTER_GPA_RESPONSE | page()
 }
 
 /// A request of the page protocol: fields besides the three of every request. Returns SW_EXITINFO1 and 2.
 pub(crate) fn request(code: u64, info1: u64, info2: u64, fields: &[(usize, u64)]) -> (u64, u64) {
     prepare(code, info1, info2, fields);
-    write_msr(MSR_GHCB, PAGE);
+    write_msr(MSR_GHCB, page());
     vmgexit();
-    (field(page::SW_EXIT_INFO1), field(page::SW_EXIT_INFO2))
+    (field(layout::SW_EXIT_INFO1), field(layout::SW_EXIT_INFO2))
 }
 
 /// Fills in the page for a request.
 pub(crate) fn prepare(code: u64, info1: u64, info2: u64, fields: &[(usize, u64)]) {
-    let ghcb = SHARED + PAGE;
+    let ghcb = SHARED + page();
     for at in (0..4096).step_by(8) {
         write(ghcb + at, 0);
     }
-    let fixed = [(page::SW_EXIT_CODE, code), (page::SW_EXIT_INFO1, info1), (page::SW_EXIT_INFO2, info2)];
+    let fixed = [(layout::SW_EXIT_CODE, code), (layout::SW_EXIT_INFO1, info1), (layout::SW_EXIT_INFO2, info2)];
     for (offset, value) in fixed.iter().chain(fields) {
         write(ghcb + *offset as u64, *value);
-        let (word, bit) = (page::VALID_BITMAP + offset / 512 * 8, offset / 8 % 64);
+        let (word, bit) = (layout::VALID_BITMAP + offset / 512 * 8, offset / 8 % 64);
         write(ghcb + word as u64, read(ghcb + word as u64) | 1 << bit);
     }
 }
 
 /// A field of the page.
 pub(crate) fn field(offset: usize) -> u64 {
-    read(SHARED + PAGE + offset as u64)
+    read(SHARED + page() + offset as u64)
 }

@@ -3,7 +3,7 @@
 
 use crate::checks::check;
 use crate::instructions::{pvalidate, read, rmpadjust, write};
-use crate::{FREE, ghcb};
+use crate::{FREE, ghcb, number};
 use core::arch::global_asm;
 use specs::ghcb::{exit as own, msr, page};
 use specs::sev::{exit as sev, npf};
@@ -11,23 +11,48 @@ use specs::svm::{VmcbSegment, exit};
 use specs::vmsa::{SevFeatures, Vmsa};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Where the VMSA is, and what VMPL2 may and may not touch. Everything lies in one large page that `prepare` validates.
-pub(crate) const VMSA: u64 = FREE + 0x40_1000;
-const OPEN: u64 = FREE + 0x40_2000;
-const CLOSED: u64 = FREE + 0x40_3000;
+/// Where this processor's VMPL2 is. Everything lies in one large page that `prepare` validates, but for what is not validated.
+fn base() -> u64 {
+    FREE + 0x40_0000 + number() * 0x80_0000
+}
+
+/// Its vmsa_page().
+pub(crate) fn vmsa_page() -> u64 {
+    base() + 0x1000
+}
+
+/// What it may and may not touch.
+pub(crate) fn open() -> u64 {
+    base() + 0x2000
+}
+
+fn closed() -> u64 {
+    base() + 0x3000
+}
+
+fn unvalidated() -> u64 {
+    base() + 0x20_0000
+}
+
 /// What it runs.
-pub(crate) const CODE: u64 = FREE + 0x40_4000;
-const UNVALIDATED: u64 = FREE + 0x60_0000;
-const TABLES: u64 = FREE + 0x40_5000;
-/// Offsets in the VMSA page.
-const RIP: u64 = 0x178;
+pub(crate) fn code() -> u64 {
+    base() + 0x4000
+}
+
+fn tables() -> u64 {
+    base() + 0x5000
+}
+
+/// Offsets in the vmsa_page() page.
+pub(crate) const RIP: u64 = 0x178;
 const EFER: u64 = 0xd0;
-const EXIT_INFO1: u64 = 0x390;
+pub(crate) const EXIT_INFO1: u64 = 0x390;
 const EXIT_INFO2: u64 = 0x398;
 const NEXT_RIP: u64 = 0x3a8;
-const EXIT_CODE: u64 = 0x3c0;
+pub(crate) const EXIT_CODE: u64 = 0x3c0;
 const RAX: u64 = 0x1f8;
-const RBX: u64 = 0x318;
+pub(crate) const RBX: u64 = 0x318;
+pub(crate) const VINTR_CTRL: u64 = 0x3b8;
 const ALL: u8 = 0xf;
 
 global_asm!(
@@ -60,17 +85,17 @@ unsafe extern "C" {
     safe static vmpl2_end: u8;
 }
 
-/// What VMPL2's VMSA has at first.
+/// What VMPL2's vmsa_page() has at first.
 pub(crate) fn vmsa() -> Vmsa {
     let segment = |attributes| VmcbSegment { selector: 8, attributes, limit: u32::MAX, base: 0 };
     let mut vmsa = Vmsa::new_zeroed();
     vmsa.vmpl = 2;
     vmsa.cs = segment(0xa9b);
     (vmsa.ss, vmsa.ds, vmsa.es) = (segment(0xc93), segment(0xc93), segment(0xc93));
-    (vmsa.efer, vmsa.cr0, vmsa.cr4, vmsa.cr3) = (0x1500, 0x8000_0033, 0x20, TABLES);
-    (vmsa.rflags, vmsa.rip, vmsa.dr6, vmsa.dr7) = (2, CODE, 0xffff_0ff0, 0x400);
+    (vmsa.efer, vmsa.cr0, vmsa.cr4, vmsa.cr3) = (0x1500, 0x8000_0033, 0x20, tables());
+    (vmsa.rflags, vmsa.rip, vmsa.dr6, vmsa.dr7) = (2, code(), 0xffff_0ff0, 0x400);
     (vmsa.g_pat, vmsa.xcr0, vmsa.mxcsr, vmsa.x87_fcw) = (0x0007_0406_0007_0406, 1, 0x1f80, 0x37f);
-    (vmsa.rbx, vmsa.rsi, vmsa.rdi, vmsa.rbp) = (OPEN, CLOSED, UNVALIDATED, 0xfed0_0000);
+    (vmsa.rbx, vmsa.rsi, vmsa.rdi, vmsa.rbp) = (open(), closed(), unvalidated(), 0xfed0_0000);
     let features = SevFeatures::SNP_ACTIVE | SevFeatures::VTOM | SevFeatures::REFLECT_VC;
     vmsa.sev_features = (features | SevFeatures::ALTERNATE_INJECTION).bits();
     vmsa.virtual_tom = 1 << 46;
@@ -79,34 +104,41 @@ pub(crate) fn vmsa() -> Vmsa {
 
 /// Writes the pages, gives VMPL2 its rights, and tells the host.
 pub(crate) fn prepare(vmsa: &Vmsa) {
-    check!(pvalidate(FREE + 0x40_0000, true, true) == (0, false));
-    for (at, chunk) in (VMSA..).step_by(8).zip(vmsa.as_bytes().chunks_exact(8)) {
+    check!(pvalidate(base(), true, true) == (0, false));
+    for (at, chunk) in (vmsa_page()..).step_by(8).zip(vmsa.as_bytes().chunks_exact(8)) {
         write(at, u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
     }
     // Four-level tables without a C-bit, in which 2 MiB pages map the first 4 GiB.
-    for at in (TABLES..TABLES + 0x6000).step_by(8) {
+    for at in (tables()..tables() + 0x6000).step_by(8) {
         write(at, 0);
     }
-    write(TABLES, (TABLES + 0x1000) | 0x23);
+    write(tables(), (tables() + 0x1000) | 0x23);
     for directory in 0..4 {
-        let table = TABLES + 0x2000 + directory * 0x1000;
-        write(TABLES + 0x1000 + directory * 8, table | 0x23);
+        let table = tables() + 0x2000 + directory * 0x1000;
+        write(tables() + 0x1000 + directory * 8, table | 0x23);
         for entry in 0..512 {
             write(table + entry * 8, (directory << 30 | entry << 21) | 0xe3);
         }
     }
     let (start, end) = (&raw const vmpl2_start as u64, &raw const vmpl2_end as u64);
     for at in 0..(end - start).div_ceil(8) {
-        write(CODE + at * 8, read(start + at * 8));
+        write(code() + at * 8, read(start + at * 8));
     }
-    check!(rmpadjust(VMSA, 1, 0, true) == 0);
-    for page in
-        [OPEN, CODE, TABLES, TABLES + 0x1000, TABLES + 0x2000, TABLES + 0x3000, TABLES + 0x4000, TABLES + 0x5000]
-    {
+    check!(rmpadjust(vmsa_page(), 1, 0, true) == 0);
+    for page in [
+        open(),
+        code(),
+        tables(),
+        tables() + 0x1000,
+        tables() + 0x2000,
+        tables() + 0x3000,
+        tables() + 0x4000,
+        tables() + 0x5000,
+    ] {
         check!(rmpadjust(page, 2, ALL, false) == 0);
     }
-    let create = 1 | 2 << 16;
-    let (info1, _) = ghcb::request(own::AP_CREATION, create, VMSA, &[(page::RAX, vmsa.sev_features)]);
+    let create = number() << 32 | 1 | 2 << 16;
+    let (info1, _) = ghcb::request(own::AP_CREATION, create, vmsa_page(), &[(page::RAX, vmsa.sev_features)]);
     check!(info1 == 0);
 }
 
@@ -117,16 +149,16 @@ pub(crate) fn run() -> u64 {
 
 /// Goes on behind the instruction that exited.
 fn complete() {
-    write(VMSA + RIP, read(VMSA + NEXT_RIP));
+    write(vmsa_page() + RIP, read(vmsa_page() + NEXT_RIP));
 }
 
 pub(crate) fn all() {
     check!(run() == msr::RUN_VMPL_RESPONSE | 1 << 32);
     prepare(&vmsa());
-    let field = |offset| read(VMSA + offset);
+    let field = |offset| read(vmsa_page() + offset);
     check!(run() == msr::RUN_VMPL_RESPONSE);
-    check!(field(EXIT_CODE) == exit::CPUID && field(RIP) == CODE && field(NEXT_RIP) == CODE + 2);
-    write(VMSA + RBX, OPEN);
+    check!(field(EXIT_CODE) == exit::CPUID && field(RIP) == code() && field(NEXT_RIP) == code() + 2);
+    write(vmsa_page() + RBX, open());
     complete();
     run();
     check!(field(EXIT_CODE) == exit::IOIO && field(EXIT_INFO1) >> 16 == 0x71 && field(EXIT_INFO1) & 0x11 == 0x11);
@@ -134,26 +166,26 @@ pub(crate) fn all() {
     complete();
     run();
     check!(field(EXIT_CODE) == exit::MSR && field(EXIT_INFO1) == 0);
-    write(VMSA + RAX, 0x55);
+    write(vmsa_page() + RAX, 0x55);
     complete();
     run();
     // Two instructions have run: a store and a load.
-    check!(field(EXIT_CODE) == exit::NPF && field(EXIT_INFO1) & npf::VMPL != 0 && field(EXIT_INFO2) == CLOSED);
-    check!(read(OPEN) == 0x55 && field(0x308) == 0x55);
+    check!(field(EXIT_CODE) == exit::NPF && field(EXIT_INFO1) & npf::VMPL != 0 && field(EXIT_INFO2) == closed());
+    check!(read(open()) == 0x55 && field(0x308) == 0x55);
     // Given the right, the instruction goes on by itself.
-    check!(rmpadjust(CLOSED, 2, 1, false) == 0);
+    check!(rmpadjust(closed(), 2, 1, false) == 0);
     run();
-    check!(field(EXIT_CODE) == sev::NOT_VALIDATED && field(EXIT_INFO2) == UNVALIDATED);
-    write(VMSA + RIP, field(RIP) + 3);
+    check!(field(EXIT_CODE) == sev::NOT_VALIDATED && field(EXIT_INFO2) == unvalidated());
+    write(vmsa_page() + RIP, field(RIP) + 3);
     run();
     check!(field(EXIT_CODE) == exit::NPF && field(EXIT_INFO1) & npf::RESERVED != 0 && field(EXIT_INFO2) == 0xfed0_0000);
-    write(VMSA + RIP, field(RIP) + 4);
+    write(vmsa_page() + RIP, field(RIP) + 4);
     run();
     check!(field(EXIT_CODE) == exit::HLT);
     run();
     check!(field(EXIT_CODE) == sev::VMGEXIT);
-    // A VMSA without SVME would end the run; one that its owner holds only sends us back.
-    write(VMSA + 0x3b8, 1 << 63);
+    // A vmsa_page() without SVME would end the run; one that its owner holds only sends us back.
+    write(vmsa_page() + VINTR_CTRL, 1 << 63);
     check!(run() == msr::RUN_VMPL_RESPONSE && field(EXIT_CODE) == sev::VMGEXIT);
     check!(field(EFER) & 0x1000 != 0);
 }

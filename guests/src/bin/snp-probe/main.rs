@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looks at SEV-SNP from the inside, as VMPL0: does the machine do what the manual says? Its task comes in RDI: 0 checks
 //! everything that a correct program can see and ends with reason set 15; 11 does the same with restricted injection, which
-//! its VMSA must have; any other number breaks one rule on purpose, which
+//! its VMSA must have, and 12 with a second processor as well; any other number breaks one rule on purpose, which
 //! a strict model must name. A check that fails ends the guest with its line as reason set and code.
 //!
 //! It knows nothing of any host but the GHCB specification. Memory is mapped twice: private at its address, shared at
@@ -22,6 +22,8 @@ mod lower;
 #[cfg(target_os = "none")]
 mod misdeeds;
 #[cfg(target_os = "none")]
+mod smp;
+#[cfg(target_os = "none")]
 mod start;
 
 /// Where all memory is mapped without the C-bit.
@@ -30,6 +32,12 @@ const SHARED: u64 = 1 << 39;
 /// Memory that is free, by 2 MiB pages.
 #[cfg(target_os = "none")]
 const FREE: u64 = 0x100_0000;
+
+/// Which processor this is: its own VMSA says so.
+#[cfg(target_os = "none")]
+fn number() -> u64 {
+    instructions::read_msr(specs::msr::GS_BASE)
+}
 
 /// There is nothing to run on a hosted target.
 #[cfg(not(target_os = "none"))]

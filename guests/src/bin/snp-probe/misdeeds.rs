@@ -2,7 +2,7 @@
 //! One broken rule for each task. The program does not get past it on a strict model.
 
 use crate::instructions::{pvalidate, read, rmpadjust, write};
-use crate::{FREE, SHARED, ghcb, lower};
+use crate::{FREE, SHARED, ghcb, lower, smp};
 use core::arch::asm;
 use specs::ghcb::msr;
 
@@ -38,7 +38,7 @@ pub(crate) fn commit(task: u64) {
         6 => {
             ghcb::set_up();
             lower::prepare(&lower::vmsa());
-            rmpadjust(lower::VMSA, 1, 0, false);
+            rmpadjust(lower::vmsa_page(), 1, 0, false);
             lower::run();
         }
         // tlb.flush-before-use
@@ -46,7 +46,7 @@ pub(crate) fn commit(task: u64) {
             ghcb::set_up();
             lower::prepare(&lower::vmsa());
             lower::run();
-            rmpadjust(lower::VMSA + 0x1000, 2, 0, false);
+            rmpadjust(lower::vmsa_page() + 0x1000, 2, 0, false);
             lower::run();
         }
         // vc.delivery
@@ -69,7 +69,7 @@ pub(crate) fn commit(task: u64) {
             // SAFETY: the model must not let it run.
             unsafe { asm!("call {}", in(reg) SHARED + page, clobber_abi("C")) };
         }
-        _ => {}
+        other => smp::commit(other),
     }
     ghcb::ask(msr::TERMINATE);
 }

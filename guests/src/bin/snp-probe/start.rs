@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the first instruction, in 64-bit mode with page tables that somebody else made, to Rust.
 
-use crate::{checks, doorbell, ghcb, misdeeds};
+use crate::{checks, doorbell, ghcb, misdeeds, smp};
 use core::arch::global_asm;
 
 global_asm!(
@@ -24,6 +24,13 @@ snp_entry:
     xor ebp, ebp
     call guest_main
     ud2
+    // Another processor, whose VMSA has all the rest.
+    .global snp_other_entry
+snp_other_entry:
+    lea rsp, [rip + snp_other_stack_top]
+    xor ebp, ebp
+    call {other}
+    ud2
     .popsection
 
     .pushsection .data.snp, "aw"
@@ -41,9 +48,17 @@ snp_gdt_register:
     .balign 4096
     .skip 65536
 snp_stack_top:
+    .skip 65536
+snp_other_stack_top:
     .popsection
     "#,
+    other = sym smp::other,
 );
+
+unsafe extern "C" {
+    /// Where another processor starts, with this program's tables loaded.
+    pub(crate) safe static snp_other_entry: u8;
+}
 
 /// Called by the entry code.
 #[unsafe(no_mangle)]
@@ -52,6 +67,7 @@ extern "C" fn guest_main(task: u64) -> ! {
     match task {
         0 => checks::all(),
         11 => doorbell::all(),
+        12 => smp::all(),
         other => misdeeds::commit(other),
     }
     ghcb::terminate(15, 0)
