@@ -19,10 +19,14 @@ pub struct Rules {
     pub permissive: bool,
     /// `assume=contrary`: what no public source states is the other way round.
     pub contrary: bool,
+    /// `ports=vmpl0`: the most privileged software may use the debug console (E9h and EAh) and the port that ends QEMU (F4h).
+    /// An image whose guest policy allows debugging may do so anyway.
+    pub debug_ports: bool,
 }
 
 const UNKNOWN: Stop = Stop::Machine(
-    "unknown word in -append; known are memory=BYTES, rules=strict or permissive, assume=likely or contrary",
+    "unknown word in -append; known are memory=BYTES, rules=strict or permissive, assume=likely or contrary, \
+     ports=vmpl0",
 );
 /// The least guest that makes sense: below it, the legacy area would be all there is.
 const LEAST_MEMORY: u64 = 2 << 20;
@@ -37,6 +41,7 @@ impl Options {
                 b"rules=permissive" => rules.permissive = true,
                 b"assume=likely" => rules.contrary = false,
                 b"assume=contrary" => rules.contrary = true,
+                b"ports=vmpl0" => rules.debug_ports = true,
                 _ => {
                     let value = word.strip_prefix(b"memory=").ok_or(UNKNOWN)?;
                     let bad = Stop::Machine("memory= in -append must be a decimal number of bytes");
@@ -78,6 +83,7 @@ mod tests {
         assert_eq!(rules(b"memory=1073741824"), Rules::default());
         assert!(rules(b"rules=permissive memory=1073741824").permissive);
         assert!(rules(b"memory=1073741824 assume=contrary").contrary);
+        assert!(rules(b"memory=1073741824 ports=vmpl0").debug_ports);
     }
 
     #[test]
@@ -90,6 +96,7 @@ mod tests {
             b"memory=0",
             b"speed=1",
             b"memory=1073741824 rules=lax",
+            b"memory=1073741824 ports=vmpl2",
             b"memory=99999999999999999999",
         ] {
             assert!(Options::parse(line).is_err(), "{line:?}");

@@ -55,6 +55,9 @@ const PROCESSORS: u64 = 12;
 /// The probe's task that needs restricted injection.
 const DOORBELL: u64 = 11;
 
+/// The probe's task that writes to the debug console.
+const CONSOLE: u64 = 17;
+
 /// How the probe says that all is well.
 const CONTENT: &str = "the guest gave up: reason set 15, code 0";
 
@@ -80,6 +83,17 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     tests.run("a_second_processor_comes_hears_and_loses_rights_at_once", || {
         Ok(expect(&ends(PROCESSORS, "")?, CONTENT))
     })?;
+    for (name, word, open) in [("is_closed", "", 0), ("opens_on_the_hosts_word", " ports=vmpl0", 1)] {
+        tests.run(&format!("debug_console_{name}"), || {
+            let mut log = Vec::new();
+            let image = snp_guest::build_probe(&probe, CONSOLE, false)?;
+            let ended = hosted(qemu, &image, 1, word, &mut log)?;
+            if log.iter().any(|line| line == "probe") != (open == 1) {
+                return Ok(Err(format!("the console has {log:?}")));
+            }
+            Ok(expect(&ended, &format!("the guest gave up: reason set 15, code {open}")))
+        })?;
+    }
     tests.run("permissive_model_goes_on_where_hardware_would", || {
         Ok(expect(&ends(3, " rules=permissive")?, "the guest gave up: reason set 0, code 0"))
     })?;

@@ -2,7 +2,7 @@
 //! The guest's devices, which are QEMU's own: ports, the interrupt controllers' memory, model-specific registers.
 //!
 //! The guest is hostile. It does not get the ports through which QEMU would end, be spoken to by the host, or copy memory
-//! for it (fw_cfg's DMA); of the registers it can write those that cannot hurt the host. A PCI device that masters the bus
+//! for it (fw_cfg's DMA), unless it is VMPL0 of an image for debugging; of the registers it can write those that cannot hurt the host. A PCI device that masters the bus
 //! would reach all memory: QEMU is started without any but the q35's own (`docs/fidelity.md`).
 
 use super::super::console::{Console, in_byte, in_dword, in_word, out_byte, out_dword, out_word};
@@ -17,7 +17,9 @@ use snp_host::Devices;
 use specs::msr;
 
 /// The debug console, and the port that ends QEMU.
-const OWN_PORTS: [core::ops::RangeInclusive<u16>; 3] = [0xe9..=0xea, 0xf4..=0xf7, 0x514..=0x51b];
+const DEBUG_PORTS: [core::ops::RangeInclusive<u16>; 2] = [0xe9..=0xea, 0xf4..=0xf7];
+/// fw_cfg's DMA.
+const OWN_PORTS: [core::ops::RangeInclusive<u16>; 1] = [0x514..=0x51b];
 /// PM1 control of the q35, and the bit that enters the sleep state (ACPI 6.5, 4.8.3.2).
 const PM1_CONTROL: u16 = 0x604;
 const SLEEP_ENABLE: u32 = 1 << 13;
@@ -41,14 +43,21 @@ pub(super) struct Forwarded {
     pub(super) firmware: Firmware,
     /// How many messages it has refused.
     refused: u32,
+    /// VMPL0 may use the debug console, and end QEMU.
+    pub(super) debug_ports: bool,
 }
 
 /// How many refused messages are told of; a guest could go on for ever.
 const TOLD: u32 = 8;
 
-fn is_own(port: u16, bytes: u8) -> bool {
-    let last = port.saturating_add(u16::from(bytes) - 1);
-    OWN_PORTS.iter().any(|own| port <= *own.end() && *own.start() <= last)
+impl Forwarded {
+    /// Whether an access touches a port that is not for a guest, or not for this VMPL.
+    fn is_own(&self, vmpl: u8, port: u16, bytes: u8) -> bool {
+        let last = port.saturating_add(u16::from(bytes) - 1);
+        let touches = |own: &core::ops::RangeInclusive<u16>| port <= *own.end() && *own.start() <= last;
+        let debug = DEBUG_PORTS.iter().any(touches) && !(self.debug_ports && vmpl == 0);
+        debug || OWN_PORTS.iter().any(touches)
+    }
 }
 
 /// Where a device has registers in memory.
@@ -153,18 +162,18 @@ fn x2apic_write(number: u32, value: u64) -> bool {
 }
 
 impl Devices for Forwarded {
-    fn port_read(&mut self, _vmpl: u8, port: u16, bytes: u8) -> u32 {
+    fn port_read(&mut self, vmpl: u8, port: u16, bytes: u8) -> u32 {
         match bytes {
-            _ if is_own(port, bytes) => u32::MAX,
+            _ if self.is_own(vmpl, port, bytes) => u32::MAX,
             1 => in_byte(port).into(),
             2 => in_word(port).into(),
             _ => in_dword(port),
         }
     }
 
-    fn port_write(&mut self, _vmpl: u8, port: u16, bytes: u8, value: u32) {
+    fn port_write(&mut self, vmpl: u8, port: u16, bytes: u8, value: u32) {
         match port {
-            _ if is_own(port, bytes) => return,
+            _ if self.is_own(vmpl, port, bytes) => return,
             PM1_CONTROL if value & SLEEP_ENABLE != 0 => self.end = Some(End::PowerOff),
             RESET_CONTROL if bytes == 1 && value & RESET_CPU != 0 => self.end = Some(End::Reset),
             KEYBOARD_COMMAND if value & 0xff == KEYBOARD_RESET => self.end = Some(End::Reset),

@@ -15,6 +15,8 @@ use specs::sev::cpuid_page;
 use specs::vmsa::Vmsa;
 use zerocopy::FromZeros;
 
+/// The guest policy's bit for debugging (SEV-SNP firmware ABI, "guest policy").
+const POLICY_DEBUG: u64 = 1 << 19;
 /// How many pages an image may ask to have shared.
 const SHARED: usize = 64;
 
@@ -27,6 +29,8 @@ pub(super) struct Launcher<'a> {
     pub(super) vmsa: Option<Vmsa>,
     shared: [u64; SHARED],
     shared_count: usize,
+    /// The guest policy allows debugging.
+    pub(super) debug: bool,
     /// The rule that the image broke.
     pub(super) refused: Option<Refused>,
 }
@@ -34,7 +38,16 @@ pub(super) struct Launcher<'a> {
 impl<'a> Launcher<'a> {
     pub(super) fn new(machine: &'a mut Machine, firmware: &'a mut Firmware, map: GuestMap) -> Self {
         let memory = GuestMemory::new(map);
-        Self { machine, firmware, memory, vmsa: None, shared: [0; SHARED], shared_count: 0, refused: None }
+        Self {
+            machine,
+            firmware,
+            memory,
+            vmsa: None,
+            shared: [0; SHARED],
+            shared_count: 0,
+            debug: false,
+            refused: None,
+        }
     }
 
     /// The end of the launch: its digest, with everything that is left assigned to the guest.
@@ -66,6 +79,7 @@ impl Launch for Launcher<'_> {
         if self.firmware.is_launching() {
             return Err("expected only one");
         }
+        self.debug = policy & POLICY_DEBUG != 0;
         let started = self.firmware.start(policy, &mut rdrand);
         self.accepted(started)
     }

@@ -95,6 +95,8 @@ pub(super) fn run(
     loaded.map_err(|stop| launcher.refused.map_or(stop, Stop::Firmware))?;
     let vmsa = launcher.vmsa.take().ok_or_else(loader::no_context)?;
     let digest = launcher.finish().map_err(Stop::Firmware)?;
+    let debug = launcher.debug;
+    devices.debug_ports = rules.debug_ports || debug;
     firmware::silence_interrupt_controllers();
     // A console that cannot be written to has nowhere to report that.
     let _ = writeln!(Console, "[host] SEV-SNP image: entering at {:#x}, features {:#x}", vmsa.rip, vmsa.sev_features);
