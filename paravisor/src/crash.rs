@@ -5,14 +5,15 @@
 //! debugging also prints them, and the stack, from which `cargo xtask symbolize` finds the calls: the unwinder and its tables
 //! stay out of the image.
 //!
-//! Everything here may be the second death: it allocates nothing, takes no lock, and gives up at once if a record exists.
+//! Everything here may be the second death: it allocates nothing, waits for no lock for long, and gives up at once if a record
+//! exists.
 
 use core::fmt;
 use core::panic::PanicInfo;
 
 use journal::Crash;
 use platform::{DebugImage, OWN_REGISTERS, OWN_RSP, Outbound, OwnException, OwnRegisters, Reason, Termination};
-use platform_native::{control_registers, end, is_mapped, last_words};
+use platform_native::{claim_end, control_registers, is_mapped, last_words};
 
 use crate::journal::{CRASH, JOURNAL, debug_image};
 
@@ -42,12 +43,14 @@ pub(crate) fn exception(exception: &OwnException) -> ! {
 
 #[inline(never)]
 fn die(crash: &Crash<'_>) -> ! {
+    // First of all: while this writes, the guest's other processors may power off or reset.
+    let ending = claim_end();
     if CRASH.write(crash, &JOURNAL)
         && let Some(debug) = debug_image()
     {
         print(crash, debug);
     }
-    end(Termination::Fatal(crash.reason, crash.detail))
+    ending.carry_out(Termination::Fatal(crash.reason, crash.detail))
 }
 
 /// The registers here: those that a caller keeps are still the caller's, and the stack leads to it.

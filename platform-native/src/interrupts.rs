@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use platform::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters, Reason, Termination};
 
 use crate::descriptor::{CODE_SELECTOR, DOUBLE_FAULT_IST};
-use crate::machine;
+use crate::ending;
 
 // One 16-byte stub for each vector. Vector 2, the NMI, returns like an interrupt.
 global_asm!(
@@ -185,7 +185,7 @@ extern "C" fn exception(frame: *const u64) -> ! {
     let exception = OwnException { vector, error_code: if has_code { word(PUSHED + 1) } else { 0 }, registers };
     let handler = ON_EXCEPTION.load(Ordering::Acquire);
     if handler.is_null() {
-        machine::end(Termination::Fatal(Reason::OwnException, vector.into()));
+        ending::end(Termination::Fatal(Reason::OwnException, vector.into()));
     }
     // SAFETY: the pointer was made from an `OnException` in `set_handler`.
     let handler = unsafe { core::mem::transmute::<*mut (), OnException>(handler) };

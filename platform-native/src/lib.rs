@@ -20,6 +20,7 @@ mod console;
 mod cpu;
 mod delivery;
 mod descriptor;
+mod ending;
 mod exit;
 mod intercepts;
 mod interrupts;
@@ -36,9 +37,10 @@ mod vector;
 
 pub use clock::{Measurement, TscClock};
 pub use cpu::NativeCpu;
+pub use ending::{Ending, claim_end, end};
 pub use interrupts::{OnException, control_registers};
 pub use log::{last_words, say};
-pub use machine::{Native, NativeHost, NativePages, end};
+pub use machine::{Native, NativeHost, NativePages};
 pub use memory::NativeMemory;
 pub use own_tables::is_mapped;
 #[cfg(feature = "planted-leak")]

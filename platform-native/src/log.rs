@@ -5,6 +5,7 @@
 //! write one, because every port it touches is emulated. What may be written at all, the type [`Outbound`] decides.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use platform::{Outbound, Releasable, Termination};
 use spin::mutex::SpinMutex;
@@ -42,24 +43,30 @@ pub(crate) fn record(json: Outbound<'_>) {
     let _ = writeln!(console, "{}{json}", RECORD as char);
 }
 
-/// [`say`] for a processor that dies. The lock is not waited for: its holder may be this processor, or a dead one.
+/// [`say`] for the processor that dies: it has silenced the others, and may itself have died with the lock.
 pub fn last_words(line: Outbound<'_>) {
     let _ = writeln!(DebugConsole, "[parados] {line}");
 }
 
-/// Writes the record of how the VM ended, from a processor that may hold the lock, or wait for one that died with it: the
-/// last line of all.
-pub(crate) fn end(how: Termination) {
+/// Takes the console for good, from whoever writes a line or died with it. Called by the processor that ends the VM.
+pub(crate) fn silence_others() {
     // Far longer than any line takes.
     const PATIENCE: u32 = 10_000_000;
+    static SILENT: AtomicBool = AtomicBool::new(false);
+    if SILENT.swap(true, Ordering::AcqRel) {
+        return;
+    }
     for _ in 0..PATIENCE {
         if let Some(console) = CONSOLE.try_lock() {
-            // Nobody writes after this.
             core::mem::forget(console);
             break;
         }
         core::hint::spin_loop();
     }
+}
+
+/// Writes the record of how the VM ended, from the processor that has silenced the others: the last line of all.
+pub(crate) fn end(how: Termination) {
     let _ = writeln!(DebugConsole, "\n{}{}", RECORD as char, Outbound::released(&End(how)));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The native platform as one value, and how a VM ends on it.
+//! The native platform as one value.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::boxed::Box;
 
@@ -16,10 +16,7 @@ use crate::cpu::NativeCpu;
 use crate::interrupts::{self, DescriptorTable};
 use crate::live::LIVE_MSRS;
 use crate::memory::NativeMemory;
-use crate::{apic, console, log, port, power_button};
-
-/// QEMU's `isa-debug-exit`.
-const EXIT_PORT: u16 = 0xf4;
+use crate::{apic, console, ending, log, port, power_button};
 
 /// Every port exits.
 static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
@@ -41,24 +38,6 @@ static MSR_PERMISSIONS: MsrPermissions = {
 
 /// QEMU's MC146818: index, then data.
 const CLOCK_INDEX: u16 = 0x70;
-
-/// What is left to a processor whose VM has ended.
-fn stop() -> ! {
-    loop {
-        x86_64::instructions::hlt();
-    }
-}
-
-/// Ends the VM: a record of how, then QEMU's exit. The first caller wins; others stop.
-pub fn end(how: Termination) -> ! {
-    static ENDED: AtomicBool = AtomicBool::new(false);
-    if ENDED.swap(true, Ordering::AcqRel) {
-        stop();
-    }
-    log::end(how);
-    port::write::<u32>(EXIT_PORT, 0);
-    stop()
-}
 
 /// The host: QEMU's devices, and the other processors.
 pub struct NativeHost;
@@ -205,7 +184,7 @@ impl Platform for Native {
     }
 
     fn end(&self, how: Termination) -> ! {
-        end(how)
+        ending::end(how)
     }
 }
 

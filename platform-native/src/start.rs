@@ -145,13 +145,13 @@ impl Native {
 pub(crate) fn set_up_processor(native: &'static Native, index: u32) {
     if index != 0 {
         if load_descriptors().is_err() {
-            crate::machine::end(platform::Termination::Fatal(Reason::OutOfMemory, u64::from(index)));
+            crate::ending::end(platform::Termination::Fatal(Reason::OutOfMemory, u64::from(index)));
         }
         apic::enable();
     }
     native.descriptor_table().load();
     let Ok(save_area) = zeroed::<Vmcb>() else {
-        crate::machine::end(platform::Termination::Fatal(Reason::OutOfMemory, u64::from(index)))
+        crate::ending::end(platform::Termination::Fatal(Reason::OutOfMemory, u64::from(index)))
     };
     let save_area = Box::leak(save_area);
     // SAFETY: SVM exists (checked by the boot processor) and turning it on changes nothing by itself.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is left of Parados's own processor when Parados dies.
+//! What is left of Parados's own processor when Parados dies, and which processor ends the VM.
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Names of the registers in [`OwnRegisters`].
 pub const OWN_REGISTERS: [&str; 22] = [
@@ -22,4 +24,46 @@ pub struct OwnException {
     pub error_code: u64,
     /// The registers at the instruction that raised it.
     pub registers: OwnRegisters,
+}
+
+/// To which processor the end of the VM belongs: for a backend, which keeps one.
+#[derive(Debug)]
+pub struct EndClaim(AtomicU32);
+
+impl EndClaim {
+    /// Nobody's yet.
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Whether the end is this processor's: the first one's, however often it asks. One that dies while it ends the VM, or
+    /// while it writes down how it died, must still come to the end.
+    pub fn take(&self, processor: u32) -> bool {
+        let own = processor.wrapping_add(1);
+        match self.0.compare_exchange(0, own, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(owner) => owner == own,
+        }
+    }
+}
+
+impl Default for EndClaim {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A processor that powered the VM off while another one wrote its crash record told the host that all was well.
+    #[test]
+    fn the_end_belongs_to_the_first_who_claims_it() {
+        let claim = EndClaim::new();
+        assert!(claim.take(3));
+        assert!(!claim.take(0) && !claim.take(2));
+        assert!(claim.take(3), "a second death of the same processor");
+        assert!(!claim.take(255));
+    }
 }

@@ -29,7 +29,7 @@ mod time;
 
 pub use address::{Gpa, Gva, PAGE_SIZE};
 pub use cpu::{GuestCpu, InjectionState, VcpuState};
-pub use death::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters};
+pub use death::{EndClaim, OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters};
 pub use event::{Event, Exception};
 pub use exit::{
     Access, ControlAccess, DebugAccess, Direction, Exit, ExitReason, IoAccess, IoWidth, MemoryFault, MsrAccess,
