@@ -428,6 +428,13 @@ const fn returns_to_another_task(rflags: u64, efer: u64) -> bool {
     rflags & (RFLAGS_NT | RFLAGS_VM) == RFLAGS_NT && efer & EFER_LMA == 0
 }
 
+/// The flags that are left when RIP moves: an instruction that comes to its end clears RF, which had kept its breakpoint from
+/// stopping it twice; a repetition that goes on does not.
+#[inline(always)]
+const fn kept_flags(rip: u64, next_rip: u64) -> u64 {
+    if next_rip == rip { !0 } else { !RFLAGS_RF }
+}
+
 impl GuestCpu for NativeCpu {
     fn run(&mut self) -> Exit {
         if self.shadow.is_some() {
@@ -486,6 +493,7 @@ impl GuestCpu for NativeCpu {
         }
         let begins_shadow = core::mem::take(&mut self.begins_shadow);
         let save = self.saved_mut();
+        save.rflags &= kept_flags(save.rip, next_rip);
         save.rip = next_rip;
         if begins_shadow {
             // It holds back the trap as well; with the trap flag set, the next instruction raises one anyway.

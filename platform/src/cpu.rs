@@ -74,8 +74,9 @@ pub trait GuestCpu {
     /// The instruction that [`Self::complete_instruction`] completes next is one that holds interrupts and traps back for one
     /// more, as MOV to SS does. A backend that cannot do so may let an interrupt come between the two.
     fn begin_shadow(&mut self) {}
-    /// Moves to `next_rip` because the instruction there was completed in software: the interrupt shadow ends, and a
-    /// pending single-step trap is raised.
+    /// Moves to `next_rip` because the instruction before it was completed in software: the interrupt shadow ends, RFLAGS.RF is
+    /// cleared, and a pending single-step trap is raised. Where `next_rip` is the present one, as after an element of a
+    /// repetition that is not the last, RF stays: the instruction goes on (APM vol. 2, 3.1.6).
     fn complete_instruction(&mut self, next_rip: u64);
     /// Sets the instruction pointer without completing an instruction (start-up, jumps, a partial REP).
     fn set_rip(&mut self, rip: u64);

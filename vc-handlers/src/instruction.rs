@@ -9,6 +9,9 @@ use platform::{Clock, Exception, Gpr, GuestCpu, SensitiveInstruction, SwitchedMs
 use crate::control::cr4;
 use crate::{Env, Outcome, VcpuContext};
 
+/// RFLAGS (APM vol. 2, 3.1.6).
+pub(crate) const RFLAGS_RF: u64 = 1 << 16;
+
 /// HLT.
 pub(crate) fn hlt(next_rip: u64, cpu: &impl GuestCpu) -> Outcome {
     privileged(cpu, Outcome::Wait(next_rip))
@@ -50,9 +53,11 @@ pub(crate) fn sensitive(
     }
 }
 
-/// INT1: a trap behind the instruction, for every ring. DR6 says nothing about it, and TF is not looked at.
+/// INT1: a trap behind the instruction, for every ring. DR6 says nothing about it, and TF is not looked at. As after every
+/// instruction that has come to its end, RF is clear.
 pub(crate) fn icebp(next_rip: u64, cpu: &mut impl GuestCpu) -> Outcome {
     cpu.set_rip(next_rip);
+    cpu.set_rflags(cpu.rflags() & !RFLAGS_RF);
     Outcome::Inject(Exception::DEBUG)
 }
 

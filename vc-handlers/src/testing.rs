@@ -216,6 +216,9 @@ impl GuestCpu for FakeCpu {
     }
     fn complete_instruction(&mut self, next_rip: u64) {
         self.completed += 1;
+        if next_rip != self.state.rip {
+            self.state.rflags &= !crate::instruction::RFLAGS_RF;
+        }
         self.state.rip = next_rip;
     }
     fn set_rip(&mut self, rip: u64) {

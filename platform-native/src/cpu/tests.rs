@@ -143,3 +143,20 @@ fn a_return_within_a_task_is_stepped() {
         assert_eq!(cpu.rflags(), rflags | RFLAGS_TF);
     }
 }
+
+/// RF that a fault's handler had left set stayed set behind every instruction that Parados completed, so that a breakpoint on
+/// the next one was missed.
+#[test]
+fn a_completed_instruction_clears_rf_and_an_element_of_a_repetition_does_not() {
+    let mut cpu = cpu();
+    cpu.saved_mut().rflags = RFLAGS_RF | RFLAGS_IF | RFLAGS_NT | 2;
+    cpu.complete_instruction(RIP);
+    assert_eq!(cpu.rflags(), RFLAGS_RF | RFLAGS_IF | RFLAGS_NT | 2);
+    cpu.complete_instruction(RIP + 2);
+    assert_eq!((cpu.rflags(), cpu.rip()), (RFLAGS_IF | RFLAGS_NT | 2, RIP + 2));
+    // A trap behind it finds the flags as they are then.
+    cpu.saved_mut().rflags = RFLAGS_RF | RFLAGS_TF | 2;
+    cpu.complete_instruction(RIP);
+    cpu.complete_instruction(RIP + 4);
+    assert_eq!(cpu.rflags(), RFLAGS_TF | 2);
+}

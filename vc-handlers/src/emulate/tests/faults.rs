@@ -5,6 +5,7 @@ use platform::{MemoryFault, SegmentAttributes};
 
 use super::*;
 use crate::Oddity;
+use crate::instruction::RFLAGS_RF;
 
 #[test]
 fn an_unknown_instruction_on_a_device_is_undefined_and_counted() {
@@ -211,8 +212,9 @@ fn an_address_on_the_stack_that_is_not_canonical_is_a_stack_fault() {
 #[test]
 fn int1_is_a_debug_trap_and_no_undefined_instruction() {
     let mut guest = Guest::long(&[0xf1]);
+    guest.cpu.state.rflags |= RFLAGS_RF;
     assert_eq!(exception::handle(Exception::UNDEFINED, &mut guest.cpu, &guest.env), Outcome::Inject(Exception::DEBUG));
-    assert_eq!(guest.cpu.state.rip, CODE + 1);
+    assert_eq!((guest.cpu.state.rip, guest.cpu.state.rflags & RFLAGS_RF), (CODE + 1, 0));
     // ud2; no instruction at all; code on a device
     for (code, rip) in [(&[0x0f, 0x0b][..], CODE), (&[0x06], CODE), (&[0xf1], DEVICE)] {
         let mut guest = Guest::long(code);
