@@ -454,6 +454,30 @@ fn undecoded_control_accesses_are_decoded_here() {
     assert_eq!(guest.undecoded(Control::Cr0, Direction::Read), FAULT);
 }
 
+/// A guest that trusted CPUID's ALT_MOV_CR8 got #UD, if an interrupt waited for the task priority.
+#[test]
+fn a_locked_mov_of_cr0_is_one_of_cr8() {
+    let table = everything(Vendor::Amd);
+    // LOCK MOV CR0, EAX.
+    let mut guest = Guest::new(&table).with_code(&[0xf0, 0x0f, 0x22, 0xc0]);
+    guest.cpu.set_gpr(Gpr::Rax, 7);
+    let access = ControlAccess { register: Control::Cr8, direction: Direction::Write, operand: None };
+    let next = emulate::next_rip(&ExitReason::Control(access), &guest.cpu, &mut guest.env);
+    assert_eq!(next, Ok(guest.cpu.rip() + 4));
+    assert_eq!(guest.undecoded(Control::Cr8, Direction::Write), DONE);
+    assert_eq!(guest.cpu.cr8, 7);
+    // LOCK MOV ECX, CR0.
+    let mut guest = Guest::new(&table).with_code(&[0xf0, 0x0f, 0x20, 0xc1]);
+    guest.cpu.cr8 = 9;
+    assert_eq!(guest.undecoded(Control::Cr8, Direction::Read), DONE);
+    assert_eq!(guest.cpu.gpr(Gpr::Rcx), 9);
+    // LOCK MOV CR3, EAX; LOCK MOV DR0, EAX; LOCK NOP: as invalid as ever.
+    for code in [[0xf0, 0x0f, 0x22, 0xd8], [0xf0, 0x0f, 0x23, 0xc0], [0xf0, 0x90, 0x90, 0x90]] {
+        let mut guest = Guest::new(&table).with_code(&code);
+        assert_eq!(guest.undecoded(Control::Cr8, Direction::Write), UNDEFINED, "{code:x?}");
+    }
+}
+
 #[test]
 fn lmsw_and_smsw_reach_memory() {
     let table = everything(Vendor::Amd);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From bytes to an [`Operation`]: the list of instructions that are emulated.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use platform::{Gpa, GuestCpu, GuestMemory};
 
 use super::alu::{Binary, Unary};
@@ -149,13 +149,41 @@ fn is_left_out(bytes: &[u8]) -> bool {
 }
 
 /// Decodes `bytes` as the instruction at `rip`.
+///
+/// MOV to and from CR0 with a LOCK prefix is MOV to and from CR8 on processors whose CPUID says so (APM vol. 3, MOV CRn;
+/// ALT_MOV_CR8); others raise #UD themselves. The decoder knows that form only with AMD's option, which changes branches too, so
+/// the option is tried on nothing but what is invalid otherwise.
 pub(super) fn decode_bytes(bytes: &[u8], size: CodeSize, rip: u64) -> core::result::Result<Instruction, DecoderError> {
+    const LOCK: u8 = 0xf0;
+    match decode_with(bytes, size, rip, DecoderOptions::NONE) {
+        Err(DecoderError::InvalidInstruction) if bytes.contains(&LOCK) => {
+            decode_with(bytes, size, rip, DecoderOptions::AMD)
+                .ok()
+                .filter(is_alternative_cr8)
+                .ok_or(DecoderError::InvalidInstruction)
+        }
+        result => result,
+    }
+}
+
+/// MOV to or from CR8.
+fn is_alternative_cr8(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Mov
+        && [instruction.op0_register(), instruction.op1_register()].contains(&Register::CR8)
+}
+
+fn decode_with(
+    bytes: &[u8],
+    size: CodeSize,
+    rip: u64,
+    options: u32,
+) -> core::result::Result<Instruction, DecoderError> {
     let bits = match size {
         CodeSize::Bits16 => 16,
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
     };
-    let Ok(mut decoder) = Decoder::try_with_ip(bits, bytes, rip, DecoderOptions::NONE) else {
+    let Ok(mut decoder) = Decoder::try_with_ip(bits, bytes, rip, options) else {
         return Err(DecoderError::InvalidInstruction);
     };
     let instruction = decoder.decode();
