@@ -185,7 +185,7 @@ extern "C" fn exception(frame: *const u64) -> ! {
     let exception = OwnException { vector, error_code: if has_code { word(PUSHED + 1) } else { 0 }, registers };
     let handler = ON_EXCEPTION.load(Ordering::Acquire);
     if handler.is_null() {
-        ending::end(Termination::Fatal(Reason::OwnException, vector.into()));
+        ending::end(Termination::Fatal(Reason::EarlyException, vector.into()));
     }
     // SAFETY: the pointer was made from an `OnException` in `set_handler`.
     let handler = unsafe { core::mem::transmute::<*mut (), OnException>(handler) };

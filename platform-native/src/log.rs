@@ -7,7 +7,7 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use platform::{Outbound, Releasable, Termination};
+use platform::{EndRecord, Outbound, Termination};
 use spin::mutex::SpinMutex;
 
 use crate::port;
@@ -67,28 +67,5 @@ pub(crate) fn silence_others() {
 
 /// Writes the record of how the VM ended, from the processor that has silenced the others: the last line of all.
 pub(crate) fn end(how: Termination) {
-    let _ = writeln!(DebugConsole, "\n{}{}", RECORD as char, Outbound::released(&End(how)));
+    let _ = writeln!(DebugConsole, "\n{}{}", RECORD as char, Outbound::released(&EndRecord(how)));
 }
-
-/// How the VM ended, for the tool that started QEMU.
-struct End(Termination);
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, status) = match self.0 {
-            Termination::PowerOff => ("poweroff", 0),
-            Termination::Reset => ("reset", 0),
-            Termination::TripleFault => ("triple-fault", 0),
-            Termination::TestExit(value) => ("test-exit", value),
-            Termination::Fatal(reason, detail) => {
-                let (words, code) = (reason.words(), reason.code());
-                write!(f, "{{\"kind\":\"terminated\",\"status\":70,\"reason\":\"{words}\"")?;
-                return write!(f, ",\"code\":{code},\"detail\":{detail}}}");
-            }
-        };
-        write!(f, "{{\"kind\":\"{kind}\",\"status\":{status}}}")
-    }
-}
-
-/// How a VM ends the host must know: it asked for it, or has to clear up.
-impl Releasable for End {}

@@ -39,6 +39,8 @@ pub enum StartError {
     NoTimer,
     /// The heap does not suffice.
     OutOfMemory,
+    /// The heap does not suffice for one processor.
+    ProcessorMemory,
     /// Another processor did not come up.
     ProcessorStart,
 }
@@ -50,6 +52,7 @@ impl StartError {
             Self::NoSvm => Reason::MissingFeature,
             Self::NoTimer => Reason::NoClock,
             Self::OutOfMemory => Reason::OutOfMemory,
+            Self::ProcessorMemory => Reason::ProcessorMemory,
             Self::ProcessorStart => Reason::ProcessorStart,
         }
     }
@@ -131,7 +134,7 @@ pub fn prepare(
 impl Native {
     /// The virtual processor that this processor will run.
     pub fn processor(&'static self, index: u32) -> Result<NativeCpu, StartError> {
-        let vmcb: &'static mut Vmcb = Box::leak(zeroed()?);
+        let vmcb: &'static mut Vmcb = Box::leak(zeroed().map_err(|_| StartError::ProcessorMemory)?);
         Ok(NativeCpu::new(self, index, vmcb))
     }
 
@@ -145,13 +148,13 @@ impl Native {
 pub(crate) fn set_up_processor(native: &'static Native, index: u32) {
     if index != 0 {
         if load_descriptors().is_err() {
-            crate::ending::end(platform::Termination::Fatal(Reason::OutOfMemory, u64::from(index)));
+            crate::ending::end(platform::Termination::Fatal(Reason::ProcessorMemory, u64::from(index)));
         }
         apic::enable();
     }
     native.descriptor_table().load();
     let Ok(save_area) = zeroed::<Vmcb>() else {
-        crate::ending::end(platform::Termination::Fatal(Reason::OutOfMemory, u64::from(index)))
+        crate::ending::end(platform::Termination::Fatal(Reason::ProcessorMemory, u64::from(index)))
     };
     let save_area = Box::leak(save_area);
     // SAFETY: SVM exists (checked by the boot processor) and turning it on changes nothing by itself.

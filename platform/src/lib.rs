@@ -44,5 +44,5 @@ pub use register::{
     TableRegister,
 };
 pub use release::{DebugImage, Outbound, Releasable};
-pub use termination::{Reason, Termination};
+pub use termination::{Detail, EndRecord, Reason, Termination};
 pub use time::{Clock, Instant, Timer};

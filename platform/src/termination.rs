@@ -3,8 +3,22 @@
 
 use core::fmt;
 
+use crate::Releasable;
+
+/// What the number is that comes with a reason, and whether the host may have it from every image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// Always zero.
+    None,
+    /// It says nothing about the guest: it leaves with the reason.
+    Released(&'static str),
+    /// It may say something about the guest, or where Parados was for its sake: an image for debugging logs it, others keep
+    /// it in the crash record or to themselves.
+    Private(&'static str),
+}
+
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $words:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $words:literal, $detail:ident $(($what:literal))?;)+) => {
         /// Why Parados ended the VM. The numbers are stable.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u16)]
@@ -26,6 +40,11 @@ macro_rules! reasons {
                 match self { $(Self::$name => concat!($($doc),+),)+ }
             }
 
+            /// What its detail is.
+            pub const fn detail(self) -> Detail {
+                match self { $(Self::$name => Detail::$detail $(($what))?,)+ }
+            }
+
             /// The stable number.
             pub const fn code(self) -> u16 {
                 self as u16
@@ -39,49 +58,56 @@ macro_rules! reasons {
     };
 }
 
+// A detail is Private unless it is certain that it says nothing about the guest.
 reasons! {
     /// A bug: Parados panicked.
-    Panic = 0x01, "Parados panicked";
+    Panic = 0x01, "Parados panicked", Private("the line in its source");
     /// A processor exception in Parados itself.
-    OwnException = 0x02, "exception in Parados";
+    OwnException = 0x02, "exception in Parados", Private("bits 63:56 the vector, 55:0 of its RIP");
+    /// A processor exception in Parados before it had told where to go with one.
+    EarlyException = 0x03, "exception in Parados at its very start", Released("the vector");
     /// The launch block in the image is not one of ours.
-    BadLaunchBlock = 0x10, "the image's launch block is corrupt";
+    BadLaunchBlock = 0x10, "the image's launch block is corrupt", None;
     /// The memory map that the loader gave is absent, unsorted, overlapping or too small.
-    BadMemoryMap = 0x11, "the host's memory map is unusable";
+    BadMemoryMap = 0x11, "the host's memory map is unusable", Released("the step of the start");
     /// The processor count that the loader gave is zero or above the limit.
-    BadProcessorCount = 0x12, "the host's processor count is unusable";
+    BadProcessorCount = 0x12, "the host's processor count is unusable", None;
     /// The payload does not fit into the guest's memory.
-    PayloadTooLarge = 0x13, "the payload does not fit into the memory";
+    PayloadTooLarge = 0x13, "the payload does not fit into the memory", None;
     /// Parados's own memory does not suffice for this VM.
-    OutOfMemory = 0x14, "Parados's own memory does not suffice";
+    OutOfMemory = 0x14, "Parados's own memory does not suffice", Released("the step of the start");
     /// The processor lacks a feature that the platform needs.
-    MissingFeature = 0x15, "the processor lacks a needed feature";
+    MissingFeature = 0x15, "the processor lacks a needed feature", Released("what is missing, where the platform has numbers for it");
     /// An application processor did not start.
-    ProcessorStart = 0x16, "a processor did not start";
+    ProcessorStart = 0x16, "a processor did not start", Released("the step of the start");
     /// Parados's own memory does not fit between its image and the end of memory below 4 GiB.
-    RegionTooSmall = 0x17, "Parados's region does not fit into the memory";
+    RegionTooSmall = 0x17, "Parados's region does not fit into the memory", None;
     /// The frequency of the processor's time-stamp counter could not be measured.
-    NoClock = 0x18, "the platform's timers are unusable";
+    NoClock = 0x18, "the platform's timers are unusable", None;
     /// The processor model's CPUID is not one from which a guest's could be made.
-    BadCpuid = 0x19, "the processor model's CPUID is unusable";
+    BadCpuid = 0x19, "the processor model's CPUID is unusable", Released("the step of the start");
     /// The payload is of a kind that Parados cannot start.
-    BadPayload = 0x1a, "the payload is of an unknown kind";
+    BadPayload = 0x1a, "the payload is of an unknown kind", Released("the step of the start");
     /// The host refused to change the state of the guest's pages while the machine was built.
-    PagesRefused = 0x1b, "the host refused a change of page states";
+    PagesRefused = 0x1b, "the host refused a change of page states", Released("the step of the start");
     /// The guest's machine could not be laid out: overlapping devices, or tables that do not fit.
-    BadMachine = 0x1c, "the guest's machine cannot be laid out";
+    BadMachine = 0x1c, "the guest's machine cannot be laid out", Released("the step of the start");
     /// A processor found no vCPU to run, or one that another processor runs.
-    NoVcpu = 0x1d, "a processor has no vCPU to run";
+    NoVcpu = 0x1d, "a processor has no vCPU to run", Released("the processor");
+    /// Parados's own memory does not suffice for what one processor needs.
+    ProcessorMemory = 0x1e, "Parados's own memory does not suffice for a processor", Released("the processor");
     /// Guest entry failed: the processor refused the guest's state.
-    InvalidGuestState = 0x20, "the processor refused the guest's state";
+    InvalidGuestState = 0x20, "the processor refused the guest's state", Private("what the platform says besides");
     /// The platform reported an exit that cannot happen.
-    UnknownExit = 0x21, "an exit that cannot happen";
-    /// A guest memory fault at an address that must be mapped.
-    NestedFault = 0x22, "a guest page fault that cannot happen";
+    UnknownExit = 0x21, "an exit that cannot happen", Private("the exit's code");
+    /// Memory that is the guest's did not take an access of Parados: the host or the platform failed.
+    GuestMemory = 0x22, "the guest's memory failed", Private("the guest-physical address");
     /// A device put its answer off, which none of this machine does.
-    DeferredAnswer = 0x23, "a device put off an answer that it must give at once";
+    DeferredAnswer = 0x23, "a device put off an answer that it must give at once", Private("the answer's token");
     /// INIT reached a processor of Parados instead of being emulated.
-    UnexpectedInit = 0x24, "an INIT that Parados must never see";
+    UnexpectedInit = 0x24, "an INIT that Parados must never see", None;
+    /// Parados's own memory did not suffice for what the guest did with its memory.
+    MemoryExhausted = 0x25, "Parados's own memory ran out", Private("the guest-physical address");
 }
 
 impl Reason {
@@ -131,6 +157,35 @@ pub enum Termination {
     Fatal(Reason, u64),
 }
 
+/// The record of an end, one object of JSON, for the tool that started the VM.
+///
+/// The detail of a reason is in it only where the table above releases it, whatever image this is.
+#[derive(Clone, Copy, Debug)]
+pub struct EndRecord(pub Termination);
+
+impl fmt::Display for EndRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, status) = match self.0 {
+            Termination::PowerOff => ("poweroff", 0),
+            Termination::Reset => ("reset", 0),
+            Termination::TripleFault => ("triple-fault", 0),
+            Termination::TestExit(value) => ("test-exit", value),
+            Termination::Fatal(reason, detail) => {
+                let (words, code) = (reason.words(), reason.code());
+                write!(f, "{{\"kind\":\"terminated\",\"status\":70,\"reason\":\"{words}\",\"code\":{code}")?;
+                if let Detail::Released(_) = reason.detail() {
+                    write!(f, ",\"detail\":{detail}")?;
+                }
+                return f.write_str("}");
+            }
+        };
+        write!(f, "{{\"kind\":\"{kind}\",\"status\":{status}}}")
+    }
+}
+
+/// How a VM ends the host must know: it asked for it, or has to clear up.
+impl Releasable for EndRecord {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,10 +198,20 @@ mod tests {
              |---|---|\n| native | code and words in the last record on the debug port; `cargo xtask run` ends with status 70 \
              (69 for 15h, 64 for 13h) |\n| SNP | GHCB termination, reason set 8h; the reference host tells the words |\n| TDX | \
              ReportFatalError: the code in R12, the words as its message |\n\nThe backends of SNP and TDX do not exist yet; \
-             the table has the forms ready.\n\n| code | reason | explanation |\n|---|---|---|\n",
+             the table has the forms ready.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
+             where it cannot say anything\nabout the guest: a private one is logged, which an image for debugging shows, and \
+             stands in the crash record\nif there is one. Steps of the start: 0 the launch and the platform, 1 the guest's \
+             machine, 2 the other processors,\n3 what is left.\n\n\
+             | code | reason | explanation | detail | in the record |\n|---|---|---|---|---|\n",
         );
         for reason in Reason::ALL {
-            page += &format!("| {:02X}h | {} |{} |\n", reason.code(), reason.words(), reason.explanation());
+            let (detail, leaves) = match reason.detail() {
+                Detail::None => ("", ""),
+                Detail::Released(what) => (what, "yes"),
+                Detail::Private(what) => (what, "no"),
+            };
+            let (code, words, explanation) = (reason.code(), reason.words(), reason.explanation());
+            page += &format!("| {code:02X}h | {words} |{explanation} | {detail} | {leaves} |\n");
         }
         page
     }
@@ -174,6 +239,22 @@ mod tests {
         }
         assert_eq!(Reason::from_ghcb(0, 1), None);
         assert_eq!(Reason::from_code(0), None);
+    }
+
+    /// A release image told the host guest-physical addresses, as the detail of memory that failed.
+    #[test]
+    fn the_record_has_a_detail_only_where_it_is_released() {
+        const DETAIL: u64 = 0x1234_5678;
+        for &reason in Reason::ALL {
+            let record = EndRecord(Termination::Fatal(reason, DETAIL)).to_string();
+            let told = format!(",\"detail\":{DETAIL}}}");
+            assert_eq!(record.ends_with(&told), matches!(reason.detail(), Detail::Released(_)), "{record}");
+            assert_eq!(record.contains(&DETAIL.to_string()), record.ends_with(&told), "{record}");
+        }
+        let record = EndRecord(Termination::Fatal(Reason::GuestMemory, DETAIL)).to_string();
+        let expected = "{\"kind\":\"terminated\",\"status\":70,\"reason\":\"the guest's memory failed\",\"code\":34}";
+        assert_eq!(record, expected);
+        assert_eq!(EndRecord(Termination::TestExit(3)).to_string(), "{\"kind\":\"test-exit\",\"status\":3}");
     }
 
     #[test]

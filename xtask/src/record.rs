@@ -4,11 +4,13 @@
 //! Both come through one debug port that the guest cannot reach. A record is a line that begins with the byte 1Eh (ASCII
 //! "record separator") and goes on with one JSON object, of which these are known:
 //!
-//! - `{"kind":"poweroff","status":0,"reason":"…","code":0,"detail":0}`: how the VM ended, see [`Kind`].
+//! - `{"kind":"terminated","status":70,"reason":"…","code":20,"detail":1}`: how the VM ended, see [`Kind`].
 //! - `{"stats":{…}}` and, for each vCPU, `{"vcpu":{"index":0,…}}`: the guest's exits, at the end; see `run/stats.rs`.
 //! - `{"memory":{"private_bytes":…}}` and `{"start":{"entry_tsc":…,"guest_tsc":…,"tsc_hz":…}}`: for the bench.
 //!
 //! Whoever sends garbage here is a broken Parados or host, so garbage is shown and otherwise ignored.
+
+use std::fmt;
 
 use serde_json::{Map, Value};
 
@@ -56,7 +58,20 @@ pub(crate) struct End {
     pub(crate) value: u64,
     pub(crate) reason: String,
     pub(crate) code: u64,
-    pub(crate) detail: u64,
+    pub(crate) detail: Detail,
+}
+
+/// The number that comes with a reason of Parados's; `None` where it may not leave the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Detail(pub(crate) Option<u64>);
+
+impl fmt::LowerHex for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => fmt::LowerHex::fmt(&number, f),
+            None => f.write_str("withheld"),
+        }
+    }
 }
 
 /// One thing that arrived on the log channel.
@@ -108,7 +123,7 @@ fn parse(json: &[u8]) -> Option<Message> {
         value: number("status"),
         reason: say::printable(record.get("reason").and_then(Value::as_str).unwrap_or_default().as_bytes()),
         code: number("code"),
-        detail: number("detail"),
+        detail: Detail(record.get("detail").and_then(Value::as_u64)),
     }))
 }
 

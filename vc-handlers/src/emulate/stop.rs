@@ -30,8 +30,8 @@ pub(super) fn memory<T>(result: core::result::Result<T, MemoryError>, gpa: Gpa) 
         Err(MemoryError::NotMemory) => Ok(None),
         // The page is changing its state at this moment.
         Err(MemoryError::WrongState) => Err(Stop::Retry),
-        Err(MemoryError::Host) => Err(Stop::Terminate(Reason::NestedFault, gpa.0)),
-        Err(MemoryError::Exhausted) => Err(Stop::Terminate(Reason::OutOfMemory, gpa.0)),
+        Err(MemoryError::Host) => Err(Stop::Terminate(Reason::GuestMemory, gpa.0)),
+        Err(MemoryError::Exhausted) => Err(Stop::Terminate(Reason::MemoryExhausted, gpa.0)),
     }
 }
 
@@ -44,5 +44,19 @@ pub(super) fn operand<T>(
     match access(Visibility::Private) {
         Err(MemoryError::NotMemory) => memory(access(Visibility::Shared), gpa),
         result => memory(result, gpa),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ended the VM with a reason that other paths used too, with details of other meanings.
+    #[test]
+    fn memory_that_fails_has_reasons_of_its_own() {
+        let of = |error| memory::<()>(Err(error), Gpa(0x5000));
+        assert_eq!(of(MemoryError::Host), Err(Stop::Terminate(Reason::GuestMemory, 0x5000)));
+        assert_eq!(of(MemoryError::Exhausted), Err(Stop::Terminate(Reason::MemoryExhausted, 0x5000)));
+        assert_eq!((of(MemoryError::NotMemory), of(MemoryError::WrongState)), (Ok(None), Err(Stop::Retry)));
     }
 }

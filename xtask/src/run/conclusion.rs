@@ -99,7 +99,8 @@ fn terminated(end: &End) -> Conclusion {
     } else {
         status::TERMINATED
     };
-    let reason = format!("Parados ended the VM: {} (reason {:#x}, detail {:#x})", end.reason, end.code, end.detail);
+    let detail = end.detail.0.map_or_else(String::new, |detail| format!(", detail {detail:#x}"));
+    let reason = format!("Parados ended the VM: {} (reason {:#x}{detail})", end.reason, end.code);
     Conclusion::new("terminated", reason, status)
 }
 
@@ -128,6 +129,7 @@ mod tests {
     use std::process::ExitStatus;
 
     use super::*;
+    use crate::record::Detail;
 
     fn options(arguments: &[&str]) -> Options {
         Options::parse(lexopt::Parser::from_args(arguments)).unwrap()
@@ -136,13 +138,24 @@ mod tests {
     fn ended(kind: Option<Kind>, value: u64, code: u64, command: Option<u8>) -> Ended {
         Ended {
             cause: Cause::Exited(ExitStatus::from_raw(0)),
-            end: kind.map(|kind| End { kind, value, reason: String::new(), code, detail: 0 }),
+            end: kind.map(|kind| End { kind, value, reason: String::new(), code, detail: Detail(None) }),
             facts: serde_json::Map::new(),
             command,
             console: vec![],
             qemu_said: String::new(),
             cpu_seconds: 0.0,
         }
+    }
+
+    #[test]
+    fn a_detail_is_told_where_there_is_one() {
+        let told = |detail| {
+            let reason = "the guest's memory failed".into();
+            let end = End { kind: Kind::Terminated, value: 70, reason, code: 0x22, detail: Detail(detail) };
+            terminated(&end).reason
+        };
+        assert_eq!(told(None), "Parados ended the VM: the guest's memory failed (reason 0x22)");
+        assert_eq!(told(Some(9)), "Parados ended the VM: the guest's memory failed (reason 0x22, detail 0x9)");
     }
 
     fn status_of(ended: &Ended, arguments: &[&str]) -> (&'static str, u8, bool) {

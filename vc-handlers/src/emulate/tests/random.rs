@@ -152,7 +152,7 @@ fn check(outcome: Outcome, guest: &Guest, before: &FakeCpu, case: u64) {
             assert!(matches!(exception.vector, 0 | 6 | 7 | 11 | 12 | 13 | 14 | 17), "case {case}: {exception:?}");
             assert_eq!(exception.fault_address.is_some(), exception.vector == 14, "case {case}");
         }
-        Outcome::Terminate(Reason::NestedFault, _) => panic!("case {case}: the fake host never fails"),
+        Outcome::Terminate(Reason::GuestMemory, _) => panic!("case {case}: the fake host never fails"),
         other => panic!("case {case}: {other:?}"),
     }
 }

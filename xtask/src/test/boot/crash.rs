@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The boot tests about what leaves Parados when it dies, and what does not.
 
-use super::common::{kernel, passed, run, tail};
+use super::common::{kernel, passed, run, same, tail};
 use super::{Case, Context, Outcome, Verdict};
 use crate::scratch::Scratch;
 use crate::test::driver::Finished;
@@ -65,6 +65,9 @@ fn release(context: &Context) -> Outcome {
     std::fs::write(&file, image.bytes).map_err(|error| error.to_string())?;
     let finished = run(context, &["--image", &file.to_string_lossy()])?;
     died(&finished)?;
+    // The record has what was said of the end: a panic's line is a detail that stays.
+    let told = finished.record.get("reason").and_then(|reason| reason.as_str()).unwrap_or_default();
+    same("the record's reason", "Parados ended the VM: Parados panicked (reason 0x1)", told)?;
     match finished.stderr.lines().find(|line| line.starts_with("[parados]")) {
         Some(line) => Err(format!("this left: {line}")),
         None => passed(),
