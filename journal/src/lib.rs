@@ -11,6 +11,25 @@
 //! Writing neither waits nor allocates, on any processor, at any time, also while another one has died in the middle of it;
 //! what does not fit is lost and counted. Everything is atomics in one static, so the ring survives a panic as it is.
 //!
+//! Which events may leave, their types say:
+//!
+//! ```
+//! let journal = journal::Journal::new();
+//! let mut told = String::new();
+//! journal.tell(&journal::PowerButton { vcpu: 0 }, |line| {
+//!     told = line.to_string();
+//!     true
+//! });
+//! assert_eq!(told, "vCPU 0: the host pressed the power button");
+//! ```
+//!
+//! Any other one is only remembered; to tell it does not compile:
+//!
+//! ```compile_fail,E0277
+//! let journal = journal::Journal::new();
+//! journal.tell(&journal::UnknownMsr { vcpu: 0, index: 0x10 }, |_| true);
+//! ```
+//!
 //! Levels are per module (per crate, that is) and part of the measured image. `docs/log.md` describes it all.
 //!
 //! Hostile parties: the guest, which causes most events and could flood the ring, and only the ring; the host, which sees

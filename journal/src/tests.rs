@@ -31,7 +31,7 @@ impl Host {
 }
 
 fn debug() -> DebugImage {
-    DebugImage::from_policy(true).unwrap()
+    DebugImage::from_measured_policy(true).unwrap()
 }
 
 fn info(journal: &Journal, text: fmt::Arguments<'_>) {
@@ -158,7 +158,7 @@ fn entries_are_never_torn() {
 #[test]
 fn marked_events_leave_without_a_token() {
     let (journal, host) = (Journal::new(), Host::default());
-    assert!(DebugImage::from_policy(false).is_none());
+    assert!(DebugImage::from_measured_policy(false).is_none());
     info(&journal, format_args!("a line"));
     journal.tell(&UnexpectedInterrupt { vcpu: 0, vector: 0x77 }, |line| host.send(line));
     assert_eq!(host.heard(), ["vCPU 0: the host sent the unexpected interrupt 0x77"]);

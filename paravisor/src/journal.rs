@@ -23,7 +23,7 @@ static DEBUG: AtomicBool = AtomicBool::new(false);
 
 /// The token that lets lines out, if this is an image for debugging.
 pub(crate) fn debug_image() -> Option<DebugImage> {
-    DebugImage::from_policy(DEBUG.load(Ordering::Relaxed))
+    DebugImage::from_measured_policy(DEBUG.load(Ordering::Relaxed))
 }
 
 /// Obeys the launch block: levels, and whether lines leave.

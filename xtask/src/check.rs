@@ -3,6 +3,7 @@
 
 mod layering;
 mod licences;
+mod release;
 mod source;
 
 use std::ffi::OsStr;
@@ -50,6 +51,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     let checks: &[(&str, &dyn Fn() -> Result<Findings>)] = &[
         ("layering", &|| layering::findings(&workspace)),
         ("unsafe code", &|| layering::unsafe_code(&workspace)),
+        ("what lets lines out", &|| release::findings(&workspace)),
         ("licence lines", &|| licence_lines(&workspace)),
         ("dependencies' licences", &licences::findings),
         ("formatting", &|| tool(cargo().args(["fmt", "--all", "--check"]))),
