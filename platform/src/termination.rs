@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use crate::Releasable;
+use crate::{Gpr, Releasable};
 
 /// What the number is that comes with a reason, and whether the host may have it from every image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,16 +124,6 @@ impl Reason {
     pub const fn from_ghcb(set: u8, code: u8) -> Option<Self> {
         if set == Self::GHCB_SET { Self::from_code(code as u16) } else { None }
     }
-
-    /// `TDG.VP.VMCALL<ReportFatalError>` (GHCI): the error code for R12, and a message of 64 bytes, zero-padded, for R14,
-    /// R15, RBX, RDI, RSI, R8, R9 and RDX.
-    pub fn fatal_error(self) -> (u64, [u64; 8]) {
-        let mut message = [0; 8];
-        for (word, bytes) in message.iter_mut().zip(self.words().as_bytes().chunks(8)) {
-            *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        }
-        (self.code().into(), message)
-    }
 }
 
 impl fmt::Display for Reason {
@@ -155,6 +145,64 @@ pub enum Termination {
     TestExit(u32),
     /// Parados gave up, with a detail whose meaning depends on the reason.
     Fatal(Reason, u64),
+}
+
+impl Termination {
+    /// The end in words, which say nothing of a detail.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::PowerOff => "the guest powered off",
+            Self::Reset => "the guest reset the machine",
+            Self::TripleFault => "the guest triple-faulted",
+            Self::TestExit(_) => "the guest ended its test",
+            Self::Fatal(reason, _) => reason.words(),
+        }
+    }
+
+    /// A reason's code; zero, which is none, for an end that the guest wanted or brought about itself. A confidential host has
+    /// no word for those: a backend writes to its power or reset port before it terminates.
+    const fn code(self) -> u16 {
+        match self {
+            Self::Fatal(reason, _) => reason.code(),
+            Self::PowerOff | Self::Reset | Self::TripleFault | Self::TestExit(_) => 0,
+        }
+    }
+
+    /// The value of the GHCB MSR that asks the host to end the VM (GHCB 56421, MSR protocol, 100h): the set in bits 15:12,
+    /// the code in 23:16.
+    pub const fn ghcb_request(self) -> u64 {
+        const TERMINATE: u64 = 0x100;
+        TERMINATE | (Reason::GHCB_SET as u64) << 12 | (self.code() as u64) << 16
+    }
+
+    /// The registers of `TDG.VP.VMCALL<ReportFatalError>` (GHCI, 3.4): the leaf, the mask of what the host sees, the function,
+    /// the code (bit 63 clear: R13 holds no address), and a message of 64 bytes, zero-padded.
+    pub fn fatal_error_call(self) -> [(Gpr, u64); 14] {
+        const REPORT_FATAL_ERROR: u64 = 0x1_0003;
+        // All but RAX, RCX, RSP and RBP.
+        const SHOWN: u64 = 0xffcc;
+        let mut message = [0; 8];
+        for (word, bytes) in message.iter_mut().zip(self.words().as_bytes().chunks(8)) {
+            *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        }
+        let [r14, r15, rbx, rdi, rsi, r8, r9, rdx] = message;
+        [
+            (Gpr::Rax, 0),
+            (Gpr::Rcx, SHOWN),
+            (Gpr::R10, 0),
+            (Gpr::R11, REPORT_FATAL_ERROR),
+            (Gpr::R12, self.code().into()),
+            (Gpr::R13, 0),
+            (Gpr::R14, r14),
+            (Gpr::R15, r15),
+            (Gpr::Rbx, rbx),
+            (Gpr::Rdi, rdi),
+            (Gpr::Rsi, rsi),
+            (Gpr::R8, r8),
+            (Gpr::R9, r9),
+            (Gpr::Rdx, rdx),
+        ]
+    }
 }
 
 /// The record of an end, one object of JSON, for the tool that started the VM.
@@ -197,8 +245,8 @@ mod tests {
              compares. The codes\nare stable, and each way to the end has its own. They reach the host:\n\n| platform | how |\n\
              |---|---|\n| native | code and words in the last record on the debug port; `cargo xtask run` ends with status 70 \
              (69 for 15h, 64 for 13h) |\n| SNP | GHCB termination, reason set 8h; the reference host tells the words |\n| TDX | \
-             ReportFatalError: the code in R12, the words as its message |\n\nThe backends of SNP and TDX do not exist yet; \
-             the table has the forms ready.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
+             ReportFatalError: the code in R12, the words as its message; no host here has read it |\n\n\
+             The backends of SNP and TDX do not exist yet; the table has the forms ready.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
              where it cannot say anything\nabout the guest: a private one is logged, which an image for debugging shows, and \
              stands in the crash record\nif there is one. Steps of the start: 0 the launch and the platform, 1 the guest's \
              machine, 2 the other processors,\n3 what is left.\n\n\
@@ -232,10 +280,8 @@ mod tests {
             let (set, code) = reason.ghcb();
             assert!(set < 16 && u16::from(code) == reason.code());
             assert_eq!(Reason::from_ghcb(set, code), Some(reason));
-            let (number, message) = reason.fatal_error();
-            assert_eq!(number, u64::from(reason.code()));
-            let bytes: Vec<u8> = message.iter().flat_map(|word| word.to_le_bytes()).collect();
-            assert_eq!(std::str::from_utf8(&bytes).unwrap().trim_end_matches('\0'), reason.words());
+            let request = Termination::Fatal(reason, u64::MAX).ghcb_request();
+            assert_eq!(request, 0x8100 | u64::from(code) << 16, "no detail goes with it");
         }
         assert_eq!(Reason::from_ghcb(0, 1), None);
         assert_eq!(Reason::from_code(0), None);
@@ -255,6 +301,30 @@ mod tests {
         let expected = "{\"kind\":\"terminated\",\"status\":70,\"reason\":\"the guest's memory failed\",\"code\":34}";
         assert_eq!(record, expected);
         assert_eq!(EndRecord(Termination::TestExit(3)).to_string(), "{\"kind\":\"test-exit\",\"status\":3}");
+    }
+
+    /// The order of the message's registers is the one of Linux's guest (`tdx_panic`).
+    #[test]
+    fn a_fatal_error_has_every_register_that_it_shows() {
+        let reasons = Reason::ALL.iter().map(|reason| Termination::Fatal(*reason, u64::MAX));
+        for end in reasons.chain([Termination::PowerOff, Termination::Reset, Termination::TripleFault]) {
+            let call = end.fatal_error_call();
+            let of = |wanted| call.iter().find(|(register, _)| *register == wanted).map(|(_, value)| *value);
+            let shown = call.iter().filter(|(register, _)| !matches!(register, Gpr::Rax | Gpr::Rcx));
+            assert_eq!(of(Gpr::Rcx), Some(shown.fold(0, |mask, (register, _)| mask | 1 << *register as u32)));
+            assert_eq!((of(Gpr::Rax), of(Gpr::R10), of(Gpr::R11)), (Some(0), Some(0), Some(0x1_0003)));
+            let code = if let Termination::Fatal(reason, _) = end { reason.code() } else { 0 };
+            assert_eq!((of(Gpr::R12), of(Gpr::R13)), (Some(code.into()), Some(0)));
+            let order = [Gpr::R14, Gpr::R15, Gpr::Rbx, Gpr::Rdi, Gpr::Rsi, Gpr::R8, Gpr::R9, Gpr::Rdx];
+            let bytes: Vec<u8> = order.iter().flat_map(|register| of(*register).unwrap().to_le_bytes()).collect();
+            assert_eq!(std::str::from_utf8(&bytes).unwrap().trim_end_matches('\0'), end.words());
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_no_fault_has_no_code() {
+        assert_eq!(Termination::PowerOff.ghcb_request(), 0x8100);
+        assert_eq!(Termination::Fatal(Reason::OutOfMemory, 3).ghcb_request(), 0x14_8100);
     }
 
     #[test]
