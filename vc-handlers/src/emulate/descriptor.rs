@@ -194,7 +194,6 @@ struct Reader<'a, M> {
 impl<M: GuestMemory> Reader<'_, M> {
     fn at(&self, offset: u64, intent: Intent) -> Result<Gpa> {
         let linear = self.start.wrapping_add(offset);
-        let linear = if self.context.system.efer & efer::LMA != 0 { linear } else { linear & 0xffff_ffff };
         walk::translate(self.memory, &self.context.system, linear, intent, Privilege::System)
     }
 

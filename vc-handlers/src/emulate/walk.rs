@@ -52,6 +52,8 @@ pub(super) fn translate(
     let Some(format) = Format::of(system) else {
         return Ok(Gpa(linear & 0xffff_ffff));
     };
+    // A table that the processor finds by a base and an offset ends at 4 GiB there, and goes on at zero.
+    let linear = if let Format::Long { .. } = format { linear } else { linear & 0xffff_ffff };
     let walk =
         Walk { system, format, linear, intent, user: privilege == Privilege::Current && system.cpl == 3, privilege };
     for _ in 0..MAX_WALKS {

@@ -220,6 +220,7 @@ fn pae_tables_have_a_top_level_without_rights() {
     tables.memory.put(0x1020 + 8 * 3, &(0x2000_u64 | 1).to_le_bytes());
     tables.memory.put(0x2000 + 8 * 0x1f7, &(0xab_fee0_0000_u64 | NX | 0x87).to_le_bytes());
     assert_eq!(tables.at(0xfee0_0123, Intent::Write), Ok(Gpa(0xab_fee0_0123)));
+    assert_eq!(tables.at(0x7_fee0_0123, Intent::Write), Ok(Gpa(0xab_fee0_0123)), "linear addresses have 32 bits");
     assert_eq!(tables.at(0xfee0_0123, Intent::Fetch), Err(0x11));
     assert_eq!(tables.memory.get(0x1020 + 8 * 3, 1), [1], "no accessed bit at the top");
     tables.memory.put(0x1020 + 8 * 3, &(0x2000_u64 | 3).to_le_bytes());

@@ -77,6 +77,34 @@ fn a_memory_fault_of_outs_asks_the_permission_map() {
     assert!(!allowed(3, 0, Some(0x01)));
 }
 
+/// The map was looked for beyond 4 GiB, behind the four entries at the top of PAE tables.
+#[test]
+fn a_permission_map_goes_on_at_zero_outside_long_mode() {
+    let allowed = |map: u8| {
+        let mut guest = Guest::protected(&[0x6e]).gpr(Gpr::Rdx, 0x1f0).gpr(Gpr::Rsi, DEVICE).reply(1);
+        // The first 2 MiB, the device, and the last page at A000h.
+        for (at, entry) in [
+            (TABLES, (TABLES + 0x1000) | 1),
+            (TABLES + 8 * 3, (TABLES + 0x2000) | 1),
+            (TABLES + 0x1000, 0x87),
+            (TABLES + 0x2000 + 8 * 0x1f7, DEVICE | 0x87),
+            (TABLES + 0x2000 + 8 * 0x1ff, (TABLES + 0x3000) | 7),
+            (TABLES + 0x3000 + 8 * 0x1ff, 0xa000 | 7),
+        ] {
+            guest.env.memory.put(at, &entry.to_le_bytes());
+        }
+        (guest.cpu.state.cr0, guest.cpu.state.cr3, guest.cpu.state.cr4) = (0x8000_0011, TABLES, 0x20);
+        guest.cpu.set_cpl(3);
+        let task = &mut guest.cpu.state.segments[SegmentRegister::Tr as usize];
+        (task.base, task.limit) = (0xffff_f000, 0x2000);
+        guest.env.memory.put(0xa066, &[0x00, 0x13]);
+        guest.env.memory.put(0x300 + 0x1f0 / 8, &[map]);
+        guest.read(DEVICE) == done(1)
+    };
+    assert!(allowed(0xfe));
+    assert!(!allowed(0x01));
+}
+
 #[test]
 fn a_deferred_device_gets_its_answer_in() {
     let mut guest = Guest::long(&[0x03, 0x03]).gpr(Gpr::Rbx, DEVICE).gpr(Gpr::Rax, 1);
