@@ -15,7 +15,7 @@ use crate::ring::{CONTENTS, Entry};
 /// "PARACRSH", as bytes in memory.
 const MAGIC: u64 = u64::from_le_bytes(*b"PARACRSH");
 /// Rises when the layout changes.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const FILE_WORDS: usize = 8;
 const MESSAGE_WORDS: usize = 24;
 const EVENTS: usize = 16;
@@ -49,8 +49,10 @@ pub struct CrashRecord {
     file: [AtomicU64; FILE_WORDS],
     message: [AtomicU64; MESSAGE_WORDS],
     registers: [AtomicU64; OWN_REGISTERS.len()],
-    /// How many entries of the journal were lost.
+    /// How many entries of the journal were lost because two processors wrote in one place.
     lost: AtomicU64,
+    /// How many were made at all: what is more than the ring has slots was overwritten.
+    made: AtomicU64,
     /// The journal's last entries, oldest first, as they stand in its slots.
     events: [[AtomicU64; CONTENTS]; EVENTS],
     /// How many processors came this way.
@@ -71,16 +73,18 @@ impl CrashRecord {
             message: [const { AtomicU64::new(0) }; MESSAGE_WORDS],
             registers: [const { AtomicU64::new(0) }; OWN_REGISTERS.len()],
             lost: AtomicU64::new(0),
+            made: AtomicU64::new(0),
             events: [const { [const { AtomicU64::new(0) }; CONTENTS] }; EVENTS],
             deaths: AtomicUsize::new(0),
         }
     }
 
-    /// All up to the registers, as a debugger would see it.
+    /// All of it, as a debugger would see it.
     #[cfg(test)]
     pub(crate) fn words(&self) -> Vec<u64> {
         let head = [&self.magic, &self.version, &self.reason, &self.detail, &self.line, &self.column];
         let all = head.into_iter().chain(&self.file).chain(&self.message).chain(&self.registers);
+        let all = all.chain([&self.lost, &self.made]).chain(self.events.iter().flatten());
         all.map(|word| word.load(Ordering::Relaxed)).collect()
     }
 
@@ -103,6 +107,7 @@ impl CrashRecord {
         }
         self.registers.iter().zip(crash.registers).for_each(|(slot, value)| set(slot, value));
         set(&self.lost, journal.lost());
+        set(&self.made, journal.ring.made());
         for (slots, Entry(contents)) in self.events.iter().zip(journal.ring.last(EVENTS)) {
             slots.iter().zip(contents).for_each(|(slot, value)| set(slot, value));
         }

@@ -155,6 +155,11 @@ impl Ring {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Entries that were made, whatever became of them.
+    pub(crate) fn made(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     fn slot(&self, ticket: u64) -> &Slot {
         #[allow(clippy::indexing_slicing, reason = "a remainder of the number of slots")]
         &self.slots[(ticket % SLOTS as u64) as usize]

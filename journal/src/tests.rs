@@ -173,7 +173,11 @@ fn codes_of_events_ascend() {
 #[test]
 fn the_first_crash_is_recorded() {
     let (journal, record) = (Journal::new(), CrashRecord::new());
+    for number in 0..SLOTS {
+        info(&journal, format_args!("{number}"));
+    }
     info(&journal, format_args!("before"));
+    journal.emit(&UnexpectedInterrupt { vcpu: 3, vector: 0x77 });
     let crash = |message: fmt::Arguments<'_>, write: &dyn Fn(&Crash<'_>) -> bool| {
         write(&Crash {
             reason: platform::Reason::Panic,
@@ -192,8 +196,19 @@ fn the_first_crash_is_recorded() {
         String::from_utf8(bytes).unwrap()
     };
     assert_eq!(words[0].to_le_bytes(), *b"PARACRSH");
-    assert_eq!(words[1..6], [1, 1, 7, 12, 3]);
+    assert_eq!(words[1..6], [2, 1, 7, 12, 3]);
     assert!(text(&words[6..14]).ends_with("/field/of/the/record.rs"));
     assert_eq!(text(&words[14..38]), "first 1");
     assert_eq!(words[38..60], core::array::from_fn::<u64, 22, _>(|index| index as u64));
+    // The offsets of docs/log.md: nothing was lost, and the first two entries were overwritten, which `lost` does not say.
+    assert_eq!((words[0x1e0 / 8], words[0x1e8 / 8]), (0, SLOTS as u64 + 2));
+    let entries: Vec<_> = words[0x1f0 / 8..].chunks_exact(31).collect();
+    assert_eq!(entries.len(), 16);
+    let [.., line, event] = &entries[..] else { panic!() };
+    let head = |code: u16, level: Level, bytes: u64| {
+        u64::from(code) | (level as u64) << 16 | (Module::Core as u64) << 24 | bytes << 32
+    };
+    assert_eq!(line[..2], [head(0, Level::Info, 6), u64::from_le_bytes(*b"before\0\0")]);
+    assert_eq!(event[..5], [head(0x20, Level::Warn, 0), 3, 0x77, 0, 0]);
+    assert!(event[5..].iter().all(|word| *word == 0));
 }
