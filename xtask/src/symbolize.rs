@@ -29,6 +29,9 @@ const DEEPEST: usize = 64;
 /// The registers that unwinding needs, with their numbers (System V ABI, AMD64 supplement, figure 3.36).
 const NUMBERS: [(&str, u16); 8] =
     [("rbx", 3), ("rbp", 6), ("rsp", 7), ("r12", 12), ("r13", 13), ("r14", 14), ("r15", 15), ("rip", 16)];
+/// How the line begins that says where a panic was.
+const PLACE: &str = "panicked at";
+
 const RSP: Register = Register(7);
 const RIP: Register = Register(16);
 
@@ -105,13 +108,20 @@ fn parse(text: &str) -> Crash {
                 crash.stack.extend(number(word).map(|word| (address.wrapping_add(8 * index), word)));
             }
         } else {
-            if rest.starts_with("panicked at") {
+            if begins(rest, &crash) {
                 crash = Crash::default();
             }
             crash.words.push(say::printable(rest.as_bytes()));
         }
     }
     crash
+}
+
+/// Whether a line for people is the first of a crash: where the panic was, or the reason if nothing panicked.
+fn begins(line: &str, crash: &Crash) -> bool {
+    let after_place = crash.registers.is_empty() && crash.words.last().is_some_and(|before| before.starts_with(PLACE));
+    let is_reason = line.contains(" (reason 0x") && !line.starts_with("log: ");
+    line.starts_with(PLACE) || is_reason && !after_place
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -210,6 +220,25 @@ mod tests {
         assert_eq!(crash.words, ["panicked at b.rs:3:4"]);
         assert_eq!(crash.registers, HashMap::from([(3, 2), (7, 0x100)]));
         assert_eq!(crash.stack, BTreeMap::from([(0x100, 10), (0x108, 11), (0x110, 12), (0x120, 13)]));
+    }
+
+    /// An exception has no place in the source: its words and its stack were taken together with the crash before.
+    #[test]
+    fn an_exception_begins_a_crash_too() {
+        let exception = "[parados] crash: exception in Parados (reason 0x02): exception 14 at 0x5\n\
+            [parados] crash: registers rax 0x1 rsp 0x200\n\
+            [parados] crash: log: error: core: vCPU 0: the guest's memory failed (reason 0x22), detail 0x1\n\
+            [parados] crash: stack 0x200: 0xe\n[parados] crash: `cargo xtask symbolize` reads these lines\n";
+        let panic = "[parados] crash: panicked at c.rs:5:6\n[parados] crash: Parados panicked (reason 0x01): x\n\
+            [parados] crash: registers rbx 0x3\n";
+        let crash = parse(&format!("{TEXT}{exception}"));
+        assert_eq!(crash.words.len(), 3, "{:?}", crash.words);
+        assert_eq!(crash.registers, HashMap::from([(7, 0x200)]));
+        assert_eq!(crash.stack, BTreeMap::from([(0x200, 14)]));
+        assert_eq!(parse(&format!("{exception}{exception}")), crash);
+        let crash = parse(&format!("{exception}{panic}"));
+        assert_eq!(crash.words, ["panicked at c.rs:5:6", "Parados panicked (reason 0x01): x"]);
+        assert_eq!((crash.registers, crash.stack), (HashMap::from([(3, 3)]), BTreeMap::new()));
     }
 
     #[test]
