@@ -3,9 +3,11 @@
 //!
 //! What would end the VM is left out: a reset or a power-off is the end of a run, which the warden chooses.
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use guests::coverage::{Deed, PORTS, Point, nth_of};
 
-use crate::area::Area;
+use crate::area::{Area, VICTIMS};
 use crate::console;
 use crate::handler::probe;
 use crate::note::{note, note_deed};
@@ -55,10 +57,16 @@ fn pick(random: &mut Random) -> u16 {
 
 pub(crate) fn run(area: &Area, random: &mut Random, count: u64) {
     let start = random.next() >> 32;
+    // One job goes on where the one before stops, so that no chance leaves a register out.
+    let words = &area.words;
+    let mut behind_index = (words.seed.load(SeqCst) * VICTIMS as u64 + area.index()).wrapping_mul(count / 4);
     for turn in start..start + count {
         match random.below(8) {
             0 => string(area, random),
-            1 | 2 => indexed(area, random, turn),
+            1 | 2 => {
+                indexed(area, random, behind_index);
+                behind_index = behind_index.wrapping_add(1);
+            }
             // Each port with a device, in turn.
             3..=5 => {
                 let port = nth_of(&PORTS.map(|(first, last)| (first.into(), last.into())), turn) as u16;
@@ -97,11 +105,11 @@ pub(crate) fn access(area: &Area, port: u16, width: u16, write: Option<u32>) -> 
 
 fn drop<T>(_: T) {}
 
-/// Registers behind an index: CMOS, PCI, fw_cfg, the counters of the timer.
+/// Registers behind an index: CMOS, PCI, fw_cfg, the counters of the timer. They take turns, and read and written.
 fn indexed(area: &Area, random: &mut Random, turn: u64) {
-    let (index, write) = (turn as u8, random.once_in(2));
+    let (index, write) = ((turn >> 2) as u8, turn >> 10 & 1 != 0);
     let value = write.then(|| random.value() as u32);
-    match random.below(4) {
+    match turn & 3 {
         0 => {
             access(area, 0x70, 1, Some(index.into()));
             access(area, 0x71, 1, value);
