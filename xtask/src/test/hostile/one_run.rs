@@ -5,6 +5,7 @@
 //! page tables must be the same, and the canary must be whole. Then the power button is pressed, to which a paravisor that
 //! answers reacts, and the guest ends the VM in the way that it was told.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub(super) struct Order {
     pub(super) part: u64,
     /// How the VM ends: an index of [`ENDINGS`].
     pub(super) ending: usize,
+    /// Exits that earlier VMs made of the first seed.
+    pub(super) exits: u64,
 }
 
 /// The ends that the guest knows, in its order (`guests/src/bin/hostile/plan.rs`).
@@ -48,7 +51,7 @@ pub(super) const ENDINGS: [Kind; 7] =
 impl Order {
     /// The guest's command line.
     pub(super) fn command_line(&self) -> String {
-        format!("{} {} {} {}", self.first, self.count, self.part, self.ending)
+        format!("{} {} {} {} {}", self.first, self.count, self.part, self.ending, self.exits)
     }
 }
 
@@ -60,8 +63,10 @@ pub(super) struct Outcome {
     pub(super) done: bool,
     /// How the VM ended, if by Parados's word.
     pub(super) end: Option<Kind>,
-    /// Seeds that came to their end, with their exits.
-    pub(super) seeds: Vec<(u64, u64)>,
+    /// Seeds that came to their end.
+    pub(super) seeds: Vec<u64>,
+    /// What the victims' own exits were, by seed.
+    pub(super) exits: BTreeMap<u64, u64>,
     pub(super) stuck: u64,
     pub(super) lost: u64,
     pub(super) coverage: Coverage,
@@ -147,6 +152,10 @@ pub(super) fn run(
         outcome.failures.push(format!("the end was {:?} instead of what the guest asked for; {}", outcome.end, said()));
     }
     outcome.failures.extend(unwatched.filter(|_| outcome.done));
+    let claimed: u64 = outcome.exits.values().sum();
+    if let Some(counted) = exits_of_victims(&outcome.statistics).filter(|counted| *counted < claimed) {
+        outcome.failures.push(format!("the victims say that they made {claimed} exits, Parados counted {counted}"));
+    }
     if let Some(line) = log.iter().find(|line| line.contains("panicked")) {
         outcome.failures.push(line.clone());
     }
@@ -171,8 +180,9 @@ impl Watcher<'_> {
         let outcome = &mut self.outcome;
         match line {
             Line::Part { seed, part } => outcome.last = Some((seed, part)),
-            Line::Seed { seed, exits, stuck } => {
-                outcome.seeds.push((seed, exits));
+            Line::Made { seed, exits } => *outcome.exits.entry(seed).or_default() += exits,
+            Line::Seed { seed, stuck } => {
+                outcome.seeds.push(seed);
                 outcome.stuck += stuck;
             }
             Line::Lost => outcome.lost += 1,
@@ -218,6 +228,17 @@ impl Watcher<'_> {
     }
 }
 
+/// What Parados counted on the victims' processors, but for what they did nothing for. `None` if it told no figures.
+fn exits_of_victims(statistics: &Map<String, Value>) -> Option<u64> {
+    const NOT_THEIRS: [&str; 2] = ["host_interrupt", "window"];
+    let vcpus = statistics.get("vcpus")?.as_array()?;
+    let victims = vcpus.iter().filter(|vcpu| vcpu.get("index").and_then(Value::as_u64) != Some(0));
+    let kinds = victims.filter_map(|vcpu| vcpu.get("exits")?.as_object()).flatten();
+    let histograms =
+        kinds.filter(|(kind, _)| !NOT_THEIRS.contains(&kind.as_str())).filter_map(|(_, it)| it.as_object());
+    Some(histograms.flat_map(Map::values).filter_map(Value::as_u64).sum())
+}
+
 /// Where a whole canary begins.
 fn find_canary(region: &[u8]) -> Option<u64> {
     let words: Vec<u64> = region.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
@@ -228,7 +249,18 @@ fn find_canary(region: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn only_the_victims_own_exits_count() {
+        let exits = json!({ "cpuid": { "9": 1, "10": 2 }, "mmio": { "3": 4 }, "host_interrupt": { "9": 100 } });
+        let vcpus = [0, 1, 2].map(|index| json!({ "index": index, "exits": exits }));
+        let Value::Object(statistics) = json!({ "vcpus": vcpus }) else { panic!() };
+        assert_eq!(exits_of_victims(&statistics), Some(14));
+        assert_eq!(exits_of_victims(&Map::new()), None);
+    }
 
     #[test]
     fn a_canary_is_found_only_whole() {

@@ -12,10 +12,14 @@ pub(super) enum Line {
         seed: u64,
         part: u64,
     },
-    /// A seed is over, with this many exits.
-    Seed {
+    /// A part is over, with this many exits of the victims.
+    Made {
         seed: u64,
         exits: u64,
+    },
+    /// A seed is over.
+    Seed {
+        seed: u64,
         stuck: u64,
     },
     /// A victim crashed in its own code.
@@ -95,7 +99,8 @@ fn parse(line: &[u8]) -> Option<Line> {
     Some(match word {
         "begin" => Line::Begin,
         "part" => Line::Part { seed: number(0)?, part: number(1)? },
-        "seed" => Line::Seed { seed: number(0)?, exits: number(2)?, stuck: number(4)? },
+        "made" => Line::Made { seed: number(0)?, exits: number(2)? },
+        "seed" => Line::Seed { seed: number(0)?, stuck: number(2)? },
         "lost" => Line::Lost,
         "cover" => Line::Cover(Coverage::parse(rest)?),
         "LEAK" => Line::Leak(rest.to_owned()),
@@ -118,7 +123,8 @@ mod tests {
         stream.extend(line("begin 1 1 0"));
         stream.extend(b"@H done #00000000\n@H nonsense\n");
         stream.extend(line("part 7 3 [Ports, Real]"));
-        stream.extend(line("seed 7 exits 10000 stuck 2"));
+        stream.extend(line("made 7 3 612"));
+        stream.extend(line("seed 7 stuck 2"));
         stream.extend(line("LEAK 0x1 at 0x8000000"));
         stream.extend(line("done"));
         let mut reader = Reader::default();
@@ -126,7 +132,8 @@ mod tests {
         let expected = [
             Line::Begin,
             Line::Part { seed: 7, part: 3 },
-            Line::Seed { seed: 7, exits: 10_000, stuck: 2 },
+            Line::Made { seed: 7, exits: 612 },
+            Line::Seed { seed: 7, stuck: 2 },
             Line::Leak("0x1 at 0x8000000".into()),
             Line::Done,
         ];
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_changed_line_is_not_believed() {
-        let good = line("seed 7 exits 10000 stuck 2");
+        let good = line("made 7 3 612");
         for index in 4..good.len() - 1 {
             let mut bad = good.clone();
             bad[index] ^= 1;
