@@ -182,6 +182,8 @@ pub(crate) fn enter(area: &Area, entry: &Entry) -> u32 {
 extern "C" fn handle(frame: &mut Frame, area: &Area) {
     const FLAGS: u64 = 2;
     const TRAP: u64 = 1 << 8 | 1 << 18;
+    const INTERRUPTS: u64 = 1 << 9;
+    const MOST_AT_ONCE: u32 = 64;
     let words = &area.words;
     if words.armed.swap(0, SeqCst) != 0 {
         words.vector.store(frame.vector as u32 + 1, SeqCst);
@@ -211,7 +213,10 @@ extern "C" fn handle(frame: &mut Frame, area: &Area) {
             frame.flags &= !TRAP;
         }
         32.. => {
-            words.interrupts.fetch_add(1, SeqCst);
+            // A line that stays up interrupts again behind each end of an interrupt, and nothing else would run any more.
+            if words.interrupts.fetch_add(1, SeqCst) % MOST_AT_ONCE == MOST_AT_ONCE - 1 {
+                frame.flags &= !INTERRUPTS;
+            }
             words.recovery.store(recovery, SeqCst);
             end_of_interrupt();
         }

@@ -9,15 +9,21 @@ use guests::machine::lapic;
 use crate::area::{Area, VICTIMS, area as area_of};
 use crate::handler::probe;
 use crate::note::note_deed;
-use crate::probes::{msrs, ports};
+use crate::probes::{memory, msrs, ports};
 use crate::random::Random;
+
+/// Ports of the test device that drive the interrupt lines.
+const TEST_LINES: u16 = 0x2000;
+/// The IOAPIC's first redirection entry.
+const REDIRECTION: u8 = 0x10;
 
 pub(crate) fn run(area: &Area, random: &mut Random, count: u64) {
     msrs::settle(area);
     lapic::write(register::SPURIOUS, 0x1ff);
     lapic::write(register::TASK_PRIORITY, 0);
     for _ in 0..count {
-        match random.below(8) {
+        match random.below(9) {
+            8 => level(area, random),
             0 => timer(area, random),
             1 => legacy_timers(area, random),
             2 => open_wide(area, random),
@@ -79,9 +85,26 @@ fn legacy_timers(area: &Area, random: &mut Random) {
     ports::access(area, 0x70, 1, Some(0x0c));
     ports::access(area, 0x71, 1, None);
     ports::access(area, 0x21, 1, Some(random.byte().into()));
-    let line = 0x2000 + random.below(24) as u16;
+    let line = TEST_LINES + random.below(24) as u16;
     ports::access(area, line, 1, Some(1));
     ports::access(area, line, 1, Some(0));
+}
+
+/// A level-triggered interrupt by way of the IOAPIC. The line is low again before it is taken, unless another victim has it.
+fn level(area: &Area, random: &mut Random) {
+    const LEVEL: u32 = 1 << 15;
+    const MASKED: u32 = 1 << 16;
+    let line = random.below(24) as u8;
+    let entry = REDIRECTION + 2 * line;
+    let vector = 0x50 + random.below(0x80) as u32;
+    for (index, value) in [(entry + 1, (area.index() as u32 + 1) << 24), (entry, vector | LEVEL)] {
+        memory::ioapic_register(area, index, Some(value));
+    }
+    for asserted in [1, 0] {
+        ports::access(area, TEST_LINES + u16::from(line), 1, Some(asserted));
+    }
+    let _ = probe!(area, "sti\n nop\n cli");
+    memory::ioapic_register(area, entry, Some(vector | LEVEL | MASKED));
 }
 
 /// Takes what is pending; sometimes asleep, with something that wakes.

@@ -147,6 +147,11 @@ fn ioapic(area: &Area, random: &mut Random) {
     // An NMI for each tick of a timer at its fastest would leave the warden no time for anything else.
     let quiet = |value: u32| if value >> 8 & 7 == 4 { value & !(4 << 8) } else { value };
     let write = random.once_in(2).then(|| quiet(without_init(random.value() as u32)));
+    ioapic_register(area, index, write);
+}
+
+/// One access to a register of the IOAPIC.
+pub(crate) fn ioapic_register(area: &Area, index: u8, write: Option<u32>) {
     plain(area, IOAPIC, Some(index.into()));
     plain(area, IOAPIC + 0x10, write);
     note(Point::ioapic(index, write.is_some()));
