@@ -47,6 +47,8 @@ struct Options {
     pairs: Option<usize>,
     qemu: Option<PathBuf>,
     platform: Option<()>,
+    /// A missed aim is a failure.
+    strict: bool,
 }
 
 impl Options {
@@ -76,6 +78,7 @@ impl Options {
                     let name = options::text(&mut parser)?;
                     set(&mut options.platform, "platform", options::platform(&name)?)?;
                 }
+                Long("strict") => options.strict = true,
                 other => return Err(other.unexpected().into()),
             }
         }
@@ -127,5 +130,6 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
     if let Some(path) = &options.plot {
         write_atomically(path, plot::svg(&figures).as_bytes())?;
     }
-    Ok(outcome)
+    let missed = figures.iter().any(|figure| figure.reached() == Some(false));
+    Ok(if options.strict && missed && outcome == status::OK { status::FAILED } else { outcome })
 }

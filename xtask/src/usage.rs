@@ -30,7 +30,9 @@ cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names
 cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
-cargo xtask bench   [exits|boot|snp-model|memory|idle|clock|measure ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
+cargo xtask bench   [exits|boot|snp-model|memory|idle|clock|measure ...]
+                    [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
+  --strict                 status 1 if an aim is missed
 cargo xtask symbolize [FILE] [--elf FILE]   the calls behind a crash of Parados, from what it printed (or standard input)
 cargo xtask check   formatting, clippy, docs, licences, layering
 
