@@ -5,7 +5,6 @@
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-#[cfg(any(test, target_os = "none"))]
 #[cfg(target_os = "none")]
 mod crash;
 #[cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the image alone"))]

@@ -5,27 +5,12 @@
 //! tables, decoded, and done here, with the faults that hardware would raise. References: APM vol. 1–3, SDM vol. 3A where
 //! the APM is silent.
 //!
-//! | emulated, where an operand is in memory | notes |
-//! |---|---|
-//! | MOV (all forms), MOVZX, MOVSX, MOVSXD, MOVNTI, MOVBE | `moffs` too |
-//! | MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS | with all repeat prefixes, in bounded batches |
-//! | ADD, ADC, SUB, SBB, AND, OR, XOR, CMP, TEST, INC, DEC, NOT, NEG | |
-//! | MUL, IMUL (one, two and three operands), DIV, IDIV | |
-//! | ROL, ROR, RCL, RCR, SHL, SHR, SAR, SHLD, SHRD | |
-//! | BT, BTS, BTR, BTC | bit strings too |
-//! | XCHG, XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B | atomic on memory, a read and a write on a device |
-//! | SETcc, CMOVcc | |
-//! | PUSH, POP, near CALL and JMP | the stack may be a device as well |
-//! | CLFLUSH, CLFLUSHOPT, CLWB, PREFETCH… | nothing moves; a prefetch does not even fault |
-//! | MOVUPS, MOVAPS, MOVDQU, MOVDQA, MOVNT…, LDDQU, MOVD, MOVQ, MOVSS, MOVSD, MOVLP…, MOVHP…; the VEX forms | 4 to 32 bytes |
-//! | MOVD, MOVQ, MOVNTQ of MMX registers | |
-//! | far JMP | to a code segment, not through a gate |
-//! | LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR, LMSW, SMSW | descriptors are read from memory |
+//! `docs/emulator.md` has the table of what is emulated, which `tests/coverage.rs` holds to the decoder's list, and what a
+//! comparison with a real processor covers. Any other instruction on device memory gives the guest #UD and is counted
+//! ([`Oddity::NotEmulated`]).
 //!
-//! Any other instruction on device memory gives the guest #UD and is counted ([`Oddity::NotEmulated`]): x87, MMX
-//! and vector arithmetic, EVEX, XSAVE, far CALL and RET. `docs/emulator.md` has the details, and what a comparison with a real
-//! processor covers. Accesses that the processor makes by itself
-//! (descriptor tables, TSS, interrupt frames) cannot be emulated on devices; see `memory_fault`.
+//! Accesses that the processor makes by itself (descriptor tables, TSS, interrupt frames) cannot be emulated on devices; see
+//! `memory_fault`.
 //!
 //! Hostile party: the guest, with every byte, register and page table, on several processors at once. Nothing here
 //! panics, each loop has a bound, and nothing is allocated after [`initialise`].

@@ -17,6 +17,17 @@ fn an_unknown_instruction_on_a_device_is_undefined_and_counted() {
     }
 }
 
+/// The row of `docs/emulator.md`.
+#[test]
+fn rare_stack_instructions_with_the_stack_on_a_device_are_undefined() {
+    // pushf; popf; pusha; popa; iret; push es; pop es; enter 0, 1
+    for code in [&[0x9c][..], &[0x9d], &[0x60], &[0x61], &[0xcf], &[0x06], &[0x07], &[0xc8, 0, 0, 1]] {
+        let mut guest = Guest::protected(code).gpr(Gpr::Rsp, DEVICE + 0x40);
+        assert_eq!(guest.read(DEVICE + 0x40), Outcome::Inject(Exception::UNDEFINED), "{code:x?}");
+        assert_eq!(guest.env.oddities, [Oddity::NotEmulated(Gpa(CODE))], "{code:x?}");
+    }
+}
+
 #[test]
 fn an_instruction_that_touches_no_device_is_executed_again() {
     // int3, call, fld of RAM, mov of RAM, nop [rbx]
