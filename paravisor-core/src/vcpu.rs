@@ -183,7 +183,7 @@ impl<P: Platform> Vcpu<P> {
             self.sync_task_priority();
         }
         self.handle(|vcpu, cpu, env| match length::complete(&mut exit, cpu, env) {
-            Ok(()) => handle(&exit, vcpu, cpu, env),
+            Ok(found) => handle(&exit, found.as_ref(), vcpu, cpu, env),
             Err(outcome) => outcome,
         });
         if priority && self.recheck {

@@ -9,12 +9,13 @@
 
 use iced_x86::{Mnemonic, OpKind, Register};
 use platform::{
-    Control, ControlAccess, Direction, Exception, Gpr, GuestCpu, SegmentAttributes, SegmentRegister, SwitchedMsr,
+    Control, ControlAccess, Direction, Exception, ExitReason, Gpr, GuestCpu, SegmentAttributes, SegmentRegister,
+    SwitchedMsr,
 };
 use specs::msr::efer;
 
 use crate::cpuid::{Facts, PHYSICAL_BITS};
-use crate::{Env, Oddity, Outcome, VcpuContext, emulate, operand};
+use crate::{Env, Found, Oddity, Outcome, VcpuContext, emulate, operand};
 
 /// CR0 (APM vol. 2, 3.1.1).
 pub(crate) mod cr0 {
@@ -69,12 +70,13 @@ enum Act {
 /// A control register access.
 pub(crate) fn handle(
     access: &ControlAccess,
+    found: Option<&Found>,
     next_rip: u64,
     vcpu: &VcpuContext<'_>,
     cpu: &mut impl GuestCpu,
     env: &mut impl Env,
 ) -> Outcome {
-    let act = match access.operand.map_or_else(|| decode(access, cpu, env), |register| Ok(Act::Move(register))) {
+    let act = match access.operand.map_or_else(|| decode(access, found, cpu, env), |register| Ok(Act::Move(register))) {
         Ok(act) => act,
         Err(outcome) => return outcome,
     };
@@ -112,8 +114,14 @@ pub(crate) fn handle(
 }
 
 /// What stands at RIP, or the outcome if it is not an access to the control register that the exit is about.
-fn decode(access: &ControlAccess, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Result<Act, Outcome> {
-    let (instruction, _) = emulate::instruction(cpu, env)?;
+fn decode(
+    access: &ControlAccess,
+    found: Option<&Found>,
+    cpu: &mut impl GuestCpu,
+    env: &mut impl Env,
+) -> Result<Act, Outcome> {
+    let found = emulate::found_or(found, &ExitReason::Control(*access), cpu, env)?;
+    let instruction = found.instruction();
     let (first, second) = (instruction.op0_register(), instruction.op1_register());
     let in_memory = instruction.op0_kind() == OpKind::Memory;
     let act = match (instruction.mnemonic(), access.register, access.direction) {
@@ -123,7 +131,7 @@ fn decode(access: &ControlAccess, cpu: &mut impl GuestCpu, env: &mut impl Env) -
         (Mnemonic::Lmsw, Control::Cr0, Direction::Write) | (Mnemonic::Smsw, Control::Cr0, Direction::Read)
             if in_memory =>
         {
-            return Err(emulate::intercepted(&[Mnemonic::Lmsw, Mnemonic::Smsw], cpu, env));
+            return Err(emulate::intercepted(&found, cpu, env));
         }
         (Mnemonic::Lmsw, Control::Cr0, Direction::Write) => operand::general(first).map(Act::Lmsw),
         (Mnemonic::Smsw, Control::Cr0, Direction::Read) => {

@@ -2,10 +2,10 @@
 //! MOV to and from debug registers, where the platform intercepts them (APM vol. 2, 13.1).
 
 use iced_x86::{Mnemonic, Register};
-use platform::{DebugAccess, Direction, Exception, Gpr, GuestCpu};
+use platform::{DebugAccess, Direction, Exception, ExitReason, Gpr, GuestCpu};
 
 use crate::control::cr4;
-use crate::{Env, Oddity, Outcome, emulate, operand};
+use crate::{Env, Found, Oddity, Outcome, emulate, operand};
 
 /// DR6 bits that software may change: which breakpoint hit, and BD, BS, BT.
 const DR6_WRITABLE: u64 = 0xf | DR6_ACCESS | 1 << 14 | 1 << 15;
@@ -20,8 +20,14 @@ const DR7_ONES: u64 = 1 << 10;
 const DR7_GUARD: u64 = 1 << 13;
 
 /// A debug register access.
-pub(crate) fn handle(access: &DebugAccess, next_rip: u64, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
-    let general = match access.operand.map_or_else(|| decode(access, cpu, env), Ok) {
+pub(crate) fn handle(
+    access: &DebugAccess,
+    found: Option<&Found>,
+    next_rip: u64,
+    cpu: &mut impl GuestCpu,
+    env: &mut impl Env,
+) -> Outcome {
+    let general = match access.operand.map_or_else(|| decode(access, found, cpu, env), Ok) {
         Ok(register) => register,
         Err(outcome) => return outcome,
     };
@@ -60,8 +66,14 @@ pub(crate) fn handle(access: &DebugAccess, next_rip: u64, cpu: &mut impl GuestCp
 }
 
 /// The general-purpose register of the MOV at RIP, or the outcome if that is not the access that the exit is about.
-fn decode(access: &DebugAccess, cpu: &impl GuestCpu, env: &mut impl Env) -> Result<Gpr, Outcome> {
-    let (instruction, _) = emulate::instruction(cpu, env)?;
+fn decode(
+    access: &DebugAccess,
+    found: Option<&Found>,
+    cpu: &impl GuestCpu,
+    env: &mut impl Env,
+) -> Result<Gpr, Outcome> {
+    let found = emulate::found_or(found, &ExitReason::Debug(*access), cpu, env)?;
+    let instruction = found.instruction();
     let (first, second) = (instruction.op0_register(), instruction.op1_register());
     let (general, special) = match access.direction {
         Direction::Read => (first, second),

@@ -31,16 +31,23 @@ mod tests;
 mod vcpu;
 mod xsetbv;
 
-pub use emulate::{Emulation, resume};
+pub use emulate::{Emulation, Found, resume};
 pub use env::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target, Token};
 pub use outcome::Outcome;
 pub use vcpu::{VcpuContext, Vendor};
 
 use platform::{Exit, ExitReason, GuestCpu, Reason};
 
-/// Handles a guest exit. Registers are written; the caller applies the outcome.
+/// Handles a guest exit. Registers are written; the caller applies the outcome. `found` is the instruction, if its bytes had
+/// to be looked at before; then they are not read again.
 #[inline]
-pub fn handle(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+pub fn handle(
+    exit: &Exit,
+    found: Option<&Found>,
+    vcpu: &mut VcpuContext<'_>,
+    cpu: &mut impl GuestCpu,
+    env: &mut impl Env,
+) -> Outcome {
     let next_rip = exit.next_rip;
     match exit.reason {
         ExitReason::Cpuid => cpuid::handle(next_rip, vcpu, cpu),
@@ -48,20 +55,26 @@ pub fn handle(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, 
         ExitReason::Io(access) if access.string => emulate::string_io(&access, cpu, env),
         ExitReason::Io(access) => port::handle(&access, next_rip, cpu, env),
         ExitReason::Memory(fault) => emulate::memory_fault(&fault, cpu, env),
-        _ => rare(exit, vcpu, cpu, env),
+        _ => rare(exit, found, vcpu, cpu, env),
     }
 }
 /// The exits of which no guest makes many: apart, so that the frequent ones share few pages of code.
 #[inline(never)]
-fn rare(exit: &Exit, vcpu: &mut VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+fn rare(
+    exit: &Exit,
+    found: Option<&Found>,
+    vcpu: &mut VcpuContext<'_>,
+    cpu: &mut impl GuestCpu,
+    env: &mut impl Env,
+) -> Outcome {
     let next_rip = exit.next_rip;
     match exit.reason {
         // `handle` takes these.
         ExitReason::Cpuid | ExitReason::Msr(_) | ExitReason::Io(_) | ExitReason::Memory(_) => Outcome::Resume,
         ExitReason::Hlt => instruction::hlt(next_rip, cpu),
-        ExitReason::Control(access) => control::handle(&access, next_rip, vcpu, cpu, env),
-        ExitReason::Debug(access) => debug::handle(&access, next_rip, cpu, env),
-        ExitReason::LoadTable => emulate::load_table(cpu, env),
+        ExitReason::Control(access) => control::handle(&access, found, next_rip, vcpu, cpu, env),
+        ExitReason::Debug(access) => debug::handle(&access, found, next_rip, cpu, env),
+        ExitReason::LoadTable => emulate::load_table(found, cpu, env),
         ExitReason::Xsetbv => xsetbv::handle(next_rip, vcpu, cpu),
         ExitReason::Vmmcall => hypercall::handle(next_rip, vcpu, cpu, env),
         ExitReason::Sensitive(it) => instruction::sensitive(it, next_rip, vcpu, cpu, env),

@@ -32,7 +32,7 @@ impl<'t> Guest<'t> {
     }
 
     fn exit(&mut self, reason: ExitReason) -> Outcome {
-        handle(&Exit { reason, next_rip: NEXT }, &mut self.vcpu, &mut self.cpu, &mut self.env)
+        handle(&Exit { reason, next_rip: NEXT }, None, &mut self.vcpu, &mut self.cpu, &mut self.env)
     }
 
     fn sensitive(&mut self, instruction: SensitiveInstruction) -> Outcome {
@@ -462,8 +462,8 @@ fn a_locked_mov_of_cr0_is_one_of_cr8() {
     let mut guest = Guest::new(&table).with_code(&[0xf0, 0x0f, 0x22, 0xc0]);
     guest.cpu.set_gpr(Gpr::Rax, 7);
     let access = ControlAccess { register: Control::Cr8, direction: Direction::Write, operand: None };
-    let next = emulate::next_rip(&ExitReason::Control(access), &guest.cpu, &mut guest.env);
-    assert_eq!(next, Ok(guest.cpu.rip() + 4));
+    let found = emulate::find(&ExitReason::Control(access), &guest.cpu, &mut guest.env);
+    assert_eq!(found.unwrap().next_rip(), guest.cpu.rip() + 4);
     assert_eq!(guest.undecoded(Control::Cr8, Direction::Write), DONE);
     assert_eq!(guest.cpu.cr8, 7);
     // LOCK MOV ECX, CR0.

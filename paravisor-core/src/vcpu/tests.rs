@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use image_abi::{Range, payload};
 use platform::{
-    Access, Console, Exception, Gpa, GuestMemory, GuestPages, HostAccess, InjectionState, MemoryError, MemoryFault,
-    Outbound, PageRange, PageSize, Visibility, Waker,
+    Access, Console, ControlAccess, DebugAccess, Direction, Exception, Gpa, GuestMemory, GuestPages, HostAccess,
+    InjectionState, MemoryError, MemoryFault, Outbound, PageRange, PageSize, Visibility, Waker,
 };
 use vc_handlers::cpuid::Registers;
 use vc_handlers::testing::{FakeCpu, FakeMemory};
@@ -30,9 +30,22 @@ const TASK_PRIORITY: u64 = APIC_PAGE + 0x80;
 
 struct TestMemory(Mutex<FakeMemory>);
 
+thread_local! {
+    /// Another processor's rewriting: after the next read of code at its address, these bytes stand there.
+    static REWRITTEN: Cell<Option<(u64, &'static [u8])>> = const { Cell::new(None) };
+}
+
 impl GuestMemory for TestMemory {
     fn copy_in(&self, gpa: Gpa, view: Visibility, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        self.0.lock().unwrap().copy_in(gpa, view, buffer)
+        let memory = self.0.lock().unwrap();
+        memory.copy_in(gpa, view, buffer)?;
+        if let Some((at, code)) = REWRITTEN.get()
+            && at == gpa.0
+        {
+            REWRITTEN.set(None);
+            memory.copy_out(gpa, view, code)?;
+        }
+        Ok(())
     }
 
     fn copy_out(&self, gpa: Gpa, view: Visibility, data: &[u8]) -> Result<(), MemoryError> {
@@ -283,6 +296,30 @@ fn an_instruction_whose_end_nobody_told_is_found_in_memory() {
     machine_code(&vcpu, &[0xf3, 0x0f, 0xa2]);
     play(&mut vcpu, ExitReason::Cpuid, 0);
     assert_eq!(vcpu.cpu.rip(), 0x20_0003);
+}
+
+/// The length came from one look at the code and the operand from another: MOV CR3 was completed with the value of one
+/// register and the length of an instruction with another.
+#[test]
+fn an_instruction_that_is_rewritten_is_read_once() {
+    let control = ControlAccess { register: Control::Cr3, direction: Direction::Write, operand: None };
+    // MOV CR3, EAX; MOV CR3, ECX with a prefix. MOV DR1, EAX; the like.
+    let debug = DebugAccess { register: 1, direction: Direction::Write, operand: None };
+    for (reason, before, after) in [
+        (ExitReason::Control(control), [0x0f, 0x22, 0xd8], &[0x2e, 0x0f, 0x22, 0xd9]),
+        (ExitReason::Debug(debug), [0x0f, 0x23, 0xc8], &[0x2e, 0x0f, 0x23, 0xc9]),
+    ] {
+        let mut vcpu = boot_processor();
+        let rip = vcpu.cpu.rip();
+        machine_code(&vcpu, &before);
+        vcpu.cpu.set_gpr(Gpr::Rax, 0x5000);
+        vcpu.cpu.set_gpr(Gpr::Rcx, 0x7000);
+        REWRITTEN.set(Some((rip, after)));
+        play(&mut vcpu, reason, 0);
+        assert_eq!(REWRITTEN.take(), None, "it was read");
+        let value = if let ExitReason::Debug(_) = reason { vcpu.cpu.debug(1) } else { vcpu.cpu.control(Control::Cr3) };
+        assert_eq!((vcpu.cpu.rip(), value), (rip + 3, 0x5000), "{reason:?}");
+    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ mod tests;
 mod vector;
 mod walk;
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 use platform::{Access, Direction, Exception, ExitReason, Gpa, GuestCpu, IoAccess, MemoryFault};
 
 use self::context::{CodeSize, Context};
@@ -165,55 +165,63 @@ pub fn resume(emulation: Emulation, value: u64, cpu: &mut impl GuestCpu, env: &m
     }
 }
 
-/// RIP after the instruction at RIP, which exited for `reason`, for a backend whose hardware does not tell it. The
-/// exception, if the instruction cannot be fetched or is invalid, or the outcome that takes its place: an instruction that
-/// does not exit so is for the processor to execute.
-pub fn next_rip(reason: &ExitReason, cpu: &impl GuestCpu, env: &mut impl Env) -> core::result::Result<u64, Outcome> {
+/// An instruction that exited, fetched once: its length and its operands are of the same bytes, however the guest's other
+/// processors rewrite them.
+#[derive(Clone, Copy, Debug)]
+pub struct Found(Decoded);
+
+impl Found {
+    /// RIP after it.
+    pub const fn next_rip(&self) -> u64 {
+        self.0.next_rip
+    }
+
+    /// Where its first byte lies.
+    pub const fn gpa(&self) -> Gpa {
+        self.0.gpa
+    }
+
+    pub(crate) const fn instruction(&self) -> &Instruction {
+        &self.0.instruction
+    }
+}
+
+/// The instruction at RIP, which exited for `reason`, for a backend whose hardware does not tell of it. The exception, if the
+/// instruction cannot be fetched or is invalid, or the outcome that takes its place: an instruction that does not exit so is for
+/// the processor to execute.
+pub fn find(reason: &ExitReason, cpu: &impl GuestCpu, env: &mut impl Env) -> core::result::Result<Found, Outcome> {
     let context = Context::of(cpu);
     let decoded = decode::decode(cpu, &context, env.memory()).map_err(|stop| end(stop, &context))?;
     if !agreement::fits(reason, &decoded.instruction) {
         env.oddity(Oddity::Mismatch);
+        // The guest has rewritten the instruction since; whatever stands there now is for the processor to execute.
         return Err(Outcome::Resume);
     }
-    Ok(decoded.next_rip)
+    Ok(Found(decoded))
 }
 
-/// Where the instruction at RIP lies, found with the rights of a fetch; the exception if it cannot be fetched.
-pub fn locate(cpu: &impl GuestCpu, env: &impl Env) -> core::result::Result<Gpa, Outcome> {
-    let context = Context::of(cpu);
-    Code::first(cpu, &context, env.memory()).map(|code| code.gpa).map_err(|stop| end(stop, &context))
-}
-
-/// The instruction at RIP and where it lies, for a handler whose exit does not tell the operands.
-pub(crate) fn instruction(
+/// What was found already, or what [`find`] finds now.
+pub(crate) fn found_or(
+    found: Option<&Found>,
+    reason: &ExitReason,
     cpu: &impl GuestCpu,
-    env: &impl Env,
-) -> core::result::Result<(iced_x86::Instruction, Gpa), Outcome> {
-    let context = Context::of(cpu);
-    match decode::decode(cpu, &context, env.memory()) {
-        Ok(decoded) => Ok((decoded.instruction, decoded.gpa)),
-        Err(stop) => Err(end(stop, &context)),
+    env: &mut impl Env,
+) -> core::result::Result<Found, Outcome> {
+    found.map_or_else(|| find(reason, cpu, env), |found| Ok(*found))
+}
+
+/// LGDT, LIDT, LLDT or LTR, which the platform intercepts for what it does.
+pub(crate) fn load_table(found: Option<&Found>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    match found_or(found, &ExitReason::LoadTable, cpu, env) {
+        Ok(found) => intercepted(&found, cpu, env),
+        Err(outcome) => outcome,
     }
 }
 
-/// LGDT, LIDT, LLDT or LTR at RIP, which the platform intercepts for what it does.
-pub(crate) fn load_table(cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
-    intercepted(&[Mnemonic::Lgdt, Mnemonic::Lidt, Mnemonic::Lldt, Mnemonic::Ltr], cpu, env)
-}
-
-/// Emulates the instruction at RIP, which the platform intercepts for what it does and not for where its operand is, if
-/// it is one of those `expected`.
-pub(crate) fn intercepted(expected: &[Mnemonic], cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+/// Emulates an instruction that the platform intercepts for what it does and not for where its operand is.
+pub(crate) fn intercepted(found: &Found, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
     let context = Context::of(cpu);
-    let decoded = match decode::decode(cpu, &context, env.memory()) {
-        Ok(decoded) => decoded,
-        Err(stop) => return end(stop, &context),
-    };
-    if !expected.contains(&decoded.instruction.mnemonic()) {
-        // The guest has rewritten the instruction since; whatever stands there now is for the processor to execute.
-        env.oddity(Oddity::Mismatch);
-        return Outcome::Resume;
-    }
+    let decoded = found.0;
     let machine = decoded
         .operation
         .ok_or(Stop::Unsupported)

@@ -14,9 +14,9 @@ mod strings;
 mod system;
 mod vectors;
 
-use platform::{Access, Exception, Gpa, Gpr, GuestCpu, MemoryFault, SegmentRegister};
+use platform::{Access, Exception, ExitReason, Gpa, Gpr, GuestCpu, MemoryFault, SegmentRegister};
 
-use super::{exception, memory_fault};
+use super::{exception, find, memory_fault};
 use crate::testing::{FakeCpu, FakeEnv};
 use crate::{DeviceRequest, Operation, Outcome, Target};
 
@@ -27,6 +27,11 @@ const DEVICE: u64 = 0xfee0_0000;
 const TABLES: u64 = 0x10000;
 
 const PRESENT_WRITABLE_USER: u64 = 7;
+
+/// RIP after the instruction that exited.
+fn next_rip(reason: &ExitReason, cpu: &FakeCpu, env: &mut FakeEnv) -> Result<u64, Outcome> {
+    find(reason, cpu, env).map(|found| found.next_rip())
+}
 
 /// A processor with its machine.
 struct Guest {

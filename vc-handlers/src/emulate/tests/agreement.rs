@@ -7,7 +7,7 @@ use platform::{
 
 use super::*;
 use crate::Oddity;
-use crate::emulate::{load_table, next_rip, string_io};
+use crate::emulate::{load_table, string_io};
 
 const fn io(port: u16, width: IoWidth, direction: Direction) -> ExitReason {
     ExitReason::Io(IoAccess { port, width, direction, string: false, repeat: false })
@@ -201,7 +201,7 @@ fn a_load_of_a_table_that_was_rewritten_loads_nothing() {
     for code in [&[0x0f, 0x01, 0x33][..], &[0x8b, 0x03], &[0x0f, 0x00, 0x0b]] {
         let mut guest = Guest::long(code).gpr(Gpr::Rbx, DATA);
         let before = guest.cpu.state;
-        assert_eq!(load_table(&mut guest.cpu, &mut guest.env), Outcome::Resume);
+        assert_eq!(load_table(None, &mut guest.cpu, &mut guest.env), Outcome::Resume);
         assert_eq!(guest.cpu.state, before);
         assert_eq!(guest.env.oddities, [Oddity::Mismatch]);
     }

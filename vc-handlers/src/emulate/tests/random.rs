@@ -4,7 +4,7 @@
 use platform::{Direction, IoAccess, IoWidth, Reason, Segment, SegmentAttributes, VcpuState};
 
 use super::*;
-use crate::emulate::{next_rip, string_io};
+use crate::emulate::string_io;
 
 /// Less RAM than elsewhere, because each case has its own.
 const RAM: u64 = 0x2_0000;

@@ -154,7 +154,7 @@ fn an_intercepted_load_refuses_bases_that_are_not_canonical() {
         let mut guest = guest(code).gpr(Gpr::Rbx, DATA);
         guest.env.memory.put(DATA, &[0xff, 0x0f]);
         guest.env.memory.put(DATA + 2, &base.to_le_bytes());
-        let outcome = load_table(&mut guest.cpu, &mut guest.env);
+        let outcome = load_table(None, &mut guest.cpu, &mut guest.env);
         (outcome, guest.cpu.state.gdtr, guest.cpu.state.idtr)
     };
     // lgdt [rbx]; lidt [rbx]
@@ -175,27 +175,27 @@ fn an_intercepted_load_refuses_bases_that_are_not_canonical() {
 fn an_intercepted_load_takes_its_selector_from_a_register() {
     // ltr bx; lldt bx, of the task's descriptor made a local table.
     let mut ltr = guest(&[0x0f, 0x00, 0xdb]).gpr(Gpr::Rbx, 0xffff_0010);
-    assert_eq!(load_table(&mut ltr.cpu, &mut ltr.env), done(3));
+    assert_eq!(load_table(None, &mut ltr.cpu, &mut ltr.env), done(3));
     assert_eq!(ltr.cpu.segment(SegmentRegister::Tr).base, 0xffff_8000_00ab_cdef);
     let mut lldt = guest(&[0x0f, 0x00, 0xd3]).gpr(Gpr::Rbx, 16);
     lldt.env.memory.put(GDT + 16 + 5, &[0x82]);
-    assert_eq!(load_table(&mut lldt.cpu, &mut lldt.env), done(3));
+    assert_eq!(load_table(None, &mut lldt.cpu, &mut lldt.env), done(3));
     assert_eq!(lldt.cpu.segment(SegmentRegister::Ldtr).base, 0xffff_8000_00ab_cdef);
     // A base that is not canonical faults with the selector; the null selector empties the register.
     lldt.env.memory.put(GDT + 16 + 8, &[0, 0, 0xaa, 0xff]);
-    assert_eq!(load_table(&mut lldt.cpu, &mut lldt.env), fault(13, 16));
+    assert_eq!(load_table(None, &mut lldt.cpu, &mut lldt.env), fault(13, 16));
     let mut none = guest(&[0x0f, 0x00, 0xd3]).gpr(Gpr::Rbx, 0);
-    assert_eq!(load_table(&mut none.cpu, &mut none.env), done(3));
+    assert_eq!(load_table(None, &mut none.cpu, &mut none.env), done(3));
     assert_eq!(none.cpu.segment(SegmentRegister::Ldtr), Segment::default());
     none.cpu.set_cpl(3);
-    assert_eq!(load_table(&mut none.cpu, &mut none.env), GENERAL_PROTECTION);
+    assert_eq!(load_table(None, &mut none.cpu, &mut none.env), GENERAL_PROTECTION);
 }
 
 #[test]
 fn an_instruction_that_loads_no_table_is_left_to_the_processor() {
     // sgdt [rbx]
     let mut guest = guest(&[0x0f, 0x01, 0x03]);
-    assert_eq!(load_table(&mut guest.cpu, &mut guest.env), Outcome::Resume);
+    assert_eq!(load_table(None, &mut guest.cpu, &mut guest.env), Outcome::Resume);
     assert_eq!(guest.env.oddities, [Oddity::Mismatch]);
     assert!(guest.env.requests.is_empty());
 }
