@@ -408,6 +408,27 @@ impl NativeCpu {
         if self.nmi_window { ExitReason::NmiWindow } else { ExitReason::InterruptWindow }
     }
 
+    /// Completes an instruction that ends RF's effect, begins a shadow or is stepped over.
+    #[cold]
+    fn complete_with_flags(&mut self, next_rip: u64) {
+        let begins_shadow = core::mem::take(&mut self.begins_shadow);
+        let save = self.saved_mut();
+        // RF has kept the instruction's breakpoint from stopping it twice. An element of a repetition is not its end.
+        if save.rip != next_rip {
+            save.rflags &= !RFLAGS_RF;
+        }
+        save.rip = next_rip;
+        if begins_shadow {
+            // It holds back the trap as well; with the trap flag set, the next instruction raises one anyway.
+            self.shadow = Some(next_rip);
+            self.control_mut().interrupt_state |= SHADOW;
+        } else if save.rflags & RFLAGS_TF != 0 {
+            // The trap that the hardware would have raised after the instruction.
+            save.dr6 |= DR6_SINGLE_STEP;
+            self.inject(Event::Exception(platform::Exception::DEBUG));
+        }
+    }
+
     fn segment_slot(&mut self, register: SegmentRegister) -> &mut VmcbSegment {
         let save = self.saved_mut();
         match register {
@@ -426,13 +447,6 @@ impl NativeCpu {
 /// Whether an IRET goes back to the task that the NT flag tells of; long mode has no such thing.
 const fn returns_to_another_task(rflags: u64, efer: u64) -> bool {
     rflags & (RFLAGS_NT | RFLAGS_VM) == RFLAGS_NT && efer & EFER_LMA == 0
-}
-
-/// The flags that are left when RIP moves: an instruction that comes to its end clears RF, which had kept its breakpoint from
-/// stopping it twice; a repetition that goes on does not.
-#[inline(always)]
-const fn kept_flags(rip: u64, next_rip: u64) -> u64 {
-    if next_rip == rip { !0 } else { !RFLAGS_RF }
 }
 
 impl GuestCpu for NativeCpu {
@@ -491,19 +505,10 @@ impl GuestCpu for NativeCpu {
             // QEMU 10 and real processors obey it on VMRUN: it would hold for the next instruction too.
             self.control_mut().interrupt_state &= !SHADOW;
         }
-        let begins_shadow = core::mem::take(&mut self.begins_shadow);
-        let save = self.saved_mut();
-        save.rflags &= kept_flags(save.rip, next_rip);
-        save.rip = next_rip;
-        if begins_shadow {
-            // It holds back the trap as well; with the trap flag set, the next instruction raises one anyway.
-            self.shadow = Some(next_rip);
-            self.control_mut().interrupt_state |= SHADOW;
-        } else if save.rflags & RFLAGS_TF != 0 {
-            // The trap that the hardware would have raised after the instruction.
-            save.dr6 |= DR6_SINGLE_STEP;
-            self.inject(Event::Exception(platform::Exception::DEBUG));
+        if self.begins_shadow || self.saved().rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+            return self.complete_with_flags(next_rip);
         }
+        self.saved_mut().rip = next_rip;
     }
 
     fn begin_shadow(&mut self) {
