@@ -6,8 +6,11 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
+use specs::apic::{IOAPIC_BASE, IOAPIC_REDIRECTION, IOREGSEL, IOWIN};
+
 use crate::area::{self, Area, state};
 use crate::canary;
+use crate::start::place;
 
 const STUB: u64 = 32;
 
@@ -213,11 +216,12 @@ extern "C" fn handle(frame: &mut Frame, area: &Area) {
             frame.flags &= !TRAP;
         }
         32.. => {
+            words.recovery.store(recovery, SeqCst);
             // A line that stays up interrupts again behind each end of an interrupt, and nothing else would run any more.
             if words.interrupts.fetch_add(1, SeqCst) % MOST_AT_ONCE == MOST_AT_ONCE - 1 {
                 frame.flags &= !INTERRUPTS;
+                mask_lines();
             }
-            words.recovery.store(recovery, SeqCst);
             end_of_interrupt();
         }
         vector => {
@@ -234,6 +238,19 @@ extern "C" fn handle(frame: &mut Frame, area: &Area) {
 pub(crate) fn clear_breakpoints() {
     // SAFETY: no breakpoints are what Rust's code expects.
     unsafe { core::arch::asm!("mov dr7, {}", in(reg) 0x400u64, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Masks all lines of the IOAPIC and of both 8259s. Another victim may select a register in between, with no harm done.
+fn mask_lines() {
+    const MASKED: u32 = 1 << 16;
+    for line in 0..24 {
+        let entry = u32::from(IOAPIC_REDIRECTION + 2 * line);
+        for (register, value) in [(IOREGSEL, entry), (IOWIN, MASKED)] {
+            // SAFETY: the IOAPIC is mapped one to one, and what it is told is its own affair.
+            unsafe { place::<u32>(IOAPIC_BASE + register).write_volatile(value) };
+        }
+    }
+    guests::smp::mask_8259s();
 }
 
 /// In whatever mode the local APIC is.
