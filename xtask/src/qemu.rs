@@ -95,6 +95,8 @@ pub(crate) struct Machine {
     pub(crate) command: Option<Channel>,
     /// QEMU's monitor, in the form for programs.
     pub(crate) monitor: Option<Channel>,
+    /// A file that is the machine's RAM, and still tells what it held when QEMU has ended.
+    pub(crate) memory_file: Option<PathBuf>,
     /// Further arguments, such as `-icount`.
     pub(crate) extra: Vec<String>,
     /// Further words for the reference host, each with a space before it.
@@ -114,6 +116,7 @@ impl Machine {
             log: Channel::Stderr,
             command: None,
             monitor: None,
+            memory_file: None,
             extra: vec![],
             host_options: String::new(),
         }
@@ -124,7 +127,12 @@ impl Machine {
         let mut arguments = Arguments(Vec::new());
         let ram = self.ram();
         let mut machine = format!("q35,max-ram-below-4g={}G", LOW_RAM >> 30);
-        if ram > RESERVE_LIMIT {
+        if let Some(file) = &self.memory_file {
+            machine.push_str(",memory-backend=ram");
+            let size = ram >> 20;
+            arguments
+                .pair("-object", joined(&format!("memory-backend-file,id=ram,size={size}M,share=on,mem-path="), file));
+        } else if ram > RESERVE_LIMIT {
             machine.push_str(",memory-backend=ram");
             arguments.pair("-object", format!("memory-backend-ram,id=ram,size={}M,reserve=off", ram >> 20));
         }
@@ -273,6 +281,14 @@ mod tests {
         let command = machine(1 << 30).shell_command();
         assert!(command.ends_with("-kernel h -initrd i -append memory=1073741824"), "{command}");
         assert!(command.contains("path=/a,,b/log"), "{command}");
+    }
+
+    #[test]
+    fn memory_can_be_a_file() {
+        let machine = Machine { memory_file: Some("/a,b/ram".into()), ..machine(256 << 20) };
+        let command = machine.shell_command();
+        assert!(command.contains("id=ram,size=320M,share=on,mem-path=/a,,b/ram "), "{command}");
+        assert!(command.contains("max-ram-below-4g=2G,memory-backend=ram "), "{command}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! QEMU's monitor (QMP, `docs/interop/qmp-spec.rst` in QEMU's sources), for a look at memory from outside and for the
-//! power button.
+//! QEMU's monitor (QMP, `docs/interop/qmp-spec.rst` in QEMU's sources), for the power button.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use crate::scratch::Scratch;
 
 /// How long QEMU may take to answer on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,43 +17,30 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Monitor {
     listener: UnixListener,
     stream: Option<BufReader<UnixStream>>,
-    folder: PathBuf,
 }
 
 impl Monitor {
-    /// The monitor, and the socket for QEMU. Memory is saved to files in `folder`.
-    pub(super) fn new(folder: &Path) -> Result<(Self, PathBuf), String> {
-        let path = folder.join("monitor");
+    /// The monitor, and the socket for QEMU.
+    pub(super) fn new(scratch: &Scratch) -> Result<(Self, PathBuf), String> {
+        let path = scratch.file("monitor");
         let listener = UnixListener::bind(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok((Self { listener, stream: None, folder: folder.to_owned() }, path))
-    }
-
-    /// Physical memory.
-    pub(super) fn memory(&mut self, start: u64, bytes: u64) -> Result<Vec<u8>, String> {
-        let file = self.folder.join("memory");
-        self.execute("pmemsave", &json!({ "val": start, "size": bytes, "filename": file }))?;
-        std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
-    }
-
-    /// Holds the machine, and lets it go on.
-    pub(super) fn hold(&mut self, held: bool) -> Result<(), String> {
-        self.execute(if held { "stop" } else { "cont" }, &json!({}))
+        Ok((Self { listener, stream: None }, path))
     }
 
     pub(super) fn press_power_button(&mut self) -> Result<(), String> {
-        self.execute("system_powerdown", &json!({}))
+        self.execute("system_powerdown")
     }
 
-    fn execute(&mut self, command: &str, arguments: &Value) -> Result<(), String> {
+    fn execute(&mut self, command: &str) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("QEMU's monitor, {command}: {error}");
         if self.stream.is_none() {
             let (stream, _) = self.listener.accept().map_err(failed)?;
             stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
             self.stream = Some(BufReader::new(stream));
-            self.execute("qmp_capabilities", &json!({}))?;
+            self.execute("qmp_capabilities")?;
         }
         let stream = self.stream.as_mut().ok_or("QEMU's monitor is gone")?;
-        let request = json!({ "execute": command, "arguments": arguments });
+        let request = json!({ "execute": command });
         stream.get_mut().write_all(format!("{request}\n").as_bytes()).map_err(failed)?;
         loop {
             let mut line = String::new();
@@ -74,7 +62,6 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::Scratch;
 
     /// Answers as QEMU does: a greeting, an event, then what is given.
     fn answer(path: PathBuf, answers: &'static [&'static str]) -> std::thread::JoinHandle<Vec<String>> {
@@ -94,12 +81,12 @@ mod tests {
     #[test]
     fn answers_are_told_from_events() {
         let scratch = Scratch::new().unwrap();
-        let (mut monitor, path) = Monitor::new(scratch.file("x").parent().unwrap()).unwrap();
+        let (mut monitor, path) = Monitor::new(&scratch).unwrap();
         let qemu = answer(path, &["{\"return\":{}}\n", "{\"event\":\"X\"}\n{\"return\":{}}\n", "{\"error\":{}}\n"]);
-        assert_eq!(monitor.hold(true), Ok(()));
+        assert_eq!(monitor.press_power_button(), Ok(()));
         assert!(monitor.press_power_button().is_err());
         let heard = qemu.join().unwrap();
-        for (line, word) in heard.iter().zip(["qmp_capabilities", "stop", "system_powerdown"]) {
+        for (line, word) in heard.iter().zip(["qmp_capabilities", "system_powerdown", "system_powerdown"]) {
             assert!(line.contains(word), "{heard:?}");
         }
     }

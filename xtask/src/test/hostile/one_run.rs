@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One VM with the hostile guest: from its start to its end, watched from outside.
 //!
-//! When the guest says that it begins, and again when it is done, QEMU saves the paravisor's memory: code, constants and
-//! page tables must be the same, and the canary must be whole. Then the power button is pressed, to which a paravisor that
-//! answers reacts, and the guest ends the VM in the way that it was told.
+//! The machine's RAM is a file, so that the paravisor's memory can be read when the guest says that it begins, and again when
+//! the VM has ended, however it did: code, constants and page tables must be the same, and the canary must be whole. When
+//! the guest is done, the power button is pressed, to which a paravisor that answers reacts, and the guest ends the VM in the
+//! way that it was told.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use image_abi::{IMAGE_BASE, LaunchBlock, Range, canary};
@@ -23,6 +26,8 @@ use crate::scratch::Scratch;
 /// Processors: one that watches, two that do harm.
 const PROCESSORS: u32 = 3;
 pub(super) const MEMORY: u64 = 256 << 20;
+/// As much of the paravisor's memory as is looked at.
+const REGION: usize = if image_abi::REGION_LIMIT < 4 << 20 { image_abi::REGION_LIMIT as usize } else { 4 << 20 };
 /// What the start of a machine may take, and what a seed may, on a loaded machine.
 const START: Duration = Duration::from_secs(60);
 const SEED: Duration = Duration::from_secs(30);
@@ -85,16 +90,19 @@ struct Snapshot {
     canary: Option<u64>,
 }
 
+/// The paravisor's memory, from outside.
+struct Memory<'a> {
+    file: PathBuf,
+    block: &'a LaunchBlock,
+}
+
 struct Watcher<'a> {
     monitor: Monitor,
-    block: &'a LaunchBlock,
-    region: u64,
+    memory: &'a Memory<'a>,
     reader: Reader,
-    before: Option<Snapshot>,
+    before: Option<Result<Snapshot, String>>,
     outcome: Outcome,
     log: Vec<String>,
-    /// Why the monitor did not answer: no failure of its own, if the VM ended meanwhile.
-    unwatched: Option<String>,
 }
 
 /// Runs a VM.
@@ -106,25 +114,23 @@ pub(super) fn run(
     order: Order,
 ) -> Result<Outcome, String> {
     let scratch = Scratch::new().map_err(|failure| failure.message)?;
-    let folder = scratch.file("x").parent().map(Path::to_owned).unwrap_or_default();
-    let (monitor, socket) = Monitor::new(&folder)?;
+    let (monitor, socket) = Monitor::new(&scratch)?;
+    let memory = Memory { file: scratch.file("ram"), block };
     let start = Start::Host { host: host.to_owned(), image: image.to_owned() };
     let machine = Machine {
         processors: PROCESSORS,
         memory: MEMORY,
         monitor: Some(Channel::Socket(socket)),
+        memory_file: Some(memory.file.clone()),
         ..Machine::new(qemu.to_owned(), start)
     };
     let seeds = u32::try_from(order.count).unwrap_or(u32::MAX);
     let deadline = Some(Instant::now() + START + SEED.saturating_mul(seeds));
     let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };
-    // The whole of what the region may be: its length is in no message that comes before the end.
-    let region = image_abi::REGION_LIMIT.min(4 << 20);
     let (reader, outcome) = (Reader::default(), Outcome::default());
-    let mut watcher =
-        Watcher { monitor, block, region, reader, before: None, outcome, log: Vec::new(), unwatched: None };
+    let mut watcher = Watcher { monitor, memory: &memory, reader, before: None, outcome, log: Vec::new() };
     let ended = process::run(machine, &streams, &mut |event| watcher.hear(event)).map_err(|failure| failure.message)?;
-    let Watcher { mut outcome, log, unwatched, .. } = watcher;
+    let Watcher { mut outcome, log, before, .. } = watcher;
     outcome.end = ended.end.as_ref().map(|end| end.kind);
     outcome.statistics = ended.facts;
     let said = || log.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join(" / ");
@@ -151,7 +157,14 @@ pub(super) fn run(
     if outcome.done && outcome.failures.is_empty() && outcome.end != ENDINGS.get(order.ending).copied() {
         outcome.failures.push(format!("the end was {:?} instead of what the guest asked for; {}", outcome.end, said()));
     }
-    outcome.failures.extend(unwatched.filter(|_| outcome.done));
+    match before {
+        Some(before) => {
+            outcome.failures.extend(before.and_then(|before| memory.snapshot()?.is_still(&before)).err());
+        }
+        // QEMU may die at any time.
+        None if outcome.emulator_crashed => {}
+        None => outcome.failures.push("the guest never said that it begins".into()),
+    }
     let claimed: u64 = outcome.exits.values().sum();
     if let Some(counted) = exits_of_victims(&outcome.statistics).filter(|counted| *counted < claimed) {
         outcome.failures.push(format!("the victims say that they made {claimed} exits, Parados counted {counted}"));
@@ -188,36 +201,24 @@ impl Watcher<'_> {
             Line::Lost => outcome.lost += 1,
             Line::Cover(coverage) => outcome.coverage.add(&coverage),
             Line::Leak(what) => outcome.failures.push(format!("{LEAK}: {what}")),
-            Line::Begin => match self.snapshot() {
-                Ok(snapshot) => self.before = Some(snapshot),
-                Err(why) => self.unwatched = Some(why),
-            },
+            Line::Begin => self.before = Some(self.memory.snapshot()),
             Line::Done if !outcome.done => {
                 outcome.done = true;
-                let compared = self.compare();
-                self.outcome.failures.extend(compared.err());
-                self.outcome.failures.extend(self.monitor.press_power_button().err());
+                outcome.failures.extend(self.monitor.press_power_button().err());
             }
             Line::Done => {}
         }
     }
+}
 
-    fn compare(&mut self) -> Result<(), String> {
-        let after = self.snapshot()?;
-        let before = self.before.as_ref().ok_or("the guest never said that it begins")?;
-        match (before.canary, after.canary) {
-            (None, _) => return Err("no canary was planted in the paravisor's memory".into()),
-            (at, now) if at != now => return Err(CHANGED.into()),
-            _ => {}
-        }
-        if before.fixed == after.fixed { Ok(()) } else { Err("the paravisor's code or constants have changed".into()) }
-    }
-
-    fn snapshot(&mut self) -> Result<Snapshot, String> {
-        self.monitor.hold(true)?;
-        let region = self.monitor.memory(IMAGE_BASE, self.region);
-        self.monitor.hold(false)?;
-        let region = region?;
+impl Memory<'_> {
+    fn snapshot(&self) -> Result<Snapshot, String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.file.display());
+        let file = File::open(&self.file).map_err(failed)?;
+        // The whole of what the region may be: its length is in no message that comes before the end. Below 2 GiB the file
+        // is the physical address space.
+        let mut region = vec![0; REGION];
+        file.read_exact_at(&mut region, IMAGE_BASE).map_err(failed)?;
         let piece = |range: &Range| {
             let start = usize::try_from(range.start.checked_sub(IMAGE_BASE)?).ok()?;
             region.get(start..start.checked_add(usize::try_from(range.bytes).ok()?)?).map(<[u8]>::to_vec)
@@ -225,6 +226,17 @@ impl Watcher<'_> {
         let fixed = [&self.block.text, &self.block.rodata, &self.block.page_tables].map(piece);
         let fixed = fixed.into_iter().collect::<Option<_>>().ok_or("the image lies outside the region")?;
         Ok(Snapshot { fixed, canary: find_canary(&region) })
+    }
+}
+
+impl Snapshot {
+    fn is_still(&self, before: &Self) -> Result<(), String> {
+        match (before.canary, self.canary) {
+            (None, _) => return Err("no canary was planted in the paravisor's memory".into()),
+            (at, now) if at != now => return Err(CHANGED.into()),
+            _ => {}
+        }
+        if before.fixed == self.fixed { Ok(()) } else { Err("the paravisor's code or constants have changed".into()) }
     }
 }
 
@@ -260,6 +272,16 @@ mod tests {
         let Value::Object(statistics) = json!({ "vcpus": vcpus }) else { panic!() };
         assert_eq!(exits_of_victims(&statistics), Some(14));
         assert_eq!(exits_of_victims(&Map::new()), None);
+    }
+
+    #[test]
+    fn a_changed_byte_and_a_lost_canary_are_told() {
+        let snapshot = |byte, canary| Snapshot { fixed: vec![vec![1, byte]], canary };
+        let before = snapshot(2, Some(7));
+        assert_eq!(snapshot(2, Some(7)).is_still(&before), Ok(()));
+        assert!(snapshot(3, Some(7)).is_still(&before).is_err());
+        assert_eq!(snapshot(2, None).is_still(&before), Err(CHANGED.into()));
+        assert!(snapshot(2, None).is_still(&snapshot(2, None)).is_err());
     }
 
     #[test]
