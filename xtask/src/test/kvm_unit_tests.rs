@@ -2,7 +2,8 @@
 //! kvm-unit-tests (<https://gitlab.com/kvm-unit-tests/kvm-unit-tests>): each program of a given build on a bare QEMU
 //! and under Parados, side by side.
 //!
-//! What passes on bare QEMU must pass under Parados, unless [`HIDDEN`] says why not. The suite is no part of the project:
+//! What passes on bare QEMU must pass under Parados, unless [`HIDDEN`] says why not, and so must what [`TARGETS`] names,
+//! whatever it does on bare QEMU. The suite is no part of the project:
 //! without a folder that somebody built, the tests are skipped, and the totals say so.
 
 mod config;
@@ -14,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use igvm_tools::write_atomically;
 
@@ -28,12 +30,16 @@ use sides::{Outcome, Ran};
 /// Tests of what our machine does not have by policy.
 const HIDDEN: &str = include_str!("kvm_unit_tests/hidden.txt");
 
+/// Tests that are to pass even where QEMU's own devices fail.
+const TARGETS: &str = include_str!("kvm_unit_tests/targets.txt");
+
 /// One line of the result.
 struct Row {
     name: String,
     bare: Outcome,
     parados: Outcome,
     reason: String,
+    is_target: bool,
 }
 
 /// What both sides of every test share.
@@ -49,7 +55,11 @@ struct Bench {
 enum Verdict {
     Passed,
     Skipped,
+    /// Fails on bare QEMU too: counted with the skipped ones.
+    FailedOnBoth,
     Failed,
+    /// One of [`TARGETS`].
+    FailedTarget,
 }
 
 pub(super) fn run(directory: Option<&Path>, only: Option<&str>, qemu: Option<&Path>) -> Result<Totals> {
@@ -73,8 +83,8 @@ pub(super) fn run(directory: Option<&Path>, only: Option<&str>, qemu: Option<&Pa
     for row in &rows {
         match row.verdict() {
             Verdict::Passed => totals.passed += 1,
-            Verdict::Skipped => totals.skipped += 1,
-            Verdict::Failed => totals.failed += 1,
+            Verdict::Skipped | Verdict::FailedOnBoth => totals.skipped += 1,
+            Verdict::Failed | Verdict::FailedTarget => totals.failed += 1,
         }
     }
     let table = table(&rows, &format!("Suite commit {commit}; QEMU {major}.{minor}, TCG, on both sides."));
@@ -118,10 +128,12 @@ fn one(test: &Test, bench: &Bench) -> Result<Row> {
     let kernel: PathBuf = bench.directory.join("x86").join(&test.file);
     let unrun = test.skipped().or_else(|| (!kernel.is_file()).then(|| "not built".to_owned()));
     if let Some(reason) = unrun {
-        return Ok(Row { name: test.name.clone(), bare: Outcome::Skip, parados: Outcome::Skip, reason });
+        let is_target = target(TARGETS, &test.name).is_some();
+        return Ok(Row { name: test.name.clone(), bare: Outcome::Skip, parados: Outcome::Skip, reason, is_target });
     }
+    let timeout = target(TARGETS, &test.name).flatten().map_or(test.timeout, |longer| longer.max(test.timeout));
     let bare = bench.keep(test, "bare", sides::bare(test, &kernel, &bench.qemu)?)?;
-    let parados = bench.keep(test, "parados", sides::parados(test, &kernel, &bench.qemu)?)?;
+    let parados = bench.keep(test, "parados", sides::parados(test, &kernel, &bench.qemu, timeout)?)?;
     Ok(Row::new(&test.name, bare, parados, hidden(HIDDEN, &test.name)))
 }
 
@@ -156,6 +168,16 @@ fn hidden<'a>(list: &'a str, name: &str) -> Option<&'a str> {
     lines.filter_map(|line| line.split_once(": ")).find(|(listed, _)| is_meant(listed)).map(|(_, reason)| reason)
 }
 
+/// Whether a test is a target, and how long it may take if longer than the suite allows.
+fn target(list: &str, name: &str) -> Option<Option<Duration>> {
+    let heads = list
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_once(": ").map_or(line, |(head, _)| head));
+    let mut words = heads.map(|head| head.split(' ')).find(|words| words.clone().next() == Some(name))?.skip(1);
+    Some(words.next().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs))
+}
+
 impl Row {
     /// What a test came to. One that need not pass, and does not, is skipped.
     fn new(name: &str, bare: Outcome, parados: Outcome, hidden: Option<&str>) -> Self {
@@ -165,14 +187,17 @@ impl Row {
             (Outcome::Fail(reason), parados, _) => (parados, format!("bare: {reason}")),
             (_, parados, _) => (parados, String::new()),
         };
-        Self { name: name.to_owned(), bare, parados, reason }
+        Self { name: name.to_owned(), bare, parados, reason, is_target: target(TARGETS, name).is_some() }
     }
 
     fn verdict(&self) -> Verdict {
         match (&self.bare, &self.parados) {
             (_, Outcome::Pass) => Verdict::Passed,
+            _ if self.is_target => Verdict::FailedTarget,
             (Outcome::Pass, _) if hidden(HIDDEN, &self.name).is_none() => Verdict::Failed,
-            // A failure on both sides is no pass, and it is nothing that Parados has broken.
+            (Outcome::Skip, Outcome::Fail(_)) => Verdict::Failed,
+            // Neither is it a pass, nor has Parados broken anything.
+            (Outcome::Fail(_), Outcome::Fail(_)) => Verdict::FailedOnBoth,
             _ => Verdict::Skipped,
         }
     }
@@ -181,7 +206,9 @@ impl Row {
         let word = match self.verdict() {
             Verdict::Passed => "ok",
             Verdict::Skipped => "skipped",
+            Verdict::FailedOnBoth => "fails on both sides",
             Verdict::Failed => "FAILED",
+            Verdict::FailedTarget => "FAILED, a target",
         };
         let (bare, parados) = (self.bare.word(), self.parados.word());
         let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
@@ -224,7 +251,7 @@ mod tests {
     use super::*;
 
     fn verdict(bare: Outcome, parados: Outcome) -> Verdict {
-        Row { name: "no such test".into(), bare, parados, reason: String::new() }.verdict()
+        Row { name: "no such test".into(), bare, parados, reason: String::new(), is_target: false }.verdict()
     }
 
     #[test]
@@ -234,8 +261,37 @@ mod tests {
         assert_eq!(verdict(Outcome::Pass, fail()), Verdict::Failed);
         assert_eq!(verdict(Outcome::Pass, Outcome::Skip), Verdict::Failed);
         assert_eq!(verdict(fail(), Outcome::Pass), Verdict::Passed);
-        assert_eq!(verdict(fail(), fail()), Verdict::Skipped);
-        assert_eq!(verdict(Outcome::Skip, fail()), Verdict::Skipped);
+        assert_eq!(verdict(fail(), fail()), Verdict::FailedOnBoth);
+        assert_eq!(verdict(fail(), Outcome::Skip), Verdict::Skipped);
+        assert_eq!(verdict(Outcome::Skip, Outcome::Skip), Verdict::Skipped);
+        assert_eq!(verdict(Outcome::Skip, fail()), Verdict::Failed);
+    }
+
+    /// A target that failed on both sides was counted as skipped.
+    #[test]
+    fn a_target_must_pass_whatever_the_other_side_does() {
+        let fail = || Outcome::Fail("timeout".into());
+        for bare in [Outcome::Pass, Outcome::Skip, fail()] {
+            assert_eq!(Row::new("x2apic", bare.clone(), Outcome::Pass, None).verdict(), Verdict::Passed);
+            for parados in [Outcome::Skip, fail()] {
+                let row = Row::new("x2apic", bare.clone(), parados, None);
+                assert_eq!(row.verdict(), Verdict::FailedTarget);
+                assert!(row.line().contains("FAILED, a target"), "{}", row.line());
+            }
+        }
+    }
+
+    #[test]
+    fn targets_may_have_a_longer_time() {
+        let list = "# x 5: no\nx 1800: slow\ny\n";
+        assert_eq!(target(list, "x"), Some(Some(Duration::from_secs(1800))));
+        assert_eq!((target(list, "y"), target(list, "#"), target(list, "z")), (Some(None), None, None));
+        for name in ["x2apic", "xapic", "ioapic", "msr", "emulator", "idt_test"] {
+            assert!(target(TARGETS, name).is_some(), "{name}");
+        }
+        let hidden_too =
+            TARGETS.lines().filter(|line| hidden(HIDDEN, line.split([' ', ':']).next().unwrap()).is_some());
+        assert_eq!(hidden_too.count(), 0);
     }
 
     #[test]

@@ -98,8 +98,8 @@ pub(super) fn bare(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Ran> {
     Ok(Ran { outcome, console })
 }
 
-/// The same program, on a machine with the same processor and memory.
-pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Ran> {
+/// The same program, on a machine with the same processor and memory, for at most `timeout`.
+pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu, timeout: Duration) -> Result<Ran> {
     let scratch = Scratch::new()?;
     let image = scratch.file("image.igvm");
     let memory = (test.memory().unwrap_or(MEMORY) + OWN).next_multiple_of(2 << 20);
@@ -116,7 +116,7 @@ pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Ran> {
     let start = Start::Host { host: build::reference_host()?, image };
     let cpu = format!("{},{HOST_FEATURES}", test.cpu().unwrap_or(CPU));
     let machine = Machine { processors: test.processors, memory, cpu, ..Machine::new(qemu.path.clone(), start) };
-    let deadline = Some(Instant::now() + test.timeout);
+    let deadline = Some(Instant::now() + timeout);
     let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };
     let ended = process::run(machine, &streams, &mut |_| Next::Continue)?;
     match ended.cause {
