@@ -217,10 +217,11 @@ extern "C" fn handle(frame: &mut Frame, area: &Area) {
         }
         32.. => {
             words.recovery.store(recovery, SeqCst);
-            // A line that stays up interrupts again behind each end of an interrupt, and nothing else would run any more.
+            // A line that stays up, or a timer that is too fast, interrupts again behind each end of an interrupt, and
+            // nothing else would run any more.
             if words.interrupts.fetch_add(1, SeqCst) % MOST_AT_ONCE == MOST_AT_ONCE - 1 {
                 frame.flags &= !INTERRUPTS;
-                mask_lines();
+                mask_all();
             }
             end_of_interrupt();
         }
@@ -240,9 +241,12 @@ pub(crate) fn clear_breakpoints() {
     unsafe { core::arch::asm!("mov dr7, {}", in(reg) 0x400u64, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Masks all lines of the IOAPIC and of both 8259s. Another victim may select a register in between, with no harm done.
-fn mask_lines() {
+/// Masks all lines of the IOAPIC and of both 8259s, and what the local APIC itself can raise without end. Another victim may
+/// select a register in between, with no harm done.
+fn mask_all() {
+    use guests::apic::register::{LVT_LINT0, LVT_LINT1, LVT_TIMER};
     const MASKED: u32 = 1 << 16;
+    [LVT_TIMER, LVT_LINT0, LVT_LINT1].map(|register| write_apic(register, MASKED));
     for line in 0..24 {
         let entry = u32::from(IOAPIC_REDIRECTION + 2 * line);
         for (register, value) in [(IOREGSEL, entry), (IOWIN, MASKED)] {
@@ -253,15 +257,20 @@ fn mask_lines() {
     guests::smp::mask_8259s();
 }
 
-/// In whatever mode the local APIC is.
-pub(crate) fn end_of_interrupt() {
-    use guests::apic::{BASE_ENABLED, BASE_EXTENDED, BASE_MSR, msr, register};
+/// Writes a register of the local APIC in whatever mode that is.
+fn write_apic(register: u64, value: u32) {
+    use guests::apic::{BASE_ENABLED, BASE_EXTENDED, BASE_MSR, msr};
     let mode = guests::instructions::read_msr(BASE_MSR) & (BASE_ENABLED | BASE_EXTENDED);
     if mode == BASE_ENABLED {
-        guests::machine::lapic::write(register::END_OF_INTERRUPT, 0);
+        guests::machine::lapic::write(register, value);
     } else if mode != 0 {
-        guests::instructions::write_msr(msr(register::END_OF_INTERRUPT), 0);
+        guests::instructions::write_msr(msr(register), value.into());
     }
+}
+
+/// In whatever mode the local APIC is.
+pub(crate) fn end_of_interrupt() {
+    write_apic(guests::apic::register::END_OF_INTERRUPT, 0);
 }
 
 /// Runs instructions with operands as for `asm!`; the vector of the exception that they raised.
