@@ -2,6 +2,7 @@
 //! The host's command line (QEMU's `-append`): words separated by spaces.
 
 use crate::report::Stop;
+use snp_host::hostile::{Script, scripts};
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub struct Options {
     pub memory: u64,
     /// How strictly a model of hardware takes its rules.
     pub rules: Rules,
+    /// `hostile=NAME`: the attack that an SNP image's host plays.
+    pub hostile: Option<&'static Script>,
 }
 
 /// How strictly a model of hardware takes its rules.
@@ -26,15 +29,16 @@ pub struct Rules {
 
 const UNKNOWN: Stop = Stop::Machine(
     "unknown word in -append; known are memory=BYTES, rules=strict or permissive, assume=likely or contrary, \
-     ports=vmpl0",
+     ports=vmpl0, hostile=NAME",
 );
+const NO_SCRIPT: Stop = Stop::Machine("hostile= in -append names no script of docs/hostile-hosts.md");
 /// The least guest that makes sense: below it, the legacy area would be all there is.
 const LEAST_MEMORY: u64 = 2 << 20;
 
 impl Options {
     /// Reads a command line, without its terminating zero.
     pub fn parse(line: &[u8]) -> Result<Self, Stop> {
-        let (mut memory, mut rules) = (None, Rules::default());
+        let (mut memory, mut rules, mut hostile) = (None, Rules::default(), None);
         for word in line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
             match word {
                 b"rules=strict" => rules.permissive = false,
@@ -42,6 +46,10 @@ impl Options {
                 b"assume=likely" => rules.contrary = false,
                 b"assume=contrary" => rules.contrary = true,
                 b"ports=vmpl0" => rules.debug_ports = true,
+                _ if word.starts_with(b"hostile=") => {
+                    let name = word.strip_prefix(b"hostile=").and_then(|name| str::from_utf8(name).ok());
+                    hostile = Some(name.and_then(scripts::find).ok_or(NO_SCRIPT)?);
+                }
                 _ => {
                     let value = word.strip_prefix(b"memory=").ok_or(UNKNOWN)?;
                     let bad = Stop::Machine("memory= in -append must be a decimal number of bytes");
@@ -53,7 +61,7 @@ impl Options {
         if memory < LEAST_MEMORY || !memory.is_multiple_of(2 << 20) {
             return Err(Stop::Machine("memory= in -append must be a multiple of 2 MiB, and not 0"));
         }
-        Ok(Self { memory, rules })
+        Ok(Self { memory, rules, hostile })
     }
 }
 
@@ -84,6 +92,14 @@ mod tests {
         assert!(rules(b"rules=permissive memory=1073741824").permissive);
         assert!(rules(b"memory=1073741824 assume=contrary").contrary);
         assert!(rules(b"memory=1073741824 ports=vmpl0").debug_ports);
+    }
+
+    #[test]
+    fn a_script_is_found_by_its_name() {
+        assert_eq!(Options::parse(b"memory=1073741824").unwrap().hostile, None);
+        let hostile = Options::parse(b"memory=1073741824 hostile=no-features").unwrap().hostile;
+        assert_eq!(hostile.map(|script| script.name), Some("no-features"));
+        assert_eq!(Options::parse(b"memory=1073741824 hostile=kindness"), Err(NO_SCRIPT));
     }
 
     #[test]

@@ -14,6 +14,9 @@ impl Hardware for Untouched {
     fn rmpupdate(&mut self, gpa: u64, _: bool, _: bool) -> u32 {
         panic!("RMPUPDATE of {gpa:#x}")
     }
+    fn snatch(&mut self, gpa: u64) {
+        panic!("{gpa:#x} taken away")
+    }
     fn psmash(&mut self, gpa: u64) -> u32 {
         panic!("PSMASH of {gpa:#x}")
     }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! One idea a module: [`apic`] commands between processors, [`ghcb`] the page as bytes, [`msr_protocol`], [`exits`] the page protocol, [`page_state`],
-//! [`doorbell`] interrupts for guests that take no others.
+//! [`doorbell`] interrupts for guests that take no others, [`hostile`] a host that does harm.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -22,12 +22,14 @@ pub mod apic;
 pub mod doorbell;
 pub mod exits;
 pub mod ghcb;
+pub mod hostile;
 pub mod msr_protocol;
 pub mod page_state;
 #[cfg(test)]
 mod testing;
 
 use apic::{Commands, Signal};
+use hostile::Plot;
 use specs::ghcb::feature;
 use specs::sev::VMPLS;
 
@@ -42,6 +44,8 @@ pub struct NotShared;
 pub trait Hardware {
     /// RMPUPDATE of the page at a guest-physical address: to the guest, or back. The result is the instruction's code.
     fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32;
+    /// RMPUPDATE twice, which nobody asked for: a page of 4 KiB goes, and comes back.
+    fn snatch(&mut self, gpa: u64);
     /// PSMASH.
     fn psmash(&mut self, gpa: u64) -> u32;
     /// Whether the address is RAM of the guest's.
@@ -140,6 +144,7 @@ pub struct Host {
     nobody: Commands,
     /// Which register the IOAPIC's window shows.
     ioapic_selects: u8,
+    plot: Plot,
 }
 
 /// What this host can do.
@@ -163,6 +168,7 @@ impl Host {
             commands: [idle; PROCESSORS],
             nobody: idle,
             ioapic_selects: 0,
+            plot: Plot::NONE,
         }
     }
 
@@ -202,6 +208,21 @@ impl Host {
 
     /// A VMGEXIT. `msr` is the GHCB MSR, which may be answered in.
     pub fn vmgexit(
+        &mut self,
+        processor: u32,
+        vmpl: u8,
+        msr: &mut u64,
+        hardware: &mut impl Hardware,
+        devices: &mut impl Devices,
+    ) -> Action {
+        if self.plot.is_idle() {
+            return self.honest(processor, vmpl, msr, hardware, devices);
+        }
+        self.plotted(processor, vmpl, msr, hardware, devices)
+    }
+
+    /// A VMGEXIT, answered as KVM does.
+    fn honest(
         &mut self,
         processor: u32,
         vmpl: u8,

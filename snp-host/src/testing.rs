@@ -17,11 +17,17 @@ pub(crate) struct Memory {
     private: Vec<bool>,
     /// Whole 2 MiB pages, which cannot be changed in part.
     large: Vec<bool>,
+    /// How often each page has changed hands.
+    updates: Vec<u32>,
 }
 
 impl Memory {
     pub(crate) fn is_private(&self, gpa: u64) -> bool {
         self.private[(gpa / 4096) as usize]
+    }
+
+    pub(crate) fn updates(&self, gpa: u64) -> u32 {
+        self.updates[(gpa / 4096) as usize]
     }
 
     fn range(&self, gpa: u64, bytes: usize) -> Result<std::ops::Range<usize>, NotShared> {
@@ -44,7 +50,14 @@ impl Hardware for Memory {
         }
         self.large[region] = large && assign;
         self.private[first..first + count].fill(assign);
+        self.updates[first..first + count].iter_mut().for_each(|times| *times += 1);
         result::SUCCESS
+    }
+
+    fn snatch(&mut self, gpa: u64) {
+        self.large[(gpa >> 21) as usize] = false;
+        self.rmpupdate(gpa, false, false);
+        self.rmpupdate(gpa, false, true);
     }
 
     fn psmash(&mut self, gpa: u64) -> u32 {
@@ -129,8 +142,12 @@ pub(crate) struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        let memory =
-            Memory { bytes: vec![0; PAGES * 4096], private: vec![false; PAGES], large: vec![false; PAGES / 512] };
+        let memory = Memory {
+            bytes: vec![0; PAGES * 4096],
+            private: vec![false; PAGES],
+            large: vec![false; PAGES / 512],
+            updates: vec![0; PAGES],
+        };
         Self { memory, devices: Recorder::default() }
     }
 }

@@ -41,7 +41,10 @@ fn run(start_info: u64) -> Result<core::convert::Infallible, Stop> {
 
     let image = Image::parse(above.image)?;
     if platform(&image)? == Platform::Snp {
-        return snp::run(&image, machine, boot.options.rules, &room, &mut placed);
+        return snp::run(&image, machine, &boot.options, &room, &mut placed);
+    }
+    if boot.options.hostile.is_some() {
+        return Err(Stop::Machine("hostile= in -append needs an SNP image"));
     }
     let context = load(&image, &machine, &mut guest, &mut placed)?;
     let slot = Slot::find(&guest, &context)?;

@@ -62,7 +62,7 @@ impl Vcpu {
             // An NMI is another processor's call, which the window takes as well.
             exit::INTR | exit::NMI => self.collect_interrupts(),
             exit::SMI => {}
-            exit::NPF => return self.nested_fault(machine, info1, info2),
+            exit::NPF => return self.nested_fault(shared, info1, info2),
             exit::MSR => return self.msr(machine, info1),
             exit::VMMCALL => return self.vmmcall(shared),
             exit::HLT => return self.halt(machine),
@@ -158,7 +158,8 @@ impl Vcpu {
         }
     }
 
-    fn nested_fault(&mut self, machine: &mut Machine, info1: u64, info2: u64) -> Flow {
+    fn nested_fault(&mut self, shared: &mut Shared, info1: u64, info2: u64) -> Flow {
+        let machine = &mut shared.machine;
         let kind = if info1 & npf::TABLE_WALK != 0 {
             Kind::TableWalk
         } else if info1 & npf::FETCH != 0 {
@@ -175,6 +176,7 @@ impl Vcpu {
         let gpa = address & (C_MASK - 1);
         match machine.resolve(&missing) {
             Resolution::Mapped => Ok(()),
+            Resolution::Watched => self.step_in_sight(shared, (kind != Kind::Write).then_some(gpa)),
             // The host has marked what it emulates with a reserved bit.
             Resolution::Emulated => self.exception(machine, exit::NPF, info1 | npf::RESERVED, gpa),
             Resolution::NotValidated => self.exception(machine, sev_exit::NOT_VALIDATED, info1, gpa),
@@ -341,6 +343,9 @@ impl Vcpu {
         let mut value = self.ghcb();
         let action = host.vmgexit(self.number, self.vmpl, &mut value, machine, devices);
         self.set_ghcb(value);
+        if let Some(consequence) = host.take_consequence() {
+            self.plot(machine, consequence);
+        }
         match action {
             Action::Resume => Ok(()),
             Action::Halt => self.wait(machine, Activity::Halted, sev_exit::VMGEXIT),

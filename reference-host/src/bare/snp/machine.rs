@@ -15,6 +15,7 @@ use reference_host::memory::{GuestMap, PAGE, Range};
 use reference_host::report::Stop;
 use reference_host::snp::walk::{Lost, Mapping, Paging, walk};
 use reference_host::snp::{ASID, C_MASK};
+use snp_host::hostile::Change;
 use snp_host::{Hardware, NotShared};
 use snp_model::access::{Access, Effect, Fault, Kind, Leaf, check, private_leaf};
 use snp_model::assumed::Assumptions;
@@ -79,6 +80,19 @@ pub(super) struct Machine {
     pub(super) broken: Option<Broken>,
     /// The processor that has the machine just now.
     pub(super) current: u32,
+    /// A shared page whose every access a hostile host traps.
+    watch: Option<Watch>,
+}
+
+/// A page under a hostile host's eyes.
+#[derive(Clone, Copy)]
+struct Watch {
+    gpa: u64,
+    change: Change,
+    /// Reads so far.
+    reads: u32,
+    /// It is mapped for the length of one instruction.
+    open: bool,
 }
 
 /// A VMPL's nested tables.
@@ -123,6 +137,8 @@ pub(super) enum Resolution {
     VmplFault(u64),
     /// A walk through a table whose address lacks the C-bit; hardware does not look at it.
     PublicTable,
+    /// A hostile host wants to see this access.
+    Watched,
     /// A broken rule.
     Broken(Broken),
 }
@@ -165,6 +181,7 @@ impl Machine {
             assumptions: Assumptions::LIKELY,
             broken: None,
             current: 0,
+            watch: None,
         };
         machine.make_noise();
         if machine.make_view(0) { Ok(machine) } else { Err(small) }
@@ -331,6 +348,9 @@ impl Machine {
 
     fn map_shared(&mut self, gpa: u64, vmpl: u8, privacy: Privacy) -> Resolution {
         let page = gpa & !(PAGE - 1);
+        if self.watch.is_some_and(|watch| watch.gpa == page && !watch.open) {
+            return Resolution::Watched;
+        }
         if self.rmp.take_noise(page) {
             self.settle(page, PAGE);
         }
@@ -429,12 +449,49 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Traps every access to a shared page from now on.
+    pub(super) fn watch(&mut self, gpa: u64, change: Change) {
+        self.watch = Some(Watch { gpa, change, reads: 0, open: false });
+        self.forget(&[gpa, C_MASK | gpa], PAGE);
+    }
+
+    /// Lets one instruction through. The other processors stay out meanwhile, or they would see the page as well.
+    pub(super) fn open_watch(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.open = true;
+        }
+        quiesce(self.current);
+    }
+
+    /// Closes the page again and, if the instruction's read was the one that counts, changes it.
+    pub(super) fn close_watch(&mut self, read: Option<u64>) {
+        let Some(mut watch) = self.watch else { return };
+        watch.open = false;
+        let hit = read.is_some_and(|gpa| gpa & !7 == watch.gpa + watch.change.offset);
+        watch.reads += u32::from(hit);
+        if hit && watch.reads == watch.change.reads {
+            let at = watch.gpa + watch.change.offset;
+            let mut word = [0; 8];
+            // A page that is private by now is nobody's to change.
+            if self.read_shared(at, &mut word).is_ok() {
+                let changed = u64::from_le_bytes(word) ^ watch.change.flip;
+                let _ = self.write_shared(at, &changed.to_le_bytes());
+            }
+        }
+        let gpa = watch.gpa;
+        self.watch = Some(watch);
+        self.forget(&[gpa, C_MASK | gpa], PAGE);
+    }
+}
+
 const fn guest_page(gpa: u64, size: Size) -> State {
     State { assigned: true, size, immutable: false, gpa, asid: ASID }
 }
 
-impl Hardware for Machine {
-    fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
+impl Machine {
+    /// RMPUPDATE. What the guest should have done before is the caller's to say.
+    fn update(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
         let size = if large { Size::Large } else { Size::Small };
         let before = self.rmp.entry(gpa);
         let state = if assign {
@@ -450,9 +507,6 @@ impl Hardware for Machine {
         if code != result::SUCCESS {
             return code;
         }
-        if !assign && before.is_some_and(|entry| entry.assigned() && entry.validated()) {
-            self.broken = Some(Broken { rule: Rule::RescindFirst, gpa, found: size.bytes() });
-        }
         self.forget(&[gpa, C_MASK | gpa], size.bytes());
         if !assign {
             // Shared pages are used at once, and most of them in a row: no reason to wait for a fault each.
@@ -463,6 +517,26 @@ impl Hardware for Machine {
             }
         }
         code
+    }
+}
+
+impl Hardware for Machine {
+    fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
+        let validated = self.rmp.entry(gpa).is_some_and(|entry| entry.assigned() && entry.validated());
+        let code = self.update(gpa, large, assign);
+        if code == result::SUCCESS && !assign && validated {
+            let found = if large { LARGE } else { PAGE };
+            self.broken = Some(Broken { rule: Rule::RescindFirst, gpa, found });
+        }
+        code
+    }
+
+    fn snatch(&mut self, gpa: u64) {
+        if self.update(gpa, false, false) == result::FAIL_OVERLAP {
+            self.psmash(gpa & !(LARGE - 1));
+            self.update(gpa, false, false);
+        }
+        self.update(gpa, false, true);
     }
 
     fn psmash(&mut self, gpa: u64) -> u32 {

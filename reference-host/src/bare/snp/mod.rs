@@ -7,6 +7,7 @@ mod instructions;
 mod launch;
 mod machine;
 mod shared;
+mod step;
 mod switch;
 mod vcpu;
 mod vector;
@@ -24,7 +25,7 @@ use machine::Machine;
 use reference_host::image::Image;
 use reference_host::loader::{self, load_snp};
 use reference_host::memory::{PAGE, PageSet, Range, Room};
-use reference_host::options::Rules;
+use reference_host::options::Options;
 use reference_host::report::{Hex, Stop};
 use reference_host::snp::C_BIT;
 use shared::{Orders, Shared, Spin};
@@ -74,11 +75,12 @@ struct Common {
 pub(super) fn run(
     image: &Image<'_>,
     options: loader::Machine,
-    rules: Rules,
+    command: &Options,
     room: &Room,
     placed: &mut PageSet<'_>,
 ) -> Result<Infallible, Stop> {
     let options = loader::Machine { map: options.map.with_shadow_ram(), ..options };
+    let rules = command.rules;
     check_processor()?;
     uncover_low_memory();
     let (stacks, pages, rest) = divide(room.rest, options.processors)?;
@@ -103,6 +105,10 @@ pub(super) fn run(
     let _ = writeln!(Console, "[host] launch digest {}", Hex(&digest));
     let mut host = Host::new(C_BIT, options.processors);
     host.launched(vmsa.sev_features);
+    if let Some(script) = command.hostile {
+        host.play(script);
+        let _ = writeln!(Console, "[host] hostile: {}", script.name);
+    }
     let ghcb = host.initial_msr();
     let orders = [Orders::default(); PROCESSORS];
     let shared = Spin::new(Shared { machine, host, devices, orders, exits: 0 });

@@ -14,6 +14,7 @@ use reference_host::snp::decode::{self, Instruction};
 use reference_host::snp::walk::{Mapping, Paging, is_forced_private};
 use snp_host::Host;
 use snp_host::doorbell::Posted;
+use snp_host::hostile::Injection;
 use snp_model::rule::INSTRUCTION_BYTES;
 use snp_model::{Broken, Rule, Violation, injection};
 use specs::sev::{VECTOR_HV, VMPLS};
@@ -145,6 +146,10 @@ pub(super) struct Vcpu {
     /// The guest's bits of [`MIRRORED`], which our own CR4 shows as well; all ones before the first entry.
     mirrored: u64,
     strict: bool,
+    /// What a hostile host injects after so many more instructions.
+    pub(super) ambush: Option<(u32, Injection)>,
+    /// So long it lets the guest wait, in TSC cycles.
+    pub(super) stall: u64,
 }
 
 impl Vcpu {
@@ -183,6 +188,8 @@ impl Vcpu {
             code: None,
             mirrored: u64::MAX,
             strict,
+            ambush: None,
+            stall: 0,
         }
     }
 
@@ -251,6 +258,10 @@ impl Vcpu {
                 let _ = writeln!(console::Console, "[host] {} exits", held.exits);
                 console::stop(&Stop::Ended(end))
             }
+            if self.activity == Activity::Running && self.ambush.is_some() {
+                outcome = self.approach(&mut held);
+                continue;
+            }
             held = match self.activity {
                 Activity::Running => self.run_once(shared, held),
                 _ => self.rest(shared, held),
@@ -282,6 +293,7 @@ impl Vcpu {
     fn run_once<'a>(&mut self, shared: &'a Spin<Shared>, held: Held<'a, Shared>) -> Held<'a, Shared> {
         be(self.number, Place::Guest);
         drop(held);
+        self.dawdle();
         // SAFETY:
         // 1. `snp::start_svm` has turned SVM on and given the processor its host save area.
         // 2. The VMCB is ours; it intercepts every SVM instruction, all ports and all MSRs but those that VMRUN
@@ -307,7 +319,7 @@ impl Vcpu {
         shared.lock()
     }
 
-    fn conclude_exit(&mut self, shared: &mut Shared) -> Flow {
+    pub(super) fn conclude_exit(&mut self, shared: &mut Shared) -> Flow {
         shared.exits += 1;
         self.note_delivery();
         self.handle(shared)?;
@@ -420,7 +432,7 @@ impl Vcpu {
     }
 
     /// Runs VMPL0, with an #HV if it wants to be told of what is at its door.
-    fn announce(&mut self, machine: &mut Machine, posted: Posted) -> Flow {
+    pub(super) fn announce(&mut self, machine: &mut Machine, posted: Posted) -> Flow {
         if posted == Posted::Nowhere {
             return Ok(());
         }
@@ -436,7 +448,7 @@ impl Vcpu {
     }
 
     /// Whether the guest has taken what the VMCB offered.
-    fn note_delivery(&mut self) {
+    pub(super) fn note_delivery(&mut self) {
         let requested = self.control().virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
         if let (Some(vector), false) = (self.offered, requested) {
             self.offered = None;

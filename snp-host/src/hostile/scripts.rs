@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The attacks, by name. `docs/hostile-hosts.md` says of each what a guest should make of it; the book and this list are
+//! compared by a test.
+
+use super::{Act, Change, Deed, Event, Injection, Script, Watched};
+use specs::ghcb::{exit as own, msr, page};
+use specs::svm::exit;
+
+const ALWAYS: u32 = u32::MAX;
+/// About 2 ms on any processor.
+const LATE: u64 = 5_000_000;
+/// A port access in the middle of a kernel's start.
+const SOMEWHERE: u32 = 10_000;
+/// A page of guests that place something there: the test images' initial RAM disk.
+const PAGE_OF_THE_GUEST: u64 = 0x800_0000;
+
+const fn always(on: Event, deed: Deed) -> Act {
+    Act { on, from: 1, times: ALWAYS, deed }
+}
+
+const fn once(on: Event, nth: u32, deed: Deed) -> Act {
+    Act { on, from: nth, times: 1, deed }
+}
+
+/// All of them.
+pub const ALL: &[Script] = &[
+    Script {
+        name: "no-features",
+        acts: &[
+            always(Event::Msr(msr::FEATURES_REQUEST), Deed::Pretend(msr::FEATURES_RESPONSE, 0)),
+            always(Event::Exit(own::FEATURES), Deed::Pretend(0, 0)),
+        ],
+    },
+    // Versions 0 to 0, and the C-bit where it is.
+    Script {
+        name: "old-protocol",
+        acts: &[always(Event::Msr(msr::SEV_INFO_REQUEST), Deed::FalsifyMsr(0x0002_0001 << 32))],
+    },
+    Script {
+        name: "no-registration",
+        acts: &[always(
+            Event::Msr(msr::REGISTER_GPA_REQUEST),
+            Deed::Pretend(msr::REGISTER_GPA_RESPONSE | msr::NO_GFN << 12, 0),
+        )],
+    },
+    Script {
+        name: "no-conversion",
+        acts: &[
+            always(Event::Msr(msr::PAGE_STATE_REQUEST), Deed::Pretend(msr::PAGE_STATE_RESPONSE | 1 << 63, 0)),
+            always(Event::Exit(own::PAGE_STATE_CHANGE), Deed::Pretend(0, 0x100 << 32)),
+        ],
+    },
+    Script { name: "silence", acts: &[always(Event::Exit(exit::MSR), Deed::Withhold)] },
+    Script { name: "late", acts: &[always(Event::Exit(exit::MSR), Deed::Delay(LATE))] },
+    Script {
+        name: "twice",
+        acts: &[
+            always(Event::Exit(own::GUEST_REQUEST), Deed::Repeat),
+            always(Event::Exit(own::EXTENDED_GUEST_REQUEST), Deed::Repeat),
+        ],
+    },
+    Script {
+        name: "replay",
+        acts: &[
+            Act { on: Event::Exit(own::GUEST_REQUEST), from: 2, times: ALWAYS, deed: Deed::Replay },
+            Act { on: Event::Exit(own::EXTENDED_GUEST_REQUEST), from: 2, times: ALWAYS, deed: Deed::Replay },
+        ],
+    },
+    // Another APIC ID, another number of processors, no hypervisor.
+    Script {
+        name: "false-cpuid",
+        acts: &[
+            always(Event::Exit(exit::CPUID), Deed::Falsify(&[(page::RBX, 0xff03_0000), (page::RCX, 1 << 31)])),
+            always(Event::Msr(msr::CPUID_REQUEST), Deed::FalsifyMsr(0x0300_0000 << 32)),
+        ],
+    },
+    Script {
+        name: "snatched-page",
+        acts: &[once(Event::Exit(own::PAGE_STATE_CHANGE), 1, Deed::Snatch(PAGE_OF_THE_GUEST))],
+    },
+    Script {
+        name: "second-thought",
+        acts: &[once(
+            Event::Exit(own::FEATURES),
+            1,
+            Deed::Watch(Watched::Ghcb, Change { offset: page::SW_EXIT_INFO2 as u64, reads: 1, flip: 1 }),
+        )],
+    },
+    Script {
+        name: "low-vector",
+        acts: &[once(Event::Exit(own::FEATURES), 1, Deed::Inject(3, Injection::Doorbell(14)))],
+    },
+    Script {
+        name: "forged-interrupt",
+        acts: &[once(Event::Exit(exit::IOIO), SOMEWHERE, Deed::Inject(2, Injection::Interrupt(0x80)))],
+    },
+    Script {
+        name: "forged-exception",
+        acts: &[once(Event::Exit(exit::IOIO), SOMEWHERE, Deed::Inject(2, Injection::Exception(13, Some(0))))],
+    },
+    Script {
+        name: "stray-entry",
+        acts: &[Act {
+            on: Event::Msr(msr::RUN_VMPL_REQUEST),
+            from: 1,
+            times: ALWAYS,
+            deed: Deed::Inject(2, Injection::Entry),
+        }],
+    },
+];
+
+/// The attack of a name.
+pub fn find(name: &str) -> Option<&'static Script> {
+    ALL.iter().find(|script| script.name == name)
+}
