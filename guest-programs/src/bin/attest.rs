@@ -105,12 +105,16 @@ mod program {
             certificate_bytes: CERTIFICATES as u32,
         };
         let mut ioctl = Call { version: 1, request: &raw mut request as u64, response: response as u64, error: 0 };
-        // SAFETY: the kernel reads and writes the structures, the response and the certificates, all of the size it expects.
-        let result = unsafe { call(IOCTL, device as u64, GET_EXT_REPORT, &raw mut ioctl as u64) };
-        if result != 0 {
-            line(b"error", &result.to_be_bytes());
-            line(b"status", &ioctl.error.to_be_bytes());
-            return false;
+        // Twice: messages are numbered, and the second answer is another one than the first.
+        for _ in 0..2 {
+            // SAFETY: the kernel reads and writes the structures, the response and the certificates, all of the size it
+            // expects.
+            let result = unsafe { call(IOCTL, device as u64, GET_EXT_REPORT, &raw mut ioctl as u64) };
+            if result != 0 {
+                line(b"error", &result.to_be_bytes());
+                line(b"status", &ioctl.error.to_be_bytes());
+                return false;
+            }
         }
         // SAFETY: the program has one thread, and the kernel has finished with the static.
         let response = unsafe { &*response };

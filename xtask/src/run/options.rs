@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) status_file: Option<PathBuf>,
     pub(crate) qemu: Option<PathBuf>,
     pub(crate) print_command: bool,
+    /// The attack that the reference host plays.
+    pub(crate) hostile: Option<String>,
 }
 
 impl Options {
@@ -44,6 +46,7 @@ impl Options {
         let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
         let (mut test_devices, mut no_reboot, mut print_command) = (false, false, false);
         let (mut stats, mut guest_stats, mut log) = (false, false, None);
+        let mut hostile = None;
         while let Some(argument) = parser.next()? {
             let name = match argument {
                 Long(name) => name.to_owned(),
@@ -75,6 +78,7 @@ impl Options {
                 "guest-stats" => guest_stats = true,
                 "log" => set(&mut log, &name, levels(&options::text(p)?)?)?,
                 "print-command" => print_command = true,
+                "hostile" => set(&mut hostile, &name, options::text(p)?)?,
                 _ => {
                     return Err(Failure::usage(format!(
                         "run: unknown option --{name} (`cargo xtask help` lists them)"
@@ -101,6 +105,7 @@ impl Options {
             status_file,
             qemu,
             print_command,
+            hostile,
         };
         options.check()?;
         Ok(options)
@@ -121,6 +126,12 @@ impl Options {
         if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
             return Err(Failure::usage(format!("{name} and --image: an image has its payload and settings inside")));
         }
+        if self.hostile.is_some() && self.image.is_none() {
+            return Err(Failure::usage("--hostile: needs an SNP image (--image); a native one has no host to fear"));
+        }
+        if self.hostile.as_deref().is_some_and(|name| name.contains(' ')) {
+            return Err(Failure::usage("--hostile: one name of docs/hostile-hosts.md"));
+        }
         if self.exec.is_some() && self.initrd.is_some() {
             return Err(Failure::usage("--exec and --initrd: only the default guest's RAM disk can run a command"));
         }
@@ -128,6 +139,11 @@ impl Options {
             return Err(Failure::usage("--exec: a command cannot contain a zero byte"));
         }
         Ok(())
+    }
+
+    /// Words for the reference host, each with a space before it.
+    pub(crate) fn host_options(&self) -> String {
+        self.hostile.as_ref().map(|name| format!(" hostile={name}")).unwrap_or_default()
     }
 
     /// What the image must know beyond its configuration.
@@ -174,6 +190,12 @@ mod tests {
         let options = parse(&["--exec", "true", "--stats-json=x", "--test-devices"]).unwrap();
         assert_eq!(options.image_flags(), flag::COMMAND | flag::STATISTICS | flag::TEST_DEVICES);
         assert_eq!(parse(&["--guest-stats"]).unwrap().image_flags(), flag::GUEST_STATISTICS);
+    }
+
+    #[test]
+    fn an_attack_needs_an_image_that_has_a_host() {
+        assert_eq!(parse(&["--image", "x", "--hostile", "late"]).unwrap().hostile.as_deref(), Some("late"));
+        assert_eq!(parse(&["--image", "x", "--hostile", "late rules=permissive"]).unwrap_err().status, 64);
     }
 
     #[test]

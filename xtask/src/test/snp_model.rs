@@ -5,6 +5,7 @@
 //! It shows that the model agrees with foreign software where that software goes; the rules off its path have unit tests.
 
 mod attestation;
+mod hostile;
 
 use std::time::{Duration, Instant};
 
@@ -101,6 +102,7 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
         let name = format!("misdeed_{task}_is_called_{rule}");
         tests.run(&name, || Ok(expect(&ends(task, "")?, &format!("SNP rule {rule} broken"))))?;
     }
+    hostile::run(&mut tests, qemu, &probe)?;
     Ok(tests.totals)
 }
 
@@ -173,6 +175,18 @@ fn predicted_digest(image: &[u8]) -> Result<String> {
 
 /// Runs an image on the model.
 fn hosted(qemu: Option<&Path>, image: &[u8], processors: u32, rules: &str, log: &mut Vec<String>) -> Result<Ended> {
+    hosted_for(LIMIT, qemu, image, processors, rules, log)
+}
+
+/// The same, with another time limit.
+fn hosted_for(
+    limit: Duration,
+    qemu: Option<&Path>,
+    image: &[u8],
+    processors: u32,
+    rules: &str,
+    log: &mut Vec<String>,
+) -> Result<Ended> {
     let qemu = Qemu::find(qemu)?;
     let scratch = Scratch::new()?;
     let file = scratch.file(IMAGE);
@@ -182,7 +196,7 @@ fn hosted(qemu: Option<&Path>, image: &[u8], processors: u32, rules: &str, log: 
     (machine.memory, machine.processors) = (MEMORY, processors);
     machine.host_options = rules.into();
     let streams =
-        Streams { console: Console::Kept, command: false, power_button: false, deadline: Some(Instant::now() + LIMIT) };
+        Streams { console: Console::Kept, command: false, power_button: false, deadline: Some(Instant::now() + limit) };
     let ended = process::run(machine, &streams, &mut |event| {
         if let process::Event::Line(line) = event {
             log.push(line.to_owned());

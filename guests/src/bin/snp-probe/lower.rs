@@ -16,7 +16,7 @@ fn base() -> u64 {
     FREE + 0x40_0000 + number() * 0x80_0000
 }
 
-/// Its vmsa_page().
+/// Its VMSA.
 pub(crate) fn vmsa_page() -> u64 {
     base() + 0x1000
 }
@@ -43,14 +43,14 @@ fn tables() -> u64 {
     base() + 0x5000
 }
 
-/// Offsets in the vmsa_page() page.
+/// Offsets in the VMSA page.
 pub(crate) const RIP: u64 = 0x178;
 const EFER: u64 = 0xd0;
 pub(crate) const EXIT_INFO1: u64 = 0x390;
 const EXIT_INFO2: u64 = 0x398;
 const NEXT_RIP: u64 = 0x3a8;
 pub(crate) const EXIT_CODE: u64 = 0x3c0;
-const RAX: u64 = 0x1f8;
+pub(crate) const RAX: u64 = 0x1f8;
 pub(crate) const RBX: u64 = 0x318;
 pub(crate) const VINTR_CTRL: u64 = 0x3b8;
 const ALL: u8 = 0xf;
@@ -85,7 +85,7 @@ unsafe extern "C" {
     safe static vmpl2_end: u8;
 }
 
-/// What VMPL2's vmsa_page() has at first.
+/// What VMPL2's VMSA has at first.
 pub(crate) fn vmsa() -> Vmsa {
     let segment = |attributes| VmcbSegment { selector: 8, attributes, limit: u32::MAX, base: 0 };
     let mut vmsa = Vmsa::new_zeroed();
@@ -184,7 +184,7 @@ pub(crate) fn all() {
     check!(field(EXIT_CODE) == exit::HLT);
     run();
     check!(field(EXIT_CODE) == sev::VMGEXIT);
-    // A vmsa_page() without SVME would end the run; one that its owner holds only sends us back.
+    // A VMSA without SVME would end the run; one that its owner holds only sends us back.
     write(vmsa_page() + VINTR_CTRL, 1 << 63);
     check!(run() == msr::RUN_VMPL_RESPONSE && field(EXIT_CODE) == sev::VMGEXIT);
     check!(field(EFER) & 0x1000 != 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looks at SEV-SNP from the inside, as VMPL0: does the machine do what the manual says? Its task comes in RDI: 0 checks
 //! everything that a correct program can see and ends with reason set 15; 11 does the same with restricted injection, which
-//! its VMSA must have, and 12 with a second processor as well; 17 tries the debug console; any other number breaks one rule on purpose, which
+//! its VMSA must have, and 12 with a second processor as well; 17 tries the debug console; 18 to 21 look for what hostile hosts do; any other number breaks one rule on purpose, which
 //! a strict model must name. A check that fails ends the guest with its line as reason set and code.
 //!
 //! It knows nothing of any host but the GHCB specification. Memory is mapped twice: private at its address, shared at
@@ -15,6 +15,8 @@ mod checks;
 mod doorbell;
 #[cfg(target_os = "none")]
 mod ghcb;
+#[cfg(target_os = "none")]
+mod hostile;
 #[cfg(target_os = "none")]
 mod instructions;
 #[cfg(target_os = "none")]

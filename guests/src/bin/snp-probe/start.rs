@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the first instruction, in 64-bit mode with page tables that somebody else made, to Rust.
 
-use crate::{checks, doorbell, ghcb, misdeeds, smp};
+use crate::{checks, doorbell, ghcb, hostile, misdeeds, smp};
 use core::arch::global_asm;
 
 global_asm!(
@@ -69,6 +69,10 @@ extern "C" fn guest_main(task: u64) -> ! {
         11 => doorbell::all(),
         12 => smp::all(),
         17 => checks::console(),
+        18 => ghcb::terminate(15, hostile::second_thought()),
+        19 => ghcb::terminate(15, hostile::low_vector()),
+        20 => ghcb::terminate(15, hostile::stray_entry()),
+        21 => ghcb::terminate(15, hostile::snatched_page()),
         other => misdeeds::commit(other),
     }
     ghcb::terminate(15, 0)

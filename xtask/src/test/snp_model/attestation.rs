@@ -22,6 +22,15 @@ const ENTRY_BYTES: usize = 24;
 const PAGE: usize = 4096;
 
 pub(super) fn attests(qemu: Option<&Path>) -> Result<Outcome> {
+    let (outcome, said) = attests_with(qemu, "")?;
+    if outcome.is_err() {
+        said.iter().for_each(|line| say::line(line));
+    }
+    Ok(outcome)
+}
+
+/// The same with words for the host; and what host and guest said.
+pub(super) fn attests_with(qemu: Option<&Path>, words: &str) -> Result<(Outcome, Vec<String>)> {
     let scratch = Scratch::new()?;
     let (kernel, disk) = guest::attesting(&build::guest_program("attest")?)?;
     let initrd = scratch.file("initrd");
@@ -29,15 +38,11 @@ pub(super) fn attests(qemu: Option<&Path>) -> Result<Outcome> {
     let payload = Payload { kernel, initrd: Some(initrd), command_line: guest::COMMAND_LINE.into() };
     let mut log = Vec::new();
     let image = snp_guest::build(&payload, MEMORY, 1)?;
-    let ended = hosted(qemu, &image, 1, "", &mut log)?;
+    let ended = hosted(qemu, &image, 1, words, &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
-    let outcome = judge(&console, &scratch, &image);
-    if outcome.is_err() {
-        log.iter().for_each(|line| say::line(line));
-        let tail: Vec<_> = console.lines().rev().take(30).collect();
-        tail.iter().rev().for_each(|line| say::line(&say::printable(line.get(..200).unwrap_or(line).as_bytes())));
-    }
-    Ok(outcome)
+    let tail: Vec<_> = console.lines().rev().take(30).collect();
+    log.extend(tail.iter().rev().map(|line| say::printable(line.get(..200).unwrap_or(line).as_bytes())));
+    Ok((judge(&console, &scratch, &image), log))
 }
 
 fn judge(console: &str, scratch: &Scratch, image: &[u8]) -> Outcome {

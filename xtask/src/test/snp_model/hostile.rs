@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The scripts of a hostile host (`docs/hostile-hosts.md`), each against a guest that it means something to, with the outcome
+//! that this guest should have. An honest host gives the probe another one, so a script that does nothing fails its test.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{CONTENT, CPU, LIMIT, MEMORY, Outcome, Tests, attestation, expect, hosted, hosted_for};
+use crate::failure::Result;
+use crate::guest::USER_MODE;
+use crate::image::{Payload, Request};
+use crate::scratch::Scratch;
+use crate::test::driver;
+use crate::{say, snp_guest};
+
+/// Against the probe: script, task, whether it has restricted injection, how it ends.
+const PROBE: [(&str, u64, bool, &str); 4] = [
+    ("second-thought", 18, false, "the guest gave up: reason set 15, code 1"),
+    ("low-vector", 19, true, "the guest gave up: reason set 15, code 14"),
+    ("stray-entry", 20, false, "the guest gave up: reason set 15, code 2"),
+    ("snatched-page", 21, false, "the guest gave up: reason set 15, code 1"),
+];
+
+/// Against the stock kernel: script, how it ends, what its console says.
+const KERNEL: [(&str, &str, &str); 10] = [
+    ("no-features", "the guest gave up: reason set 0, code 2", ""),
+    ("old-protocol", "the guest gave up: reason set 0, code 1", ""),
+    ("no-registration", "the guest gave up: reason set 1, code 0", ""),
+    ("no-conversion", "the guest gave up: reason set 1, code 1", ""),
+    ("silence", HANGS, ""),
+    ("late", "the guest powered off", USER_MODE),
+    ("false-cpuid", "the guest powered off", USER_MODE),
+    ("snatched-page", "the guest gave up: reason set 0, code 0", ""),
+    ("forged-exception", "the guest reset the machine", PANIC),
+    ("forged-interrupt", "the guest reset the machine", PANIC),
+];
+
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// A guest that hears nothing does nothing: the host's right. Several times as long as the others take.
+const HANGS: &str = "never";
+const SOON: Duration = Duration::from_secs(25);
+
+/// Against the driver for `/dev/sev-guest`: no report may come of it.
+const DRIVER: [&str; 2] = ["twice", "replay"];
+
+pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> Result<()> {
+    for (script, task, restricted, reason) in PROBE {
+        let image = snp_guest::build_probe(probe, task, restricted)?;
+        tests.run(&format!("hostile_{script}_is_seen_by_the_probe"), || {
+            let honest = hosted(qemu, &image, 1, "", &mut Vec::new())?;
+            let end = hosted(qemu, &image, 1, &format!(" hostile={script}"), &mut Vec::new())?;
+            Ok(expect(&honest, CONTENT).and_then(|()| expect(&end, reason)))
+        })?;
+    }
+    tests.run("hostile_scripts_are_an_option_of_run", || by_option(qemu, probe))?;
+    for (script, reason, words) in KERNEL {
+        tests.run(&format!("hostile_{script}_meets_the_stock_kernel"), || kernel(qemu, script, reason, words))?;
+    }
+    for script in DRIVER {
+        tests.run(&format!("hostile_{script}_gets_no_report"), || {
+            let (outcome, _) = attestation::attests_with(qemu, &format!(" hostile={script}"))?;
+            Ok(match outcome {
+                Ok(()) => Err("the report verifies".into()),
+                Err(_) => Ok(()),
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// `cargo xtask run --hostile`, with an image that is no test's own.
+fn by_option(qemu: Option<&Path>, probe: &Path) -> Result<Outcome> {
+    let scratch = Scratch::new()?;
+    let image = scratch.file("probe.igvm");
+    igvm_tools::write_atomically(&image, &snp_guest::build_probe(probe, 18, false)?)?;
+    let image = image.to_string_lossy().into_owned();
+    let run = |name: &str| driver::run(qemu, &["--image", &image, "--cpu", CPU, "--hostile", name]);
+    let judge = |name: &str, status: i32, words: &str| {
+        let finished = run(name)?;
+        let fits = finished.status == status && finished.stderr.contains(words);
+        if fits { Ok(()) } else { Err(format!("{name}: status {}, {:?}", finished.status, finished.stderr)) }
+    };
+    Ok(judge("second-thought", 70, "the guest gave up: reason set 15, code 1")
+        .and_then(|()| judge("kindness", 70, "names no script of docs/hostile-hosts.md")))
+}
+
+fn kernel(qemu: Option<&Path>, script: &str, reason: &str, words: &str) -> Result<Outcome> {
+    let scratch = Scratch::new()?;
+    let payload = Request { figure: true, ..Request::default() }.payload(&scratch)?;
+    let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
+    let image = snp_guest::build(&payload, MEMORY, 1)?;
+    let limit = if reason == HANGS { SOON } else { LIMIT };
+    let ended = hosted_for(limit, qemu, &image, 1, &format!(" hostile={script}"), &mut Vec::new())?;
+    let console = String::from_utf8_lossy(&ended.console).into_owned();
+    let outcome = match &ended.end {
+        None if reason == HANGS => Ok(()),
+        _ => expect(&ended, reason),
+    };
+    if outcome.is_ok() && console.contains(words) {
+        return Ok(Ok(()));
+    }
+    let tail: Vec<_> = console.lines().rev().take(20).collect();
+    tail.iter().rev().for_each(|line| say::line(&say::printable(line.as_bytes())));
+    Ok(outcome.and_then(|()| Err(format!("the console lacks {words:?}"))))
+}
