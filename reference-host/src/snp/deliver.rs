@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Raising #VC in the guest: QEMU's event injection pushes no error code for vector 29, so the model does what the
-//! processor would (APM vol. 2, 8.9.3 and 15.35.5), in long mode.
+//! processor would (APM vol. 2, 8.9.2, 8.9.3 and 15.35.5), in long mode and in protected mode with 32-bit gates.
 
 use specs::svm::{VmcbSave, VmcbSegment};
 
+const CR0_PE: u64 = 1 << 0;
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_NT: u64 = 1 << 14;
@@ -17,6 +18,15 @@ const GATE_TRAP: u64 = 1 << 40;
 /// A 64-bit task-state segment: the stacks for privilege levels, and the interrupt stacks.
 const TSS_RSP0: u64 = 0x4;
 const TSS_IST1: u64 = 0x24;
+/// A 32-bit task-state segment: stack pointer and segment for each privilege level.
+const TSS_ESP0: u64 = 0x4;
+const TSS_SS0: u64 = 0x8;
+/// Its type, without the bit that says busy; with it, the type of one of 64 bits.
+const TSS_32: u16 = 0x9;
+/// A stack's segment: present, data, writable, and 32-bit.
+const STACK_NEEDED: u64 = 1 << 47 | 1 << 44 | 1 << 41;
+const STACK_IS_CODE: u64 = 1 << 43;
+const STACK_BIG: u16 = 1 << 10;
 /// A descriptor: present, code, conforming, long.
 const CODE_PRESENT: u64 = 1 << 47;
 const CODE_SEGMENT: u64 = 3 << 43;
@@ -34,7 +44,7 @@ pub trait Supervisor {
 /// Why #VC cannot be raised; hardware would go on to #DF and shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undeliverable {
-    /// Not in long mode, which is not modelled.
+    /// In real mode or virtual-8086 mode, which are not modelled.
     Mode,
     /// No gate for the vector.
     Gate,
@@ -52,7 +62,7 @@ pub fn deliver(
     error_code: u64,
 ) -> Result<(), Undeliverable> {
     if save.efer & EFER_LMA == 0 {
-        return Err(Undeliverable::Mode);
+        return deliver_legacy(save, memory, vector, error_code);
     }
     let offset = u64::from(vector) * 16;
     if offset + 15 > u64::from(save.idtr.limit) {
@@ -66,7 +76,7 @@ pub fn deliver(
         return Err(Undeliverable::Gate);
     }
     let target = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
-    let (code, dpl) = code_segment(save, memory, (low >> 16) as u16)?;
+    let (code, dpl) = code_segment(save, memory, (low >> 16) as u16, CODE_LONG)?;
     let stack = stack(save, memory, low >> 32 & 7, dpl)?;
     let frame =
         [error_code, save.rip, save.cs.selector.into(), save.rflags | RFLAGS_RF, save.rsp, save.ss.selector.into()];
@@ -91,19 +101,111 @@ pub fn deliver(
     Ok(())
 }
 
-/// The handler's code segment and privilege level.
+/// The same in protected mode: gates of eight bytes, words of four.
+fn deliver_legacy(
+    save: &mut VmcbSave,
+    memory: &mut impl Supervisor,
+    vector: u8,
+    error_code: u64,
+) -> Result<(), Undeliverable> {
+    if save.cr0 & CR0_PE == 0 || save.rflags & RFLAGS_VM != 0 {
+        return Err(Undeliverable::Mode);
+    }
+    let offset = u64::from(vector) * 8;
+    if offset + 7 > u64::from(save.idtr.limit) {
+        return Err(Undeliverable::Gate);
+    }
+    let gate = memory.read(linear(save.idtr.base, offset)).ok_or(Undeliverable::Gate)?;
+    if gate & GATE_PRESENT == 0 || gate & GATE_TYPE != GATE_TYPE {
+        return Err(Undeliverable::Gate);
+    }
+    let target = gate & 0xffff | gate >> 32 & 0xffff_0000;
+    let (code, dpl) = code_segment(save, memory, (gate >> 16) as u16, 0)?;
+    if target > u64::from(code.limit) {
+        return Err(Undeliverable::Code);
+    }
+    let (segment, pointer) = if dpl < save.cpl { legacy_stack(save, memory, dpl)? } else { (save.ss, save.rsp) };
+    let frame = [
+        error_code as u32,
+        save.rip as u32,
+        save.cs.selector.into(),
+        (save.rflags | RFLAGS_RF) as u32,
+        save.rsp as u32,
+        save.ss.selector.into(),
+    ];
+    let words = if dpl < save.cpl { 6 } else { 4 };
+    let width = if segment.attributes & STACK_BIG != 0 { 0xffff_ffff } else { 0xffff };
+    let top = pointer.wrapping_sub(words * 4) & width;
+    let mut bytes = [0; 24];
+    for (slot, word) in bytes.chunks_exact_mut(4).zip(frame) {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+    let frame = bytes.get(..words as usize * 4).unwrap_or_default();
+    let at = linear(segment.base, top);
+    if top + words * 4 - 1 > u64::from(segment.limit) {
+        return Err(Undeliverable::Stack(at));
+    }
+    memory.write(at, frame).ok_or(Undeliverable::Stack(at))?;
+    (save.ss, save.cs, save.cpl) = (segment, code, dpl);
+    save.rsp = pointer & !width | top;
+    save.rip = target;
+    save.rflags &= !(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
+    if gate & GATE_TRAP == 0 {
+        save.rflags &= !RFLAGS_IF;
+    }
+    Ok(())
+}
+
+/// Addresses wrap at 4 GiB.
+const fn linear(base: u64, offset: u64) -> u64 {
+    base.wrapping_add(offset) & 0xffff_ffff
+}
+
+/// The stack for a more privileged level, from a 32-bit task-state segment.
+fn legacy_stack(save: &VmcbSave, memory: &mut impl Supervisor, dpl: u8) -> Result<(VmcbSegment, u64), Undeliverable> {
+    let (pointer, selector) = (TSS_ESP0 + u64::from(dpl) * 8, TSS_SS0 + u64::from(dpl) * 8);
+    let lost = Undeliverable::Stack(linear(save.tr.base, pointer));
+    if save.tr.attributes & 0xd != TSS_32 || selector + 1 > u64::from(save.tr.limit) {
+        return Err(lost);
+    }
+    let pointer = memory.read(linear(save.tr.base, pointer)).ok_or(lost)? & 0xffff_ffff;
+    let selector = memory.read(linear(save.tr.base, selector)).ok_or(lost)? as u16;
+    let found = descriptor(save, memory, selector).ok_or(lost)?;
+    let privilege = (found >> 45 & 3) as u8;
+    if found & STACK_NEEDED != STACK_NEEDED || found & STACK_IS_CODE != 0 || privilege != dpl {
+        return Err(lost);
+    }
+    Ok((segment(found, selector), pointer))
+}
+
+/// A descriptor of the global or local table.
+fn descriptor(save: &VmcbSave, memory: &mut impl Supervisor, selector: u16) -> Option<u64> {
+    let table = if selector & 4 != 0 { &save.ldtr } else { &save.gdtr };
+    let offset = u64::from(selector & !7);
+    if selector & !3 == 0 || offset + 7 > u64::from(table.limit) {
+        return None;
+    }
+    memory.read(table.base.wrapping_add(offset))
+}
+
+/// What a VMCB holds of a descriptor: the access byte and the flags behind it, the limit in bytes, the base.
+const fn segment(descriptor: u64, selector: u16) -> VmcbSegment {
+    let attributes = (descriptor >> 40 & 0xff | descriptor >> 44 & 0xf00) as u16;
+    let pages = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
+    let limit = if descriptor & 1 << 55 != 0 { pages << 12 | 0xfff } else { pages };
+    let base = descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000;
+    VmcbSegment { selector, attributes, limit, base }
+}
+
+/// The handler's code segment and privilege level. `mode` is what it must have besides.
 fn code_segment(
     save: &VmcbSave,
     memory: &mut impl Supervisor,
     selector: u16,
+    mode: u64,
 ) -> Result<(VmcbSegment, u8), Undeliverable> {
-    let table = if selector & 4 != 0 { &save.ldtr } else { &save.gdtr };
-    let offset = u64::from(selector & !7);
-    if offset == 0 || offset + 7 > u64::from(table.limit) {
-        return Err(Undeliverable::Code);
-    }
-    let descriptor = memory.read(table.base.wrapping_add(offset)).ok_or(Undeliverable::Code)?;
-    let needed = CODE_PRESENT | CODE_SEGMENT | CODE_LONG;
+    let descriptor = descriptor(save, memory, selector).ok_or(Undeliverable::Code)?;
+    let needed = CODE_PRESENT | CODE_SEGMENT | mode;
     if descriptor & needed != needed {
         return Err(Undeliverable::Code);
     }
@@ -112,10 +214,10 @@ fn code_segment(
         return Err(Undeliverable::Code);
     }
     let level = if descriptor & CODE_CONFORMING != 0 { save.cpl } else { own };
-    // As VMCBs hold them: the access byte, and the flags behind it.
-    let attributes = (descriptor >> 40 & 0xff | descriptor >> 44 & 0xf00) as u16;
-    let segment = VmcbSegment { selector: selector & !3 | u16::from(level), attributes, limit: u32::MAX, base: 0 };
-    Ok((segment, level))
+    let loaded = segment(descriptor, selector & !3 | u16::from(level));
+    // 64-bit code has no base and no limit.
+    let loaded = if mode != 0 { VmcbSegment { limit: u32::MAX, base: 0, ..loaded } } else { loaded };
+    Ok((loaded, level))
 }
 
 fn stack(save: &VmcbSave, memory: &mut impl Supervisor, ist: u64, dpl: u8) -> Result<u64, Undeliverable> {
@@ -218,6 +320,85 @@ mod tests {
         assert_eq!((save.cpl, save.rsp, save.cs.selector, save.ss.selector), (0, 0x9000 - 48, 0x10, 0));
         assert_eq!(frame(&save, &mut memory)[2], 0x33);
         assert_eq!(save.ss.attributes >> 5 & 3, 0, "QEMU takes the privilege level from here");
+    }
+
+    const HANDLER_32: u64 = 0x12_3456;
+
+    /// A flat code segment at 10h, a stack at 18h with a base of 1000h.
+    fn legacy(kind: u64) -> (VmcbSave, Flat) {
+        let (mut save, mut memory) = machine([0; 2]);
+        (save.efer, save.cr0) = (0, CR0_PE);
+        let gate = HANDLER_32 & 0xffff | 0x10 << 16 | kind << 40 | (HANDLER_32 >> 16) << 48;
+        memory.write(IDT + 29 * 8, &gate.to_le_bytes()).unwrap();
+        memory.write(GDT + 0x10, &0x00cf_9b00_0000_ffffu64.to_le_bytes()).unwrap();
+        memory.write(GDT + 0x18, &0x0040_9300_1000_ffffu64.to_le_bytes()).unwrap();
+        memory.write(TSS + 4, &0x9000u32.to_le_bytes()).unwrap();
+        memory.write(TSS + 8, &0x18u16.to_le_bytes()).unwrap();
+        (save.cs.attributes, save.tr.attributes) = (0xc9b, 0x8b);
+        save.ss = VmcbSegment { selector: 0x18, attributes: 0xc93, limit: u32::MAX, base: 0 };
+        (save.rsp, save.rflags) = (0x8000, 0x346);
+        (save, memory)
+    }
+
+    fn words(at: u64, count: usize, memory: &mut Flat) -> Vec<u32> {
+        (0..count as u64).map(|word| memory.read(at + word * 4).unwrap() as u32).collect()
+    }
+
+    #[test]
+    fn in_protected_mode_words_and_gates_are_half_as_long() {
+        let (mut save, mut memory) = legacy(0x8e);
+        deliver(&mut save, &mut memory, 29, 0x72).unwrap();
+        assert_eq!((save.rip, save.rsp, save.cpl), (HANDLER_32, 0x8000 - 16, 0));
+        assert_eq!(words(save.rsp, 4, &mut memory), [0x72, 0x1111, 0x10, 0x1_0346]);
+        assert_eq!((save.cs.attributes, save.cs.limit, save.rflags & RFLAGS_IF), (0xc9b, u32::MAX, 0));
+        let (mut save, mut memory) = legacy(0x8f);
+        deliver(&mut save, &mut memory, 29, 0x72).unwrap();
+        assert_ne!(save.rflags & RFLAGS_IF, 0, "a trap gate");
+    }
+
+    #[test]
+    fn in_protected_mode_the_task_state_segment_has_pointer_and_segment() {
+        let (mut save, mut memory) = legacy(0x8e);
+        (save.cpl, save.cs.selector, save.ss.selector) = (3, 0x33, 0x2b);
+        deliver(&mut save, &mut memory, 29, 7).unwrap();
+        assert_eq!((save.cpl, save.rsp, save.ss.selector, save.ss.base), (0, 0x9000 - 24, 0x18, 0x1000));
+        let frame = words(0x1000 + save.rsp, 6, &mut memory);
+        assert_eq!(frame, [7, 0x1111, 0x33, 0x1_0346, 0x8000, 0x2b]);
+    }
+
+    #[test]
+    fn a_small_stack_wraps_within_64_kib() {
+        let (mut save, mut memory) = legacy(0x8e);
+        save.ss.attributes = 0x93;
+        save.rsp = 0x7_0010;
+        deliver(&mut save, &mut memory, 29, 7).unwrap();
+        assert_eq!((save.rsp, words(0, 1, &mut memory)[0]), (0x7_0000, 7));
+    }
+
+    #[test]
+    fn protected_mode_has_its_own_ways_to_fail() {
+        let fails = |change: &dyn Fn(&mut VmcbSave, &mut Flat)| {
+            let (mut save, mut memory) = legacy(0x8e);
+            change(&mut save, &mut memory);
+            let rip = save.rip;
+            let result = deliver(&mut save, &mut memory, 29, 7);
+            assert_eq!(save.rip, rip);
+            result.unwrap_err()
+        };
+        assert_eq!(fails(&|save, _| save.cr0 = 0), Undeliverable::Mode);
+        assert_eq!(fails(&|save, _| save.rflags |= RFLAGS_VM), Undeliverable::Mode);
+        assert_eq!(fails(&|save, _| save.idtr.limit = 29 * 8 + 6), Undeliverable::Gate);
+        assert_eq!(fails(&|save, _| save.gdtr.limit = 0x10), Undeliverable::Code);
+        assert_eq!(fails(&|save, _| save.ss.limit = 0x7000), Undeliverable::Stack(0x8000 - 16));
+        assert_eq!(fails(&|save, _| (save.cpl, save.tr.attributes) = (3, 0x83)), Undeliverable::Stack(TSS + 4));
+        let small_code = 0x0040_9b00_0000_ffffu64.to_le_bytes();
+        assert_eq!(fails(&|_, memory| memory.write(GDT + 0x10, &small_code).unwrap()), Undeliverable::Code);
+        let stack_of_three = 0x0040_f300_1000_ffffu64.to_le_bytes();
+        let result = fails(&|save, memory| {
+            save.cpl = 3;
+            memory.write(GDT + 0x18, &stack_of_three).unwrap();
+        });
+        assert_eq!(result, Undeliverable::Stack(TSS + 4));
     }
 
     #[test]

@@ -141,8 +141,8 @@ fn features() -> u64 {
     (SevFeatures::SNP_ACTIVE | SevFeatures::RESTRICTED_INJECTION).bits()
 }
 
-fn write_vmsa() {
-    for (at, chunk) in (VMSA..).step_by(8).zip(vmsa().as_bytes().chunks_exact(8)) {
+fn write_vmsa(vmsa: &Vmsa) {
+    for (at, chunk) in (VMSA..).step_by(8).zip(vmsa.as_bytes().chunks_exact(8)) {
         write(at, u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
     }
 }
@@ -152,7 +152,7 @@ fn start() {
     doorbell::set_up();
     set_hook(listen);
     check!(pvalidate(LARGE, true, true) == (0, false));
-    write_vmsa();
+    write_vmsa(&vmsa());
     check!(rmpadjust(VMSA, 1, 0, true) == 0);
     check!(create(CREATE, 0, VMSA, features()) == (0, 0));
     wait(|| ARRIVED.load(SeqCst) == 1);
@@ -167,6 +167,7 @@ pub(crate) fn all() {
     while_its_guest_runs();
     revocations();
     again();
+    legacy_mode();
 }
 
 /// What a host says no to.
@@ -235,13 +236,39 @@ fn again() {
     // The host ends it in its own time.
     wait(|| rmpadjust(VMSA, 1, 0, false) == 0);
     COMMAND.store(NOTHING, SeqCst);
-    write_vmsa();
+    write_vmsa(&vmsa());
     check!(rmpadjust(VMSA, 1, 0, true) == 0);
     check!(create(CREATE_ON_INIT, 0, VMSA, features()) == (0, 0));
     (0..200_000).for_each(|_| spin_loop());
     check!(ARRIVED.load(SeqCst) == 1);
     send(OTHER, 0x4500);
     wait(|| ARRIVED.load(SeqCst) == 2);
+}
+
+/// A processor without paging, in 32-bit code, gets #VC as well.
+fn legacy_mode() {
+    check!(create(DESTROY, 0, 0, 0).0 == 0);
+    wait(|| rmpadjust(VMSA, 1, 0, false) == 0);
+    let at = |offset| LARGE + 0x10_0000 + offset;
+    let (code, handler, seen, idt, gdt, stack) = (at(0), at(0x100), at(0x200), at(0x1000), at(0x2000), at(0x4000));
+    // CPUID; JMP to itself.
+    write(code, 0xfeeb_a20f);
+    // POP EAX; MOV [seen], EAX; JMP to itself.
+    write(handler, 0xfeeb << 48 | seen << 16 | 0xa358);
+    write(seen, 0);
+    write(idt + 29 * 8, handler & 0xffff | 0x10 << 16 | 0x8e << 40 | handler >> 16 << 48);
+    write(gdt + 0x10, 0x00cf_9b00_0000_ffff);
+    write(gdt + 0x18, 0x00cf_9300_0000_ffff);
+    let segment = |selector, attributes| VmcbSegment { selector, attributes, limit: u32::MAX, base: 0 };
+    let table = |limit, base| VmcbSegment { selector: 0, attributes: 0, limit, base };
+    let data = segment(0x18, 0xc93);
+    let (cs, gdtr, idtr) = (segment(0x10, 0xc9b), table(0x1f, gdt), table(0xff, idt));
+    let (efer, cr0, cr3, cr4, rip, rsp) = (0x1000, 0x11, 0, 0, code, stack);
+    write_vmsa(&Vmsa { cs, ss: data, ds: data, es: data, gdtr, idtr, efer, cr0, cr3, cr4, rip, rsp, ..vmsa() });
+    check!(rmpadjust(VMSA, 1, 0, true) == 0);
+    check!(create(CREATE, 0, VMSA, features()) == (0, 0));
+    wait(|| read(seen) != 0);
+    check!(read(seen) & 0xffff_ffff == exit::CPUID);
 }
 
 /// The other processor, from its entry on.
@@ -330,7 +357,7 @@ pub(crate) fn commit(task: u64) {
         13 => {
             doorbell::set_up();
             check!(pvalidate(LARGE, true, true) == (0, false));
-            write_vmsa();
+            write_vmsa(&vmsa());
             create(CREATE, 0, VMSA, features());
         }
         // vmsa.in-use-write
