@@ -4,13 +4,14 @@
 //! are, never trusted, and no loop depends on them.
 //!
 //! [`walk`] translates guest-virtual addresses, [`state`] moves a processor between a VMSA and a VMCB, [`decode`] recognises
-//! the few instructions that matter, [`deliver`] raises #VC, [`cpuid`] says which processor the guest has, [`firmware`] is the
+//! the few instructions that matter, [`operand`] finds the address of an access, [`deliver`] raises #VC, [`cpuid`] says which processor the guest has, [`firmware`] is the
 //! secure processor.
 
 pub mod cpuid;
 pub mod decode;
 pub mod deliver;
 pub mod firmware;
+pub mod operand;
 pub mod state;
 pub mod walk;
 

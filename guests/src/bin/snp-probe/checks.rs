@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a correct program can see.
 
-use crate::instructions::{pvalidate, read, read_msr, rmpadjust, rmpquery, write};
+use crate::instructions::{pvalidate, read, read_cr2, read_msr, rmpadjust, rmpquery, write};
 use crate::{FREE, SHARED, ghcb, lower};
 use guests::attempt;
 use guests::exceptions::error_code;
@@ -61,7 +61,9 @@ fn exceptions() {
     check!(attempt!("vmmcall") == VC);
     check!(error_code() == exit::VMMCALL);
     check!(attempt!("mov rax, [{at}]", at = in(reg) FREE + 0x3000, out("rax") _) == VC);
-    check!(error_code() == sev::NOT_VALIDATED);
+    check!(error_code() == sev::NOT_VALIDATED && read_cr2() == FREE + 0x3000);
+    check!(attempt!("mov rax, [{at} + {by} * 4 + 8]", at = in(reg) FREE, by = in(reg) 0xc08u64, out("rax") _) == VC);
+    check!(error_code() == sev::NOT_VALIDATED && read_cr2() == FREE + 0x3028);
     check!(attempt!("mov eax, [{at}]", at = in(reg) SHARED + 0xfee0_0030, out("rax") _) == VC);
     check!(error_code() == exit::NPF);
     check!(attempt!("ud2") == Some(6));

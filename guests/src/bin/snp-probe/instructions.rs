@@ -52,6 +52,14 @@ pub(crate) fn flush() {
     unsafe { asm!(".byte 0x0f, 0x01, 0xff") };
 }
 
+/// CR2.
+pub(crate) fn read_cr2() -> u64 {
+    let value;
+    // SAFETY: reading it changes nothing.
+    unsafe { asm!("mov {}, cr2", out(reg) value) };
+    value
+}
+
 /// RDMSR.
 pub(crate) fn read_msr(number: u32) -> u64 {
     let (low, high): (u32, u32);

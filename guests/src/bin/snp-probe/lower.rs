@@ -46,6 +46,7 @@ fn tables() -> u64 {
 /// Offsets in the VMSA page.
 pub(crate) const RIP: u64 = 0x178;
 const EFER: u64 = 0xd0;
+const CR2: u64 = 0x240;
 pub(crate) const EXIT_INFO1: u64 = 0x390;
 const EXIT_INFO2: u64 = 0x398;
 const NEXT_RIP: u64 = 0x3a8;
@@ -176,6 +177,7 @@ pub(crate) fn all() {
     check!(rmpadjust(closed(), 2, 1, false) == 0);
     run();
     check!(field(EXIT_CODE) == sev::NOT_VALIDATED && field(EXIT_INFO2) == unvalidated());
+    check!(field(CR2) == unvalidated());
     write(vmsa_page() + RIP, field(RIP) + 3);
     run();
     check!(field(EXIT_CODE) == exit::NPF && field(EXIT_INFO1) & npf::RESERVED != 0 && field(EXIT_INFO2) == 0xfed0_0000);

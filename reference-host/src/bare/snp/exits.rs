@@ -10,6 +10,7 @@ use reference_host::report::End;
 use reference_host::snp::C_MASK;
 use reference_host::snp::decode::Kind as Code;
 use reference_host::snp::deliver::{Supervisor, deliver};
+use reference_host::snp::operand::{self, CANDIDATES, Registers};
 use reference_host::snp::walk::Paging;
 use snp_host::Action;
 use snp_model::access::Kind;
@@ -179,7 +180,10 @@ impl Vcpu {
             Resolution::Watched => self.step_in_sight(shared, (kind != Kind::Write).then_some(gpa)),
             // The host has marked what it emulates with a reserved bit.
             Resolution::Emulated => self.exception(machine, exit::NPF, info1 | npf::RESERVED, gpa),
-            Resolution::NotValidated => self.exception(machine, sev_exit::NOT_VALIDATED, info1, gpa),
+            Resolution::NotValidated => {
+                self.set_fault_address(machine, kind, gpa);
+                self.exception(machine, sev_exit::NOT_VALIDATED, info1, gpa)
+            }
             Resolution::VmplFault(bits) if self.vmpl != 0 => {
                 self.hand_up(machine, exit::NPF, info1 & !npf::PRESENT | bits, gpa)
             }
@@ -187,7 +191,7 @@ impl Vcpu {
                 Err(self.violation(machine, Broken { rule: Rule::VmplRights, gpa: address, found: bits }))
             }
             Resolution::ReservedBit => {
-                // Which address the access had, QEMU does not say.
+                self.set_fault_address(machine, kind, gpa);
                 let code = PF_RESERVED | if info1 & npf::WRITE != 0 { 2 } else { 0 } | if user { 4 } else { 0 };
                 self.raise(PF, code);
                 Ok(())
@@ -198,6 +202,32 @@ impl Vcpu {
                 self.hand_up(machine, exit::NPF, info1 & !npf::PRESENT | found, gpa)
             }
             Resolution::Broken(broken) => self.mismatch(machine, broken),
+        }
+    }
+
+    /// CR2, as far as the instruction tells: the address that leads to where the fault was.
+    fn set_fault_address(&mut self, machine: &Machine, kind: Kind, gpa: u64) {
+        let paging = self.paging();
+        let leads =
+            |address: u64| machine.walk(&paging, address).is_ok_and(|mapping| mapping.gpa & !0xfff == gpa & !0xfff);
+        let mut candidates = [None; CANDIDATES];
+        if kind == Kind::Fetch {
+            candidates = [Some(self.save().rip), None, None, None];
+        } else if self.save().cs.attributes & CODE_LONG != 0 {
+            let (bytes, length) = self.fetch(machine);
+            // SAFETY: SVM is on and the VMCB is ours; FS and GS are not in it otherwise.
+            unsafe { svm::save_guest_state(self.physical) };
+            let mut general = [0; 16];
+            (0u8..).zip(&mut general).for_each(|(number, slot)| *slot = self.register(number));
+            let save = self.save();
+            let (rip, fs, gs) = (save.rip, save.fs.base, save.gs.base);
+            let registers = Registers { general: &general, rip, fs, gs };
+            candidates = operand::candidates(bytes.get(..length).unwrap_or(&[]), &registers);
+        }
+        // An access may begin in the page before.
+        let found = candidates.into_iter().flatten().flat_map(|address| [address, (address | 0xfff).wrapping_add(1)]);
+        if let Some(address) = found.into_iter().find(|address| leads(*address)) {
+            self.save().cr2 = address & !0xfff | gpa & 0xfff;
         }
     }
 

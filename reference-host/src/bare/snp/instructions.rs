@@ -119,6 +119,8 @@ impl Vcpu {
                 Ok(())
             }
             Outcome::Fault(Fault { effect: Effect::NotValidated, .. }) => {
+                let address = self.register(RAX);
+                self.save().cr2 = address;
                 self.exception(machine, sev_exit::NOT_VALIDATED, 0, operand.gpa)
             }
             // The host splits the page and the guest tries again.

@@ -485,7 +485,7 @@ impl Vcpu {
     }
 
     /// The instruction at RIP.
-    fn fetch(&mut self, machine: &Machine) -> ([u8; INSTRUCTION_BYTES], usize) {
+    pub(super) fn fetch(&mut self, machine: &Machine) -> ([u8; INSTRUCTION_BYTES], usize) {
         let mut bytes = [0; INSTRUCTION_BYTES];
         let paging = self.paging();
         let save = self.save();
