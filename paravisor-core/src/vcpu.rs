@@ -119,6 +119,9 @@ impl<P: Platform> Vcpu<P> {
     #[inline(always)]
     fn step(&mut self) {
         let exit = self.cpu.run();
+        if let Some(vector) = self.cpu.take_delivered() {
+            self.delivered(vector);
+        }
         let clock = self.machine.platform.clock();
         let started = Started::now(clock);
         match exit.reason {
@@ -139,6 +142,15 @@ impl<P: Platform> Vcpu<P> {
             }
             _ => self.exit(exit, started),
         }
+    }
+
+    /// The processor has delivered an interrupt that it was offered.
+    #[cold]
+    fn delivered(&mut self, vector: u8) {
+        self.statistics.events.interrupts.count();
+        self.lapic.acknowledge(vector);
+        self.machine.note(&journal::Interrupted { vcpu: self.index.into(), vector: vector.into() });
+        self.recheck = true;
     }
 
     /// Runs a handler in this vCPU's environment and applies its outcome.
@@ -401,7 +413,10 @@ impl<P: Platform> Vcpu<P> {
             self.machine.note(&journal::Interrupted { vcpu: self.index.into(), vector: vector.into() });
         }
         self.cpu.request_nmi_window(self.pending_nmis > 0);
-        let class = match self.lapic.pending() {
+        let pending = self.lapic.pending();
+        let offered = self.cpu.offer_interrupt(pending);
+        let class = match pending {
+            Some(_) if offered => None,
             Some(vector) => Some(vector >> 4),
             // Above every task priority: the 8259s know none.
             None if self.extint_waits() => Some(EXTINT_CLASS),

@@ -140,6 +140,18 @@ pub trait GuestCpu {
     /// priority class (its vector's upper four bits): RFLAGS.IF set, no shadow, class above the task priority.
     /// Classes from 16 on are above any.
     fn request_interrupt_window(&mut self, class: Option<u8>);
+    /// Leaves the external interrupt `vector` to the processor, which delivers it as soon as the guest can take it: RFLAGS.IF
+    /// set, no shadow, class above the task priority. `None` takes an offer back. False if nothing is offered now: then
+    /// the caller asks for a window instead.
+    fn offer_interrupt(&mut self, vector: Option<u8>) -> bool {
+        let _ = vector;
+        false
+    }
+    /// The vector that was offered and that the guest has taken, once. Asked after each exit.
+    #[inline(always)]
+    fn take_delivered(&mut self) -> Option<u8> {
+        None
+    }
     /// Asks for an [`crate::ExitReason::NmiWindow`] exit as soon as the guest can take an NMI.
     fn request_nmi_window(&mut self, wanted: bool);
 

@@ -50,6 +50,12 @@ pub struct FakeCpu {
     pub injected: Vec<Event>,
     pub interrupt_window: Option<u8>,
     pub nmi_window: bool,
+    /// The processor delivers interrupts that it is offered.
+    pub delivers: bool,
+    /// The interrupt that it is offered.
+    pub offered: Option<u8>,
+    /// The one that its guest has taken.
+    pub delivered: Option<u8>,
     /// What the last [`Timer::arm`] said.
     pub armed: Instant,
     /// What [`HostEvents::take`] returns, first one first.
@@ -129,6 +135,9 @@ impl FakeCpu {
             injected: Vec::new(),
             interrupt_window: None,
             nmi_window: false,
+            delivers: false,
+            offered: None,
+            delivered: None,
             armed: Instant::NEVER,
             host_events: VecDeque::new(),
             waits: 0,
@@ -350,6 +359,13 @@ impl GuestCpu for FakeCpu {
     }
     fn request_interrupt_window(&mut self, class: Option<u8>) {
         self.interrupt_window = class;
+    }
+    fn offer_interrupt(&mut self, vector: Option<u8>) -> bool {
+        self.offered = vector.filter(|_| self.delivers);
+        self.offered.is_some()
+    }
+    fn take_delivered(&mut self) -> Option<u8> {
+        self.delivered.take()
     }
     fn request_nmi_window(&mut self, wanted: bool) {
         self.nmi_window = wanted;
