@@ -143,6 +143,7 @@ fn build(payload: &Payload<'_>, file: &[u8], kind: u8, initrd: u64, bug: Option<
         initrd: (!initrd.is_empty()).then(|| PathBuf::from("initrd")),
         command_line: "console=ttyS0".into(),
         flags: u32::from(kind >> 4 & 7),
+        guest_policy: None,
     };
     let paravisor = paravisor();
     let initrd = (!initrd.is_empty()).then_some(initrd.as_slice());
@@ -233,6 +234,9 @@ fn play_launch(input: &mut Input<'_>, bug: Option<Bug>) {
         payload_kind: 1,
         flags: 0,
         payload: Default::default(),
+        placed: Default::default(),
+        cpuid_page: Range::default(),
+        secrets_page: Range::default(),
     };
     if wish & 1 != 0 {
         block.image = range();

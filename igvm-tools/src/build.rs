@@ -11,8 +11,9 @@ use crate::inspect::{Inspection, examine};
 use crate::layout::{Fill, Layout, MEMORY_MAP_AREA, PROCESSOR_COUNT_AREA, lay_out};
 use crate::paravisor::{self, Paravisor};
 use crate::payload::{self, Payload};
+use crate::snp_image;
 use crate::{PAGE, file, input, page_down, page_up};
-use igvm::{Arch, IgvmDirectiveHeader, IgvmFile, IgvmPlatformHeader, IgvmRevision};
+use igvm::{Arch, IgvmDirectiveHeader, IgvmFile, IgvmInitializationHeader, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{
     IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType,
     IgvmPlatformType,
@@ -68,6 +69,8 @@ pub struct ImageSpec {
     pub command_line: String,
     /// Bits of `image_abi::flag`.
     pub flags: u32,
+    /// What the platform's firmware is told to allow; `None` where there is none.
+    pub guest_policy: Option<u64>,
 }
 
 /// A finished image.
@@ -79,8 +82,8 @@ pub struct Image {
     pub report: Inspection,
 }
 
-/// The one platform of a native image.
-const COMPATIBILITY_MASK: u32 = 1;
+/// The one platform of an image.
+pub(crate) const COMPATIBILITY_MASK: u32 = 1;
 
 /// The only native platform version (IGVM, `IGVM_NATIVE_PLATFORM_VERSION`).
 const NATIVE_VERSION: u16 = 1;
@@ -118,14 +121,17 @@ pub fn build_from(spec: &ImageSpec, contents: &Contents<'_>) -> Result<Image, Er
         check_command_line(spec.command_line.len(), payload.command_line_limit)?;
     }
     let initrd = place_initrd(spec, payload.as_ref(), contents.initrd)?;
-    let parts = Parts { paravisor, payload, initrd, command_line: &spec.command_line, flags: spec.flags };
+    let (flags, platform, guest_policy) = (spec.flags, spec.platform, spec.guest_policy);
+    let parts = Parts { paravisor, payload, initrd, command_line: &spec.command_line, flags, platform, guest_policy };
     parts.assemble().map_err(|flaw| flaw.of(spec.kernel.as_deref().unwrap_or(&spec.paravisor)))
 }
 
 fn check_spec(spec: &ImageSpec) -> Result<(), Error> {
-    if spec.platform != Platform::Native {
+    if spec.platform == Platform::Tdx {
         let name = spec.platform.name();
-        return Err(Error::usage(format_args!("platform '{name}': no image can be built for it yet, expected native")));
+        return Err(Error::usage(format_args!(
+            "platform '{name}': no image can be built for it yet, expected native or snp"
+        )));
     }
     if spec.flags & !flag::ALL != 0 {
         return Err(Error::usage(format_args!("flags {:#x}: expected bits of {:#x}", spec.flags, flag::ALL)));
@@ -173,19 +179,35 @@ pub(crate) struct Parts<'a> {
     pub(crate) initrd: Option<Placed<'a>>,
     pub(crate) command_line: &'a str,
     pub(crate) flags: u32,
+    pub(crate) platform: Platform,
+    pub(crate) guest_policy: Option<u64>,
 }
 
 impl Parts<'_> {
     pub(crate) fn assemble(&self) -> Result<Image, Flaw> {
         let initrd = self.initrd.map(|(range, _)| range).unwrap_or_default();
         let command_line = self.command_line.as_bytes();
-        let layout = lay_out(&self.paravisor, self.payload.as_ref(), initrd, command_line, self.flags)?;
+        let payload = self.payload.as_ref();
+        let mut layout = lay_out(&self.paravisor, payload, initrd, command_line, self.flags, self.platform)?;
+        if self.platform == Platform::Snp {
+            let addresses: Vec<_> = self.pages(&layout).into_keys().collect();
+            layout.note_placed(addresses.into_iter())?;
+        }
         let mut directives = self.required_memory(&layout);
         directives.extend(parameters(&layout));
         let pages = self.pages(&layout);
         directives.extend(pages.into_iter().map(|(gpa, content)| page_directive(gpa, content)));
+        directives.extend(snp_image::special_pages(&layout));
         directives.push(self.boot_context(&layout));
-        serialize(directives)
+        serialize(self.headers(), directives)
+    }
+
+    /// The platform, and what is told its firmware.
+    fn headers(&self) -> (IgvmPlatformHeader, Vec<IgvmInitializationHeader>) {
+        match self.platform {
+            Platform::Snp => (snp_image::platform(), vec![snp_image::policy(self.guest_policy.unwrap_or(0))]),
+            Platform::Native | Platform::Tdx => (native_platform(), Vec::new()),
+        }
     }
 
     /// The image's own memory, rounded up to what its page tables map, and the payload's with its working room.
@@ -230,13 +252,17 @@ impl Parts<'_> {
     }
 
     fn boot_context(&self, layout: &Layout<'_>) -> IgvmDirectiveHeader {
-        let context = context::native(Start {
+        let start = Start {
             entry: self.paravisor.entry,
             stack_top: layout.block.stack.end(),
             launch_block: layout.launch_block,
             page_table_root: layout.block.page_tables.start,
             gdt: layout.gdt,
-        });
+        };
+        if self.platform == Platform::Snp {
+            return snp_image::context(&start);
+        }
+        let context = context::native(start);
         IgvmDirectiveHeader::X64NativeVpContext {
             compatibility_mask: COMPATIBILITY_MASK,
             vp_index: 0,
@@ -302,18 +328,24 @@ fn page_directive(gpa: u64, data: Vec<u8>) -> IgvmDirectiveHeader {
     }
 }
 
-/// Version 2 of the format: native platforms and contexts belong to it.
-fn serialize(directives: Vec<IgvmDirectiveHeader>) -> Result<Image, Flaw> {
-    let platform = IgvmPlatformHeader::SupportedPlatform(IGVM_VHS_SUPPORTED_PLATFORM {
+fn native_platform() -> IgvmPlatformHeader {
+    IgvmPlatformHeader::SupportedPlatform(IGVM_VHS_SUPPORTED_PLATFORM {
         compatibility_mask: COMPATIBILITY_MASK,
         highest_vtl: 0,
         platform_type: IgvmPlatformType::NATIVE,
         platform_version: NATIVE_VERSION,
         shared_gpa_boundary: 0,
-    });
+    })
+}
+
+/// Version 2 of the format: native platforms and contexts belong to it.
+fn serialize(
+    (platform, initialization): (IgvmPlatformHeader, Vec<IgvmInitializationHeader>),
+    directives: Vec<IgvmDirectiveHeader>,
+) -> Result<Image, Flaw> {
     let revision = IgvmRevision::V2 { arch: Arch::X64, page_size: PAGE as u32 };
     let refused = |error: igvm::Error| Flaw::new(format_args!("the igvm crate refuses the image: {error}"));
-    let built = IgvmFile::new(revision, vec![platform], Vec::new(), directives).map_err(refused)?;
+    let built = IgvmFile::new(revision, vec![platform], initialization, directives).map_err(refused)?;
     let mut bytes = Vec::new();
     built.serialize(&mut bytes).map_err(refused)?;
     let read_back = IgvmFile::new_from_binary(&bytes, None).map_err(refused)?;

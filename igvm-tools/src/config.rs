@@ -111,6 +111,7 @@ impl Config {
             initrd: self.initrd.clone(),
             command_line: self.command_line.clone(),
             flags: self.flags,
+            guest_policy: self.guest_policy,
         }
     }
 }

@@ -3,14 +3,16 @@
 //!
 //! From `image_abi::IMAGE_BASE` on, in this order: the ELF's segments where they are linked; an absent guard page; the
 //! boot stack; the launch block with the boot descriptor table; the setup header; the command line; the two parameter
-//! areas; the page tables. The page tables come last because their number follows from where everything else ends.
+//! areas; for SEV-SNP the CPUID page and the secrets page; the page tables. The page tables come last because their number
+//! follows from where everything else ends.
 
+use crate::build::Platform;
 use crate::context::GDT;
 use crate::error::{Flaw, ensure};
 use crate::paravisor::Paravisor;
 use crate::payload::Payload;
 use crate::{PAGE, page_tables, page_up};
-use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_RANGES, REGION_LIMIT, Range};
+use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_RANGES, PLACED_RANGES, REGION_LIMIT, Range};
 use std::borrow::Cow;
 use zerocopy::IntoBytes;
 
@@ -36,6 +38,10 @@ pub(crate) enum Fill<'a> {
     Pages(Cow<'a, [u8]>),
     /// By the loader, from the parameter area with this index.
     Parameter(u32),
+    /// By the firmware, which leaves its secrets there.
+    Secrets,
+    /// By the host, with what CPUID answers; the firmware checks it.
+    Cpuid,
 }
 
 /// Whole pages of the image.
@@ -96,6 +102,7 @@ pub(crate) fn lay_out<'a>(
     initrd: Range,
     command_line: &[u8],
     flags: u32,
+    platform: Platform,
 ) -> Result<Layout<'a>, Flaw> {
     let parts = paravisor.parts.iter();
     let regions: Vec<_> = parts
@@ -123,6 +130,9 @@ pub(crate) fn lay_out<'a>(
     let command_line = place_command_line(&mut stacker, command_line);
     let memory_map = stacker.push(PAGE, Access::Write, Fill::Parameter(MEMORY_MAP_AREA));
     let processor_count = stacker.push(PAGE, Access::Write, Fill::Parameter(PROCESSOR_COUNT_AREA));
+    let special = if platform == Platform::Snp { PAGE } else { 0 };
+    let cpuid_page = stacker.push(special, Access::Read, Fill::Cpuid);
+    let secrets_page = stacker.push(special, Access::Read, Fill::Secrets);
     let page_tables = place_page_tables(&mut stacker);
     ensure!(
         stacker.end <= IMAGE_BASE + REGION_LIMIT,
@@ -146,13 +156,41 @@ pub(crate) fn lay_out<'a>(
         payload_kind: payload.map_or(image_abi::payload::NONE, |payload| payload.kind),
         flags,
         payload: ranges(payload)?,
+        placed: [Range::default(); PLACED_RANGES],
+        cpuid_page,
+        secrets_page,
     };
-    let mut regions = stacker.regions;
-    let page = launch_page(&block);
-    if let Some(region) = regions.iter_mut().find(|region| region.start == launch_block) {
-        region.fill = Fill::Pages(Cow::Owned(page));
+    let mut layout = Layout { regions: stacker.regions, block, launch_block, gdt: launch_block + GDT_OFFSET as u64 };
+    layout.write_launch_block();
+    Ok(layout)
+}
+
+impl Layout<'_> {
+    /// Says which pages outside the image the loader fills. `pages` are their addresses, ascending.
+    pub(crate) fn note_placed(&mut self, pages: impl Iterator<Item = u64>) -> Result<(), Flaw> {
+        let image = self.block.image;
+        let mut runs: Vec<Range> = Vec::new();
+        for page in pages.filter(|page| !(image.start..image.end()).contains(page)) {
+            match runs.last_mut() {
+                Some(run) if run.end() == page => run.bytes += PAGE,
+                _ => runs.push(Range { start: page, bytes: PAGE }),
+            }
+        }
+        let count = runs.len();
+        ensure!(count <= PLACED_RANGES, "{count} separate runs of pages, expected at most {PLACED_RANGES}");
+        for (slot, run) in self.block.placed.iter_mut().zip(runs) {
+            *slot = run;
+        }
+        self.write_launch_block();
+        Ok(())
     }
-    Ok(Layout { regions, block, launch_block, gdt: launch_block + GDT_OFFSET as u64 })
+
+    fn write_launch_block(&mut self) {
+        let page = launch_page(&self.block);
+        if let Some(region) = self.regions.iter_mut().find(|region| region.start == self.launch_block) {
+            region.fill = Fill::Pages(Cow::Owned(page));
+        }
+    }
 }
 
 /// A terminating zero always follows, though it is not counted.

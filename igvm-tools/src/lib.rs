@@ -36,6 +36,7 @@ mod paravisor;
 pub mod payload;
 mod policy;
 pub mod sign;
+mod snp_image;
 #[cfg(test)]
 mod tests;
 pub mod verify;

@@ -70,6 +70,7 @@ impl Inputs {
             initrd: self.initrd.as_ref().map(|bytes| folder.file("initrd", bytes)),
             command_line: self.command_line.to_owned(),
             flags: flag::DEBUG_LOG,
+            guest_policy: None,
         }
     }
 
@@ -485,7 +486,7 @@ fn impossible_wishes_are_usage_errors() {
         assert_eq!(error.exit_status(), 64);
         assert!(error.to_string().contains(expected), "{error}");
     };
-    refuse(&|spec| spec.platform = Platform::Snp, "platform 'snp'");
+    refuse(&|spec| spec.platform = Platform::Tdx, "platform 'tdx'");
     refuse(&|spec| spec.flags = 1 << 31, "flags 0x80000000");
     refuse(&|spec| spec.command_line = "a\0b".to_owned(), "zero byte");
     refuse(&|spec| spec.command_line = "x".repeat(2048), "at most 2047");
@@ -496,3 +497,4 @@ fn impossible_wishes_are_usage_errors() {
 mod config;
 mod hostile;
 mod payloads;
+mod snp;

@@ -50,6 +50,9 @@ pub struct Range {
     pub bytes: u64,
 }
 
+/// How many runs of pages outside the image a loader can fill: the payload's, its RAM disk, and what lies apart.
+pub const PLACED_RANGES: usize = 16;
+
 /// [`LaunchBlock::payload_kind`]: how the guest is entered.
 pub mod payload {
     /// No payload: the image only starts and stops.
@@ -185,6 +188,13 @@ pub struct LaunchBlock {
     /// All that the payload occupies, with the room that it needs to unpack itself; `initrd` is apart. A Linux kernel
     /// is one range, which begins at its load address.
     pub payload: [Range; PAYLOAD_RANGES],
+    /// On platforms whose memory has to be accepted: the pages outside the image that the loader fills, in ascending order.
+    /// They are accepted when the image starts; all other memory is not.
+    pub placed: [Range; PLACED_RANGES],
+    /// SEV-SNP: the page in which the firmware checked what CPUID answers.
+    pub cpuid_page: Range,
+    /// SEV-SNP: the page in which the firmware left its secrets.
+    pub secrets_page: Range,
 }
 
 impl LaunchBlock {

@@ -193,7 +193,7 @@ fn visible(all: &RamMap, low_end: u64, high_bytes: u64) -> Result<RamMap, RamMap
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use image_abi::PAYLOAD_RANGES;
+    use image_abi::{PAYLOAD_RANGES, PLACED_RANGES};
 
     const MIB: u64 = 1 << 20;
 
@@ -214,6 +214,9 @@ pub(crate) mod tests {
             payload_kind: 0,
             flags: 0,
             payload: [Range::default(); PAYLOAD_RANGES],
+            placed: [Range::default(); PLACED_RANGES],
+            cpuid_page: Range::default(),
+            secrets_page: Range::default(),
         }
     }
 
