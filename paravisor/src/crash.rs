@@ -13,8 +13,8 @@ use core::panic::PanicInfo;
 
 use journal::Crash;
 use platform::{DebugImage, OWN_REGISTERS, OWN_RSP, Outbound, OwnException, OwnRegisters, Reason, Termination};
-use platform_native::{claim_end, control_registers, is_mapped, last_words};
 
+use crate::backend::{claim_end, control_registers, is_mapped, last_words};
 use crate::journal::{CRASH, JOURNAL, debug_image};
 
 /// Words of the stack that are printed: the deepest call takes less.

@@ -50,7 +50,7 @@ impl log::Log for Logger {
 
     fn flush(&self) {
         if let Some(debug) = debug_image() {
-            JOURNAL.show(debug, platform_native::say);
+            JOURNAL.show(debug, crate::backend::say);
         }
     }
 }

@@ -14,6 +14,12 @@ mod journal;
 #[cfg(target_os = "none")]
 mod start;
 
+/// The platform that the image is built for.
+#[cfg(all(target_os = "none", not(feature = "snp")))]
+use platform_native::{self as backend, Native as Backend};
+#[cfg(all(target_os = "none", feature = "snp"))]
+use platform_snp::{self as backend, Snp as Backend};
+
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("parados: this program is an image; `cargo xtask run` starts it");

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the first instruction to the guest's.
 //!
-//! The loader has entered long mode with the image's page tables, a stack, and the launch block's address in RDI; so there
-//! is nothing to do in assembly but to call Rust with an aligned stack.
+//! The loader, or the platform's own start code, has entered long mode with the image's page tables, a stack, and the launch
+//! block's address in RDI; so there is nothing to do in assembly but to call Rust with an aligned stack.
 
 use alloc::vec::Vec;
-use core::arch::x86_64::{__cpuid_count, _rdtsc};
+use core::arch::x86_64::_rdtsc;
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -14,28 +14,30 @@ extern crate alloc;
 use image_abi::{LaunchBlock, canary, flag};
 use paravisor_core::{Image, Launch, Machine, Vcpu};
 use platform::{Clock, Outbound, Platform, Reason, Releasable, Termination};
-use platform_native::{Measurement, Native, prepare};
 use vc_handlers::cpuid::Registers;
 
+use crate::backend::{self, Measurement, prepare, take_memory};
 use crate::journal::JOURNAL;
-use crate::{crash, heap, journal};
+use crate::{Backend, crash, heap, journal};
 
+#[cfg(not(feature = "snp"))]
 core::arch::global_asm!(
     ".section .text.start, \"ax\"",
     ".global _start",
     "_start:",
     "    xor ebp, ebp",
     "    and rsp, -16",
-    "    call {start}",
+    "    call parados_main",
     "    ud2",
     ".text",
-    start = sym start,
 );
 
 /// The machine, for the processors that join later.
-static MACHINE: AtomicPtr<Machine<Native>> = AtomicPtr::new(core::ptr::null_mut());
+static MACHINE: AtomicPtr<Machine<Backend>> = AtomicPtr::new(core::ptr::null_mut());
 
-extern "C" fn start(block: *const LaunchBlock) -> ! {
+/// Called by the start code.
+#[unsafe(no_mangle)]
+extern "C" fn parados_main(block: *const LaunchBlock) -> ! {
     let native = build(block);
     if let Err(error) = native.start_others(run) {
         give_up(error.reason(), 2);
@@ -45,10 +47,10 @@ extern "C" fn start(block: *const LaunchBlock) -> ! {
 
 /// Builds the machine. A function of its own, so that its large frame is gone when the guest runs.
 #[inline(never)]
-fn build(block: *const LaunchBlock) -> &'static Native {
+fn build(block: *const LaunchBlock) -> &'static Backend {
     // SAFETY: RDTSC has no side effect.
     let tsc = unsafe { _rdtsc() };
-    platform_native::early(crash::exception);
+    backend::early(crash::exception);
     // SAFETY: the loader passes the launch block's address and has placed the image, which its own tables map; none of the
     // ranges that the core reads is written to from here on.
     let Some(image) = (unsafe { Image::at(block) }) else { give_up(Reason::BadLaunchBlock, 0) };
@@ -57,15 +59,19 @@ fn build(block: *const LaunchBlock) -> &'static Native {
         Err(error) => give_up(error.reason(), 0),
     };
     journal::initialise(&launch.block);
+    let memory = match take_memory(&launch.block, launch.heap()) {
+        Ok(memory) => memory,
+        Err(error) => give_up(error.reason(), 3),
+    };
     // SAFETY: the range follows the image within Parados's region, which nothing else uses; called once.
-    unsafe { heap::initialise(launch.heap()) };
+    unsafe { heap::initialise(memory) };
     let measurement = Measurement::begin();
     // The decoder's tables take longer to build than everything else, and the measurement wants a while.
     vc_handlers::emulate::initialise();
     let canary = launch.block.has(flag::CANARY).then(plant_canary);
     #[cfg(feature = "planted-leak")]
-    platform_native::expose(canary.map_or(0, |canary| canary.0.as_ptr().addr() as u64));
-    let (native, pages) = match prepare(launch.ram, launch.processors, tsc, measurement) {
+    backend::expose(canary.map_or(0, |canary| canary.0.as_ptr().addr() as u64));
+    let (native, pages) = match prepare(launch.ram, &launch.block, launch.processors, tsc, measurement) {
         Ok(parts) => parts,
         Err(error) => give_up(error.reason(), 0),
     };
@@ -83,9 +89,9 @@ fn build(block: *const LaunchBlock) -> &'static Native {
 }
 
 /// Runs vCPU `index` on this processor.
-fn run(native: &'static Native, index: u32) -> ! {
+fn run(native: &'static Backend, index: u32) -> ! {
     // SAFETY: `start` stored a leaked machine before any processor came here.
-    let machine: &'static Machine<Native> = unsafe { &*MACHINE.load(Ordering::Acquire) };
+    let machine: &'static Machine<Backend> = unsafe { &*MACHINE.load(Ordering::Acquire) };
     let cpu = match native.processor(index) {
         Ok(cpu) => cpu,
         Err(error) => give_up(error.reason(), u64::from(index)),
@@ -96,10 +102,10 @@ fn run(native: &'static Native, index: u32) -> ! {
     }
 }
 
-/// The processor model's CPUID is the hardware's own.
+/// The processor model's CPUID.
 fn raw_cpuid(leaf: u32, subleaf: u32) -> Registers {
-    let result = __cpuid_count(leaf, subleaf);
-    Registers { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+    let [eax, ebx, ecx, edx] = backend::cpuid(leaf, subleaf);
+    Registers { eax, ebx, ecx, edx }
 }
 
 /// A page of words for which tests look: from inside, where they must not be found, and from outside, where they must be
@@ -131,11 +137,11 @@ impl fmt::Display for CanaryPlace {
 impl Releasable for CanaryPlace {}
 
 /// Figures for whoever started the VM.
-fn report(launch: &Launch, native: &Native, tsc: u64) {
+fn report(launch: &Launch, native: &Backend, tsc: u64) {
     let clock = native.clock();
     let (private, free, image) = (launch.private_bytes(), heap::free(), launch.block.image.bytes);
     native.record(Outbound::released(&MemoryFigures { private, free, image }));
-    let guest_tsc = tsc.wrapping_add(clock.guest_tsc());
+    let guest_tsc = clock.cycles();
     native.record(Outbound::released(&StartFigures { entry_tsc: tsc, guest_tsc, tsc_hz: clock.tsc_hz() }));
 }
 
@@ -175,7 +181,7 @@ impl Releasable for StartFigures {}
 
 fn give_up(reason: Reason, detail: u64) -> ! {
     log::error!("{reason}, detail {detail:#x}");
-    platform_native::end(Termination::Fatal(reason, detail))
+    backend::end(Termination::Fatal(reason, detail))
 }
 
 /// Puts `value` on the heap for ever.

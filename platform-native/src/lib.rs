@@ -45,4 +45,4 @@ pub use memory::NativeMemory;
 pub use own_tables::is_mapped;
 #[cfg(feature = "planted-leak")]
 pub use start::expose;
-pub use start::{StartError, early, prepare};
+pub use start::{StartError, cpuid, early, prepare, take_memory};

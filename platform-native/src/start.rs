@@ -4,10 +4,11 @@
 use alloc::alloc::Layout;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::AtomicU64;
 
-use platform::{MemoryError, RamMap, Reason};
+use image_abi::LaunchBlock;
+use platform::{MemoryError, PageRange, RamMap, Reason};
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use svm::NestedTables;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
@@ -69,6 +70,17 @@ pub fn early(on_exception: OnException) {
     interrupts::set_handler(on_exception);
 }
 
+/// Memory behind the image for the heap. Here it is all of it, as it is.
+pub const fn take_memory(_: &LaunchBlock, range: PageRange) -> Result<PageRange, StartError> {
+    Ok(range)
+}
+
+/// CPUID as the hardware answers it: EAX, EBX, ECX, EDX.
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let result = __cpuid_count(leaf, subleaf);
+    [result.eax, result.ebx, result.ecx, result.edx]
+}
+
 /// The page that [`expose`] was given.
 #[cfg(feature = "planted-leak")]
 static EXPOSED: AtomicU64 = AtomicU64::new(0);
@@ -84,6 +96,7 @@ pub fn expose(page: u64) {
 #[inline(never)]
 pub fn prepare(
     ram: RamMap,
+    _: &LaunchBlock,
     processors: u32,
     tsc: u64,
     measurement: Measurement,

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The SNP platform as one value.
+
+use platform::{
+    Clock, Console, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PAGE_SIZE,
+    PageRange, PageSize, Platform, Termination, Timer, Waker,
+};
+use specs::sev::VmplRights;
+
+use crate::accept::{self, ALL_RIGHTS, grant};
+use crate::acceptance::{Acceptance, stretch_of};
+use crate::clock::TscClock;
+use crate::cpu::SnpCpu;
+use crate::instructions::{flush_all, halt_unless_rung};
+use crate::memory::SnpMemory;
+use crate::{apic, console, doorbell, ending, ghcb, log};
+
+/// The MC146818: index, then data.
+const CLOCK_INDEX: u16 = 0x70;
+
+/// The host: its devices through the GHCB, and the other processors.
+pub struct SnpHost;
+
+impl HostAccess for SnpHost {
+    fn transmit(&self, console: Console, byte: u8) {
+        console::transmit(console, byte);
+    }
+
+    fn receive(&self, console: Console) -> Option<u8> {
+        console::receive(console)
+    }
+
+    fn clock_register(&self, register: u8) -> u8 {
+        // The index port's upper bit masks NMIs; it is clear. A host without the clock, or that refuses, has no time to tell.
+        let selected = ghcb::port_write(CLOCK_INDEX, 1, u32::from(register & 0x7f));
+        selected.and_then(|()| ghcb::port_read(CLOCK_INDEX + 1, 1)).map_or(0xff, |value| value as u8)
+    }
+}
+
+impl Waker for SnpHost {
+    fn kick(&self, index: u32) {
+        // A request to the host serialises. One that it refuses is a kick that comes late, by the timer.
+        let _ = apic::send(index, apic::KICK_VECTOR);
+    }
+}
+
+/// The SNP platform. One for the whole image, never freed.
+pub struct Snp {
+    memory: SnpMemory,
+    clock: TscClock,
+    host: SnpHost,
+    processors: u32,
+    apic_hz: u64,
+}
+
+impl Snp {
+    pub(crate) const fn new(acceptance: Acceptance, clock: TscClock, processors: u32, apic_hz: u64) -> Self {
+        Self { memory: SnpMemory::new(acceptance), clock, host: SnpHost, processors, apic_hz }
+    }
+
+    pub(crate) const fn acceptance(&self) -> &Acceptance {
+        self.memory.acceptance()
+    }
+}
+
+impl Platform for Snp {
+    type Cpu = SnpCpu;
+    type Memory = SnpMemory;
+    type Pages = SnpPages;
+    type Clock = TscClock;
+    type Host = SnpHost;
+
+    fn memory(&self) -> &SnpMemory {
+        &self.memory
+    }
+
+    fn clock(&self) -> &TscClock {
+        &self.clock
+    }
+
+    fn host(&self) -> &SnpHost {
+        &self.host
+    }
+
+    fn processors(&self) -> u32 {
+        self.processors
+    }
+
+    fn record(&self, json: Outbound<'_>) {
+        log::record(json);
+    }
+
+    fn say(&self, line: Outbound<'_>) -> bool {
+        log::say(line)
+    }
+
+    fn end(&self, how: Termination) -> ! {
+        ending::end(how)
+    }
+}
+
+impl Timer for SnpCpu {
+    /// Each change of the host's timer is an exit, so an earlier deadline that is armed stays: it comes for nothing and the next
+    /// one is armed then. How late the host comes is its own affair; what time it is then, the TSC says.
+    fn arm(&mut self, deadline: Instant) {
+        let now = self.snp.clock.now();
+        let deadline = self.timer_deadline(deadline, now);
+        if deadline == Instant::NEVER || self.armed.is_some_and(|armed| armed <= deadline) {
+            return;
+        }
+        let ticks = u128::from(deadline.since(now)) * u128::from(self.snp.apic_hz) / 1_000_000_000;
+        // A deadline beyond the counter's reach comes in several turns; a past one at once.
+        let started = apic::start_timer(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
+        self.armed = started.is_ok().then_some(deadline);
+    }
+
+    fn wait(&mut self) {
+        halt_unless_rung(core::ptr::from_ref(self.doorbell()).cast());
+    }
+}
+
+impl HostEvents for SnpCpu {
+    fn take(&mut self) -> Option<HostEvent> {
+        loop {
+            let vector = doorbell::take(self.doorbell())?;
+            match vector {
+                doorbell::NMI => return Some(HostEvent::Nmi),
+                apic::SPURIOUS_VECTOR => continue,
+                _ => {}
+            }
+            apic::end_of_interrupt();
+            return Some(match vector {
+                apic::TIMER_VECTOR => {
+                    self.armed = None;
+                    HostEvent::Kick
+                }
+                apic::KICK_VECTOR => HostEvent::Kick,
+                apic::CONSOLE_VECTOR => HostEvent::ConsoleInput,
+                other => HostEvent::Unexpected(other),
+            });
+        }
+    }
+}
+
+/// The hardware side of page states: validation and VMPL2's rights.
+pub struct SnpPages {
+    pub(crate) snp: &'static Snp,
+}
+
+impl GuestPages for SnpPages {
+    /// Memory is only announced here, and accepted when somebody touches it. What was taken from the guest comes back empty.
+    fn accept(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError> {
+        let acceptance = self.snp.acceptance();
+        let stretch = stretch_of(range.start());
+        if !acceptance.announce(stretch) || !acceptance.is_accepted(stretch) {
+            return Ok(());
+        }
+        accept::zero(range.start(), range.bytes());
+        grant(range.start(), size, ALL_RIGHTS)
+    }
+
+    /// The pool of shared pages is empty as long as nobody in Parados, and no hypercall, asks for one.
+    fn share(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {
+        Err(MemoryError::Exhausted)
+    }
+
+    /// No page is shared, so none can be in the state that this starts from.
+    fn unshare(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {
+        Err(MemoryError::WrongState)
+    }
+
+    fn trap(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError> {
+        accept::ensure(self.snp.acceptance(), range.start(), range.bytes().max(PAGE_SIZE))?;
+        grant(range.start(), size, VmplRights::empty())
+    }
+
+    fn flush(&mut self) {
+        flush_all();
+    }
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Start-up: the GHCB negotiated and registered, Parados's own memory accepted, interrupts by the doorbell, the guest's VMSA
+//! handed to the host.
+
+use alloc::alloc::Layout;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use image_abi::LaunchBlock;
+use platform::{Clock, Gpa, MemoryError, PAGE_SIZE, PageRange, PageSize, RamMap, Reason, Termination};
+use specs::ghcb::{msr, page_state};
+use specs::sev::{VmplRights, cpuid_page, result};
+use specs::vmsa::Vmsa;
+
+use crate::accept::{accept_own, rescind_own};
+use crate::acceptance::Acceptance;
+use crate::clock::{self, Measurement};
+use crate::cpu::{FEATURES, SnpCpu};
+use crate::descriptor::Descriptors;
+use crate::ending::end;
+use crate::ghcb::{self, Refusal};
+use crate::instructions::rmpadjust;
+use crate::interrupts::{self, DescriptorTable, OnException};
+use crate::local::Local;
+use crate::machine::{Snp, SnpPages};
+use crate::own_tables::c_mask;
+use crate::{accept, apic, console, msr_protocol, own_tables};
+
+/// Why the platform cannot run a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartError {
+    /// The host offers no GHCB, or refuses what a guest needs of it.
+    Host,
+    /// The TSC's frequency could not be measured.
+    NoTimer,
+    /// The heap does not suffice.
+    OutOfMemory,
+    /// Another processor did not come up.
+    ProcessorStart,
+}
+
+impl StartError {
+    /// The reason that the host is told.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Host => Reason::PagesRefused,
+            Self::NoTimer => Reason::NoClock,
+            Self::OutOfMemory => Reason::OutOfMemory,
+            Self::ProcessorStart => Reason::ProcessorStart,
+        }
+    }
+}
+
+impl From<MemoryError> for StartError {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::Exhausted => Self::OutOfMemory,
+            MemoryError::NotMemory | MemoryError::WrongState | MemoryError::Host => Self::Host,
+        }
+    }
+}
+
+impl From<Refusal> for StartError {
+    fn from(_: Refusal) -> Self {
+        Self::Host
+    }
+}
+
+/// Leads exceptions in Parados itself to `on_exception`, and sees whether the host offers what is needed. First of all.
+pub fn early(on_exception: OnException) {
+    interrupts::set_handler(on_exception);
+    let local = Local::boot();
+    local.enter();
+    let answer = local.ask(msr::SEV_INFO_REQUEST);
+    if !msr_protocol::speaks_our_version(answer, c_mask()) {
+        end(Termination::Fatal(Reason::MissingFeature, answer));
+    }
+    let missing = msr_protocol::missing_features(local.ask(msr::FEATURES_REQUEST));
+    if missing != 0 {
+        end(Termination::Fatal(Reason::MissingFeature, missing));
+    }
+}
+
+/// The page that answers CPUID.
+static CPUID: AtomicPtr<cpuid_page::Page> = AtomicPtr::new(core::ptr::null_mut());
+
+/// CPUID as the firmware has checked it: EAX, EBX, ECX, EDX. Zero before [`take_memory`].
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let page = CPUID.load(Ordering::Acquire);
+    if page.is_null() {
+        return [0; 4];
+    }
+    // SAFETY: `take_memory` stored the address of a page of the image that nobody writes.
+    crate::cpuid::answer(unsafe { &*page }, leaf, subleaf)
+}
+
+/// Accepts Parados's own memory behind the image, sets up the boot processor's GHCB and doorbell at its start, and returns the
+/// rest, for the heap. Once.
+pub fn take_memory(block: &LaunchBlock, range: PageRange) -> Result<PageRange, StartError> {
+    CPUID.store(core::ptr::with_exposed_provenance_mut(block.cpuid_page.start as usize), Ordering::Release);
+    // SAFETY: the range follows the image, nothing uses it yet, and the image's tables map it.
+    unsafe { accept_own(range)? };
+    let start = range.start();
+    let pages = SharedPages { ghcb: start.0, doorbell: start.0 + PAGE_SIZE };
+    pages.share()?;
+    pages.connect(Local::boot())?;
+    PageRange::new(Gpa(start.0 + 2 * PAGE_SIZE), range.end())
+        .filter(|rest| rest.bytes() > 0)
+        .ok_or(StartError::OutOfMemory)
+}
+
+/// A processor's two shared pages.
+struct SharedPages {
+    ghcb: u64,
+    doorbell: u64,
+}
+
+impl SharedPages {
+    /// Turns them from pages of Parados's own, which nothing uses, into shared ones.
+    fn share(&self) -> Result<(), StartError> {
+        for page in [self.ghcb, self.doorbell] {
+            // SAFETY: the caller's pages are fresh.
+            unsafe { rescind_own(Gpa(page))? };
+            let answer = Local::current().ask(msr_protocol::page_state(page, page_state::SHARED));
+            if !msr_protocol::is_changed(answer) {
+                return Err(StartError::Host);
+            }
+            own_tables::share(page).map_err(|_| StartError::OutOfMemory)?;
+        }
+        Ok(())
+    }
+
+    /// Makes them the running processor's.
+    fn connect(&self, local: &'static Local) -> Result<(), StartError> {
+        if !msr_protocol::is_registered(local.ask(msr_protocol::register(self.ghcb)), self.ghcb) {
+            return Err(StartError::Host);
+        }
+        local.set_pages(self.ghcb, self.doorbell);
+        for page in [local.ghcb(), local.doorbell()].into_iter().flatten() {
+            page.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Takes over the machine and builds the platform for a guest with this memory. Runs once, on the boot processor, with
+/// a heap. `measurement` has begun since Parados's start.
+#[inline(never)]
+pub fn prepare(
+    ram: RamMap,
+    block: &LaunchBlock,
+    processors: u32,
+    _tsc: u64,
+    measurement: Measurement,
+) -> Result<(&'static Snp, SnpPages), StartError> {
+    Box::leak(boxed(Descriptors::new())?).load();
+    // LGDT is followed by loads of null selectors into none of FS and GS, so GS still leads to the processor's own.
+    let table: &'static DescriptorTable = Box::leak(boxed(DescriptorTable::new())?);
+    table.load();
+    let end = ram.iter().last().map_or(0, |range| range.end().0);
+    own_tables::map_up_to(end).map_err(|_| StartError::OutOfMemory)?;
+    own_tables::map_first_page().map_err(|_| StartError::OutOfMemory)?;
+    ring_the_doorbell()?;
+    apic::enable()?;
+    console::initialise()?;
+    apic::route_console()?;
+    let clock = measurement.finish().ok_or(StartError::NoTimer)?;
+    let apic_hz = measure_apic(&clock)?;
+    let acceptance = Acceptance::new(ram, &block.placed)?;
+    let snp: &'static Snp = Box::leak(boxed(Snp::new(acceptance, clock, processors, apic_hz))?);
+    Ok((snp, SnpPages { snp }))
+}
+
+/// Tells the host where this processor's doorbell is. From here on #HV may come.
+fn ring_the_doorbell() -> Result<(), StartError> {
+    let doorbell = Local::current().doorbell().ok_or(StartError::Host)?;
+    Ok(ghcb::set_doorbell(doorbell.address())?)
+}
+
+impl Snp {
+    /// The virtual processor that this processor will run.
+    pub fn processor(&'static self, index: u32) -> Result<SnpCpu, StartError> {
+        let local = Local::current();
+        let doorbell = local.doorbell().ok_or(StartError::Host)?;
+        let vmsa = new_vmsa()?;
+        let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
+        let cpu = SnpCpu::new(self, local, doorbell, vmsa, c_mask() >> 1);
+        // SAFETY: the page is fresh, and a VMSA is nobody's to read or write but VMPL0's: VMPL1 gets no right.
+        let code = unsafe { rmpadjust(gpa, false, 1, VmplRights::empty(), true) };
+        if code != result::SUCCESS {
+            return Err(StartError::Host);
+        }
+        ghcb::create(index, accept::GUEST_VMPL, gpa, FEATURES.bits())?;
+        Ok(cpu)
+    }
+
+    /// Starts the other processors; each runs `body`.
+    pub fn start_others(&'static self, _: fn(&'static Self, u32) -> !) -> Result<(), StartError> {
+        // The reference host has one processor yet; a VM with more is refused.
+        if platform::Platform::processors(self) == 1 { Ok(()) } else { Err(StartError::ProcessorStart) }
+    }
+}
+
+/// A zeroed page for a VMSA, which must not begin at a multiple of 2 MiB (an erratum; KVM refuses such a page).
+fn new_vmsa() -> Result<&'static mut Vmsa, StartError> {
+    for _ in 0..2 {
+        // SAFETY: the layout's size is not zero.
+        let page = unsafe { alloc::alloc::alloc_zeroed(Layout::new::<Vmsa>()) };
+        if page.is_null() {
+            return Err(StartError::OutOfMemory);
+        }
+        if !(page.addr() as u64).is_multiple_of(PageSize::Large.bytes()) {
+            // SAFETY: the page is fresh and zeroed, has the type's layout, is never freed, and all-zero bytes are a valid VMSA.
+            return Ok(unsafe { &mut *page.cast::<Vmsa>() });
+        }
+    }
+    Err(StartError::OutOfMemory)
+}
+
+/// A box that reports a full heap instead of panicking.
+fn boxed<T>(value: T) -> Result<Box<T>, StartError> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(1).map_err(|_| StartError::OutOfMemory)?;
+    room.push(value);
+    // A vector of one element without spare room is a boxed slice of one element.
+    let slice: Box<[T]> = room.into_boxed_slice();
+    let array: Box<[T; 1]> = slice.try_into().map_err(|_| StartError::OutOfMemory)?;
+    let pointer = Box::into_raw(array).cast::<T>();
+    // SAFETY: `[T; 1]` and `T` have the same layout, and the pointer came from a box of the former.
+    Ok(unsafe { Box::from_raw(pointer) })
+}
+
+/// Counts the timer's ticks over a millisecond of the clock; Hz. A host that counts wrong makes timers late or early, and
+/// early ones cost it time.
+fn measure_apic(clock: &clock::TscClock) -> Result<u64, StartError> {
+    let hz = clock.tsc_hz();
+    apic::start_timer(u32::MAX)?;
+    let (begun, first) = bracketed_timer()?;
+    while clock::tsc().wrapping_sub(begun) < hz / 1000 {}
+    let (ended, last) = bracketed_timer()?;
+    apic::start_timer(0)?;
+    let (ticks, passed) = (first.wrapping_sub(last), ended.wrapping_sub(begun));
+    Ok((u128::from(ticks) * u128::from(hz) / u128::from(passed.max(1))) as u64)
+}
+
+/// The TSC and what is left of the timer at one time: of some readings between two of the TSC, the tightest.
+fn bracketed_timer() -> Result<(u64, u32), StartError> {
+    const READINGS: usize = 6;
+    let mut best = (u64::MAX, 0, 0);
+    for _ in 0..READINGS {
+        let before = clock::tsc();
+        let left = apic::timer_left()?;
+        let slack = clock::tsc().wrapping_sub(before);
+        if slack < best.0 {
+            best = (slack, before.wrapping_add(slack / 2), left);
+        }
+    }
+    Ok((best.1, best.2))
+}
