@@ -76,7 +76,7 @@ impl Options {
                 Long("qemu") => set(&mut options.qemu, "qemu", options::path(&mut parser)?)?,
                 Long("platform") => {
                     let name = options::text(&mut parser)?;
-                    set(&mut options.platform, "platform", options::platform(&name)?)?;
+                    set(&mut options.platform, "platform", options::native(&name)?)?;
                 }
                 Long("strict") => options.strict = true,
                 other => return Err(other.unexpected().into()),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use igvm_tools::Platform;
+
 use crate::failure::{Failure, Result, status};
 use crate::say;
 
@@ -67,6 +69,19 @@ pub(crate) fn paravisor() -> Result<PathBuf> {
     bare_metal(&["-p", "paravisor"], "paravisor")
 }
 
+/// Parados for a platform. Each has a folder of its own, so that none takes the place of another.
+pub(crate) fn paravisor_for(platform: Platform) -> Result<PathBuf> {
+    if platform == Platform::Native {
+        return paravisor();
+    }
+    let folder = target_directory().join(platform.name());
+    let folder_name = folder.to_string_lossy().into_owned();
+    let features = format!("statistics,{}", platform.name());
+    let arguments = ["-p", "paravisor", "--no-default-features", "--features", &features, "--target-dir", &folder_name];
+    bare_metal(&arguments, "paravisor")?;
+    Ok(folder.join(TARGET).join("release/paravisor"))
+}
+
 /// Parados with a bug that a test must find. Built apart, so that it never takes the place of the other one.
 pub(crate) fn paravisor_with_leak() -> Result<PathBuf> {
     let folder = target_directory().join("planted");
@@ -77,7 +92,7 @@ pub(crate) fn paravisor_with_leak() -> Result<PathBuf> {
 
 /// Parados without what counts exits and measures them, as a file of its own at `place`.
 pub(crate) fn paravisor_without_statistics(place: &Path) -> Result<()> {
-    let program = bare_metal(&["-p", "paravisor", "--no-default-features"], "paravisor")?;
+    let program = bare_metal(&["-p", "paravisor", "--no-default-features", "--features", "native"], "paravisor")?;
     std::fs::copy(&program, place).map_err(|error| Failure::system(place.display(), error))?;
     // The usual one takes its place again.
     paravisor().map(drop)

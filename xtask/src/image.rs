@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use igvm_tools::{Config, Image, Inspection, inspect, write_atomically};
+use igvm_tools::{Config, Image, Inspection, Platform, inspect, write_atomically};
 use image_abi::log_level;
 use lexopt::Arg::Long;
 
@@ -31,6 +31,7 @@ pub(crate) fn directory() -> PathBuf {
 
 /// What goes into an image for one run.
 pub(crate) struct Request<'a> {
+    pub(crate) platform: Platform,
     pub(crate) kernel: Option<&'a Path>,
     pub(crate) initrd: Option<&'a Path>,
     pub(crate) append: Option<&'a str>,
@@ -56,7 +57,8 @@ pub(crate) struct Payload {
 impl Default for Request<'_> {
     fn default() -> Self {
         let (kernel, initrd, append, command, paravisor) = (None, None, None, None, None);
-        Self { kernel, initrd, append, command, flags: 0, memory: 1 << 30, paravisor, figure: false }
+        let platform = Platform::Native;
+        Self { platform, kernel, initrd, append, command, flags: 0, memory: 1 << 30, paravisor, figure: false }
     }
 }
 
@@ -65,12 +67,13 @@ impl Request<'_> {
         let scratch = Scratch::new()?;
         let payload = self.payload(&scratch)?;
         self.check_sizes(&payload)?;
-        let mut config = Config::read(&configuration())?;
+        let mut config = Config::read(&configuration(self.platform))?;
         config.kernel = Some(payload.kernel);
         config.initrd = payload.initrd;
         config.command_line = payload.command_line;
         config.flags = log_level::overruled(config.flags, self.flags) | self.flags & !log_level::MASK;
-        let paravisor = self.paravisor.map_or_else(build::paravisor, |file| Ok(file.to_owned()))?;
+        let paravisor =
+            self.paravisor.map_or_else(|| build::paravisor_for(self.platform), |file| Ok(file.to_owned()))?;
         let image = igvm_tools::build(&config.to_spec(paravisor))?;
         self.check_placement(&image.report)?;
         Ok(image)
@@ -158,18 +161,18 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 /// Refuses what is no image for this platform, before QEMU is started.
-pub(crate) fn verify(image: &Path) -> Result<()> {
+pub(crate) fn verify(image: &Path, platform: Platform) -> Result<()> {
     let inspection = inspect::inspect_file(image)?;
     let names: Vec<_> = inspection.platforms.iter().map(|platform| platform.name.as_str()).collect();
-    if names.contains(&"native") {
+    if names.contains(&platform.name()) {
         return Ok(());
     }
-    let message = format!("{}: an image for {}, not for native", image.display(), names.join(" and "));
+    let message = format!("{}: an image for {}, not for {}", image.display(), names.join(" and "), platform.name());
     Err(Failure::data(message))
 }
 
-fn configuration() -> PathBuf {
-    build::workspace().join("configs/native.toml")
+fn configuration(platform: Platform) -> PathBuf {
+    build::workspace().join("configs").join(platform.name()).with_extension("toml")
 }
 
 /// The verb: builds the image that the configuration describes, with the default guest if that names none.
@@ -179,8 +182,8 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         match argument {
             Long("platform") => {
                 let name = options::text(&mut parser)?;
-                let checked = if name == "all" { Ok(()) } else { options::platform(&name) };
-                set(&mut platform, "platform", checked?)?;
+                let wanted = if name == "all" { Platform::Native } else { options::platform(&name)? };
+                set(&mut platform, "platform", wanted)?;
             }
             Long("config") => set(&mut config, "config", options::path(&mut parser)?)?,
             Long("out") => set(&mut out, "out", options::path(&mut parser)?)?,
@@ -188,9 +191,10 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         }
     }
     let directory = out.unwrap_or_else(directory);
-    let image = configured(&config.unwrap_or_else(configuration))?;
+    let platform = platform.unwrap_or(Platform::Native);
+    let image = configured(&config.unwrap_or_else(|| configuration(platform)))?;
     fs::create_dir_all(&directory).map_err(|error| Failure::usage(format!("{}: {error}", directory.display())))?;
-    let file = directory.join("parados-native.igvm");
+    let file = directory.join(format!("parados-{}.igvm", platform.name()));
     write_atomically(&file, &image.bytes)?;
     let report = format!("{:#}\n", image.report.to_json());
     write_atomically(&file.with_extension("json"), report.as_bytes())?;
@@ -213,7 +217,7 @@ pub(crate) fn configured(file: &Path) -> Result<Image> {
     }
     let paravisor = match &config.paravisor {
         Some(paravisor) => paravisor.clone(),
-        None => build::paravisor()?,
+        None => build::paravisor_for(config.platform)?,
     };
     Ok(igvm_tools::build(&config.to_spec(paravisor))?)
 }

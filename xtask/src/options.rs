@@ -4,9 +4,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use igvm_tools::Platform;
 use lexopt::{Parser, ValueExt};
 
 use crate::failure::{Failure, Result};
+
+/// The processor model that the model of SNP needs: SVM, and address bits for a C-bit.
+pub(crate) const SNP_CPU: &str = "EPYC,phys-bits=52";
 
 /// The smallest unit in which a VM can be given memory.
 const MEMORY_UNIT: u64 = 2 << 20;
@@ -54,12 +58,21 @@ pub(crate) fn seconds(text: &str) -> Result<Duration> {
     if duration.is_zero() { Err(bad()) } else { Ok(duration) }
 }
 
-/// `--platform`: there is one yet, so its name is only checked.
-pub(crate) fn platform(name: &str) -> Result<()> {
+/// `--platform`: one that boots a guest.
+pub(crate) fn platform(name: &str) -> Result<Platform> {
     match name {
-        "native" => Ok(()),
-        "snp" | "tdx" => Err(Failure::usage(format!("--platform {name}: not built yet, only native is"))),
-        _ => Err(Failure::usage(format!("--platform {name}: unknown platform, only native exists"))),
+        "native" => Ok(Platform::Native),
+        "snp" => Ok(Platform::Snp),
+        "tdx" => Err(Failure::usage(format!("--platform {name}: not built yet, only native and snp are"))),
+        _ => Err(Failure::usage(format!("--platform {name}: unknown platform, there are native and snp"))),
+    }
+}
+
+/// `--platform` of a verb that does nothing for SEV-SNP yet.
+pub(crate) fn native(name: &str) -> Result<()> {
+    match platform(name)? {
+        Platform::Native => Ok(()),
+        Platform::Snp | Platform::Tdx => Err(Failure::usage(format!("--platform {name}: only native here yet"))),
     }
 }
 

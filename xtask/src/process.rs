@@ -314,7 +314,8 @@ impl Session {
     fn message(&mut self, message: Message, listener: &mut dyn FnMut(Event) -> Next) {
         match message {
             Message::Line(line) => self.tell(listener, Event::Line(&line)),
-            Message::End(end) => self.end = Some(end),
+            // The first word counts: what follows is how the host saw the end that the image has told.
+            Message::End(end) => drop(self.end.get_or_insert(end)),
             Message::Facts(facts) => self.facts(facts),
         }
     }

@@ -77,11 +77,12 @@ fn image_file(options: &Options, place: &std::path::Path) -> Result<PathBuf> {
     if let Some(image) = &options.image {
         // What a script can attack, the reference host says itself.
         if options.hostile.is_none() {
-            image::verify(image)?;
+            image::verify(image, options.platform)?;
         }
         return Ok(image.clone());
     }
     let request = Request {
+        platform: options.platform,
         kernel: options.kernel.as_deref(),
         initrd: options.initrd.as_deref(),
         append: options.append.as_deref(),

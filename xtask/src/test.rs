@@ -79,7 +79,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     while let Some(argument) = parser.next()? {
         match argument {
             Value(name) => suites.push(Suite::parse(&name.to_string_lossy())?),
-            Long("platform") => set(&mut platform, "platform", options::platform(&options::text(&mut parser)?)?)?,
+            Long("platform") => set(&mut platform, "platform", options::native(&options::text(&mut parser)?)?)?,
             Long("qemu") => set(&mut qemu, "qemu", options::path(&mut parser)?)?,
             Long("dir") => set(&mut directory, "dir", options::path(&mut parser)?)?,
             Long("only") => set(&mut only, "only", options::text(&mut parser)?)?,

@@ -11,8 +11,8 @@ use super::machine::Bench;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::Request;
+use crate::options::SNP_CPU;
 use crate::qemu::Machine;
-use crate::test::snp_model;
 use crate::{say, snp_guest};
 
 /// Stock kernel to user mode, against the same without Parados.
@@ -51,13 +51,13 @@ pub(super) fn measure_model(bench: &Bench, pairs: usize, figures: &mut Vec<Figur
     for pair in 0..=pairs {
         say::progress(&format!("bench snp-model: pair {pair} of {pairs}"));
         let machine = bench.bare(&payload.kernel, payload.initrd.as_deref(), &payload.command_line);
-        let machine = Machine { cpu: snp_model::CPU.into(), ..machine };
+        let machine = Machine { cpu: SNP_CPU.into(), ..machine };
         let memory = machine.memory;
         let without = bench.run(machine, USER_MODE)?.cpu_seconds;
         if pair == 0 {
             write_atomically(&image, &snp_guest::build(&payload, memory, 1)?)?;
         }
-        let machine = Machine { cpu: snp_model::CPU.into(), ..bench.hosted(&image) };
+        let machine = Machine { cpu: SNP_CPU.into(), ..bench.hosted(&image) };
         let with = bench.run(machine, USER_MODE)?.cpu_seconds;
         if pair > 0 {
             bare.push(without);

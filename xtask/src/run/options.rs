@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use igvm_tools::Platform;
 use image_abi::flag;
 use lexopt::Arg::{Long, Value};
 
 use crate::failure::{Failure, Result};
-use crate::options::{self, set};
+use crate::options::{self, SNP_CPU, set};
 
 const LEAST_MEMORY: u64 = 256 << 20;
 const MOST_MEMORY: u64 = 8 << 30;
@@ -16,6 +17,7 @@ const MOST_MEMORY: u64 = 8 << 30;
 /// What the user asked for.
 #[derive(Debug)]
 pub(crate) struct Options {
+    pub(crate) platform: Platform,
     pub(crate) image: Option<PathBuf>,
     pub(crate) kernel: Option<PathBuf>,
     pub(crate) initrd: Option<PathBuf>,
@@ -86,7 +88,9 @@ impl Options {
                 }
             }
         }
+        let platform = platform.unwrap_or(Platform::Native);
         let options = Self {
+            platform,
             image,
             kernel,
             initrd,
@@ -94,7 +98,7 @@ impl Options {
             exec,
             processors: processors.unwrap_or(1),
             memory: memory.unwrap_or(1 << 30),
-            cpu: cpu.unwrap_or_else(|| "max".into()),
+            cpu: cpu.unwrap_or_else(|| default_cpu(platform).into()),
             timeout,
             test_devices,
             no_reboot,
@@ -138,12 +142,19 @@ impl Options {
         if self.exec.as_ref().is_some_and(|command| command.contains('\0')) {
             return Err(Failure::usage("--exec: a command cannot contain a zero byte"));
         }
+        if self.platform == Platform::Snp && self.processors != 1 {
+            return Err(Failure::usage(
+                "--platform snp and --smp: one processor is all that the reference host has yet",
+            ));
+        }
         Ok(())
     }
 
-    /// Words for the reference host, each with a space before it.
+    /// Words for the reference host, each with a space before it: VMPL0 of our images may use the debug ports.
     pub(crate) fn host_options(&self) -> String {
-        self.hostile.as_ref().map(|name| format!(" hostile={name}")).unwrap_or_default()
+        let ports = if self.platform == Platform::Snp { " ports=vmpl0" } else { "" };
+        let attack = self.hostile.as_ref().map(|name| format!(" hostile={name}")).unwrap_or_default();
+        format!("{ports}{attack}")
     }
 
     /// What the image must know beyond its configuration.
@@ -164,6 +175,11 @@ impl Options {
         flags |= self.log.unwrap_or_default();
         flags
     }
+}
+
+/// The processor model if the user names none: the model of SNP needs address bits for a C-bit.
+fn default_cpu(platform: Platform) -> &'static str {
+    if platform == Platform::Snp { SNP_CPU } else { "max" }
 }
 
 fn levels(text: &str) -> Result<u32> {
@@ -200,13 +216,14 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_a_usage_error_of_one_line() {
-        let wrong: [&[&str]; 14] = [
+        let wrong: [&[&str]; 15] = [
             &["--image", "x", "--kernel", "y"],
             &["--image", "x", "--exec", "y"],
             &["--exec", "x", "--initrd", "y"],
             &["--gdb", ":1234"],
             &["--hostile", "replay"],
-            &["--platform", "snp"],
+            &["--platform", "tdx"],
+            &["--platform", "snp", "--smp", "2"],
             &["--platform", "vmx"],
             &["--smp", "0"],
             &["--memory", "9G"],

@@ -13,6 +13,7 @@ use super::Totals;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::{Payload, Request};
+use crate::options::SNP_CPU;
 use crate::process::{self, Cause, Console, Ended, Next, Streams};
 use crate::qemu::{Machine, Qemu, Start};
 use crate::record::Kind;
@@ -28,9 +29,6 @@ const MEMORY: u64 = 1 << 30;
 /// What the kernel says about itself once its handlers are in place.
 const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP";
 const TABLE: &str = "SEV: Using SNP CPUID table";
-
-/// The processor model that the model of SNP needs: SVM, and address bits for a C-bit.
-pub(crate) const CPU: &str = "EPYC,phys-bits=52";
 
 /// What each misdeed of the probe must be called.
 const MISDEEDS: [(u64, &str); 14] = [
@@ -192,7 +190,7 @@ fn hosted_for(
     let file = scratch.file(IMAGE);
     igvm_tools::write_atomically(&file, image)?;
     let mut machine = Machine::new(qemu.path, Start::Host { host: build::reference_host()?, image: file });
-    machine.cpu = CPU.into();
+    machine.cpu = SNP_CPU.into();
     (machine.memory, machine.processors) = (MEMORY, processors);
     machine.host_options = rules.into();
     let streams =

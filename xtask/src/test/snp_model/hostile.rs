@@ -5,10 +5,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{CONTENT, CPU, LIMIT, MEMORY, Outcome, Tests, attestation, expect, hosted, hosted_for};
+use super::{CONTENT, LIMIT, MEMORY, Outcome, Tests, attestation, expect, hosted, hosted_for};
 use crate::failure::Result;
 use crate::guest::USER_MODE;
 use crate::image::{Payload, Request};
+use crate::options::SNP_CPU;
 use crate::scratch::Scratch;
 use crate::test::driver;
 use crate::{say, snp_guest};
@@ -75,7 +76,7 @@ fn by_option(qemu: Option<&Path>, probe: &Path) -> Result<Outcome> {
     let image = scratch.file("probe.igvm");
     igvm_tools::write_atomically(&image, &snp_guest::build_probe(probe, 18, false)?)?;
     let image = image.to_string_lossy().into_owned();
-    let run = |name: &str| driver::run(qemu, &["--image", &image, "--cpu", CPU, "--hostile", name]);
+    let run = |name: &str| driver::run(qemu, &["--image", &image, "--cpu", SNP_CPU, "--hostile", name]);
     let judge = |name: &str, status: i32, words: &str| {
         let finished = run(name)?;
         let fits = finished.status == status && finished.stderr.contains(words);
