@@ -246,7 +246,7 @@ mod tests {
              |---|---|\n| native | code and words in the last record on the debug port; `cargo xtask run` ends with status 70 \
              (69 for 15h, 64 for 13h) |\n| SNP | GHCB termination, reason set 8h; the reference host tells the words |\n| TDX | \
              ReportFatalError: the code in R12, the words as its message; no host here has read it |\n\n\
-             The backends of SNP and TDX do not exist yet; the table has the forms ready.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
+             The backend of TDX does not exist yet; the table has its form ready.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
              where it cannot say anything\nabout the guest: a private one is logged, which an image for debugging shows, and \
              stands in the crash record\nif there is one. Steps of the start: 0 the launch and the platform, 1 the guest's \
              machine, 2 the other processors,\n3 what is left.\n\n\

@@ -4,7 +4,7 @@
 /// All verbs, their options and the statuses.
 pub(crate) const TEXT: &str = "\
 cargo xtask run     build everything, fetch what is missing, start a guest under Parados in QEMU
-  --platform native        the platform (native)
+  --platform NAME          the platform: native or snp                    [native]
   --image FILE             run this image as it is, instead of building one
   --kernel FILE            a Linux bzImage, or a PVH or Multiboot ELF     [the distribution's stock kernel]
   --initrd FILE            its initial RAM disk                           [for Linux: busybox and a shell]
@@ -12,7 +12,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --exec COMMAND           run COMMAND in the default guest's shell, print its output alone on stdout, power off
   --smp N                  processors, 1 to 255                           [1]
   --memory SIZE            what the VM has, 256M to 8G                    [1G]
-  --cpu MODEL              QEMU's CPU model, with its ,+flag and ,-flag   [max]
+  --cpu MODEL              QEMU's CPU model, with its ,+flag and ,-flag   [max; for snp EPYC,phys-bits=52]
   --timeout SECONDS        end the run with status 124 after that time
   --test-devices           kvm-unit-tests' devices; a write of V to port F4h ends the run with status (V<<1)|1
   --no-reboot              a guest reset ends the run with status 71
@@ -30,7 +30,7 @@ cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests
   --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names
-cargo xtask image   [--platform native|all] [--config FILE] [--out DIR]
+cargo xtask image   [--platform native|snp|all] [--config FILE] [--out DIR]
 cargo xtask bench   [exits|boot|snp-model|memory|idle|clock|measure ...]
                     [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
   --strict                 status 1 if an aim is missed
