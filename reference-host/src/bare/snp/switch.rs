@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How VMPLs change places on a processor: the VMSA that ran is stored, the other one is checked and loaded.
 
+use super::devices::{read_msr, write_msr};
 use super::machine::Machine;
 use super::vcpu::{Activity, Flow, Home, INTERCEPT_CR0_WRITE, Vcpu};
 use super::vector;
@@ -9,6 +10,7 @@ use reference_host::snp::{ASID, C_MASK, state};
 use snp_model::injection;
 use snp_model::rule::Broken;
 use snp_model::vmsa::{Entering, Refused, check_page, check_state, check_untouched};
+use specs::msr;
 use specs::sev::exit as sev_exit;
 use specs::svm::{event, exit};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
@@ -51,6 +53,7 @@ impl Vcpu {
             vmsa.cr3 &= !C_MASK;
         }
         state::fx_to(&vector::save(), &mut vmsa);
+        vmsa.tsc_aux = read_msr(msr::TSC_AUX) as u32;
         let control = self.control();
         let (interrupts, shadow) = (control.virtual_interrupt, control.interrupt_state & 1 != 0);
         let requeued = control.event_injection;
@@ -152,6 +155,8 @@ impl Vcpu {
         control.interrupt_state = 0;
         // SAFETY: SVM is on, the VMCB is ours, and this program uses none of FS, GS, TR and LDTR.
         unsafe { svm::load_guest_state(self.physical) };
+        // SAFETY: QEMU only keeps the value for RDTSCP, which this program does not execute.
+        unsafe { write_msr(msr::TSC_AUX, vmsa.tsc_aux.into()) };
         let mut area = [0; state::FX_BYTES];
         state::fx_from(vmsa, &mut area);
         vector::load(&area);

@@ -26,6 +26,7 @@ use zerocopy::FromZeros;
 /// CR4's PSE, PGE, SMEP and SMAP. QEMU empties its TLB once more for every switch that changes one of them. They mean
 /// nothing to this program, which marks no page global and maps none for user mode; so its own CR4 follows the guest's.
 const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21;
+const CR4_OSFXSR: u64 = 1 << 9;
 const CODE_LONG: u16 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
 /// Intercepts of writes of CR0.
@@ -347,7 +348,7 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Gives our own CR4 the guest's paging bits.
+    /// Gives our own CR4 the guest's paging bits, and the one without which FXRSTOR and FXSAVE leave the vector registers out.
     fn mirror_cr4(&mut self) {
         let bits = self.save().cr4 & MIRRORED;
         if bits == self.mirrored {
@@ -357,7 +358,7 @@ impl Vcpu {
         let own: u64;
         // SAFETY: reading CR4 has no effect.
         unsafe { asm!("mov {}, cr4", out(reg) own, options(nomem, nostack, preserves_flags)) };
-        let new = own & !MIRRORED | bits;
+        let new = own & !MIRRORED | bits | CR4_OSFXSR;
         // SAFETY: none of these bits changes anything for this program; see `MIRRORED`. The processor has each of them,
         // because the guest has set it.
         unsafe { asm!("mov cr4, {}", in(reg) new, options(nostack, preserves_flags)) };
