@@ -182,7 +182,8 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         match argument {
             Long("platform") => {
                 let name = options::text(&mut parser)?;
-                let wanted = if name == "all" { Platform::Native } else { options::platform(&name)? };
+                let all = || vec![Platform::Native, Platform::Snp];
+                let wanted = if name == "all" { all() } else { vec![options::platform(&name)?] };
                 set(&mut platform, "platform", wanted)?;
             }
             Long("config") => set(&mut config, "config", options::path(&mut parser)?)?,
@@ -191,20 +192,31 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         }
     }
     let directory = out.unwrap_or_else(directory);
-    let platform = platform.unwrap_or(Platform::Native);
-    let image = configured(&config.unwrap_or_else(|| configuration(platform)))?;
     fs::create_dir_all(&directory).map_err(|error| Failure::usage(format!("{}: {error}", directory.display())))?;
+    match config {
+        Some(config) => write(&config, &directory)?,
+        None => {
+            let platforms = platform.unwrap_or_else(|| vec![Platform::Native]);
+            platforms.into_iter().try_for_each(|platform| write(&configuration(platform), &directory))?;
+        }
+    }
+    Ok(status::OK)
+}
+
+/// Builds what a configuration describes, and writes it and its report to a folder.
+fn write(config: &Path, directory: &Path) -> Result<()> {
+    let (platform, image) = configured(config)?;
     let file = directory.join(format!("parados-{}.igvm", platform.name()));
     write_atomically(&file, &image.bytes)?;
     let report = format!("{:#}\n", image.report.to_json());
     write_atomically(&file.with_extension("json"), report.as_bytes())?;
     let without = image.report.image_bytes.unwrap_or_default();
     say::out(&format!("{}: {} bytes, {without} without payload\n", file.display(), image.bytes.len()));
-    Ok(status::OK)
+    Ok(())
 }
 
-/// The image that a configuration describes.
-pub(crate) fn configured(file: &Path) -> Result<Image> {
+/// The image that a configuration describes, and its platform.
+pub(crate) fn configured(file: &Path) -> Result<(Platform, Image)> {
     let mut config = Config::read(file)?;
     let scratch = Scratch::new()?;
     if config.kernel.is_none() {
@@ -219,5 +231,5 @@ pub(crate) fn configured(file: &Path) -> Result<Image> {
         Some(paravisor) => paravisor.clone(),
         None => build::paravisor_for(config.platform)?,
     };
-    Ok(igvm_tools::build(&config.to_spec(paravisor))?)
+    Ok((config.platform, igvm_tools::build(&config.to_spec(paravisor))?))
 }

@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 use lexopt::Arg::{Long, Value};
 
+use igvm_tools::Platform;
+
 use crate::failure::{Failure, Result, status};
 use crate::options::{self, set};
 use crate::say;
@@ -79,7 +81,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     while let Some(argument) = parser.next()? {
         match argument {
             Value(name) => suites.push(Suite::parse(&name.to_string_lossy())?),
-            Long("platform") => set(&mut platform, "platform", options::native(&options::text(&mut parser)?)?)?,
+            Long("platform") => set(&mut platform, "platform", options::platform(&options::text(&mut parser)?)?)?,
             Long("qemu") => set(&mut qemu, "qemu", options::path(&mut parser)?)?,
             Long("dir") => set(&mut directory, "dir", options::path(&mut parser)?)?,
             Long("only") => set(&mut only, "only", options::text(&mut parser)?)?,
@@ -92,6 +94,9 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     if seeds == Some(0) {
         return Err(Failure::usage("--seeds 0: at least one"));
     }
+    if platform == Some(Platform::Snp) && suites != [Suite::Boot] {
+        return Err(Failure::usage("--platform snp: of the suites only boot has tests of its own for it yet"));
+    }
     let choice = hostile::Choice { seed, count: seeds, slow };
     let mut totals = Totals::default();
     for (_, suite) in SUITES.iter().filter(|(_, suite)| suites.is_empty() || suites.contains(suite)) {
@@ -99,7 +104,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::Unit => unit::run(slow)?,
             Suite::Model => unit::model()?,
             Suite::FuzzSmoke => fuzz_smoke::run(slow)?,
-            Suite::Boot => boot::run(qemu.as_deref(), slow)?,
+            Suite::Boot => boot::run(qemu.as_deref(), slow, platform)?,
             Suite::SnpModel => snp_model::run(qemu.as_deref(), only.as_deref())?,
             Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,
             Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,

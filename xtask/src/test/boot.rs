@@ -11,6 +11,7 @@ mod crash;
 mod emulator;
 mod images;
 mod pc;
+mod snp;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -24,6 +25,7 @@ use crate::failure::Result;
 use crate::guest::Files;
 use crate::qemu::Qemu;
 use crate::say;
+use igvm_tools::Platform;
 
 /// How a test ended that did not fail.
 pub(super) enum Verdict {
@@ -47,16 +49,19 @@ pub(super) struct Case {
     run: fn(&Context) -> Outcome,
 }
 
-/// `slow`: also those that take minutes.
-pub(super) fn run(qemu: Option<&Path>, slow: bool) -> Result<Totals> {
+/// `slow`: also those that take minutes. `platform`: those of one platform's image alone.
+pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>) -> Result<Totals> {
     say::progress("boot tests");
     Qemu::find(qemu)?;
     build::reference_host()?;
     build::paravisor()?;
+    build::paravisor_for(Platform::Snp)?;
     let context = Context { qemu: qemu.map(Path::to_owned), kernel: Files::get()?.kernel };
     let of_slow = if slow { [pc::SLOW, emulator::SLOW] } else { [&[], emulator::ALL] };
-    let cases = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, crash::ALL, images::ALL];
-    Ok(all(&context, &cases.into_iter().flatten().collect::<Vec<_>>()))
+    let native = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, crash::ALL, images::ALL];
+    let native = native.into_iter().filter(|_| platform != Some(Platform::Snp));
+    let snp = [snp::ALL].into_iter().filter(|_| platform != Some(Platform::Native));
+    Ok(all(&context, &native.chain(snp).flatten().collect::<Vec<_>>()))
 }
 
 /// Two processors a test: one for the guest, one for everything else.

@@ -61,7 +61,7 @@ fn release(context: &Context) -> Outcome {
          [log]\ndevices = \"trace\"\ncore = \"trace\"\n"
     );
     std::fs::write(&config, text).map_err(|error| error.to_string())?;
-    let image = image::configured(&config).map_err(|failure| failure.message)?;
+    let (_, image) = image::configured(&config).map_err(|failure| failure.message)?;
     std::fs::write(&file, image.bytes).map_err(|error| error.to_string())?;
     let finished = run(context, &["--image", &file.to_string_lossy()])?;
     died(&finished)?;

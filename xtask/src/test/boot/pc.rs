@@ -65,7 +65,7 @@ fn probe(context: &Context, name: &str, processors: &str) -> Outcome {
 }
 
 /// How long, in microseconds, a machine that others use as well may hold up a reading of two clocks.
-const HELD_UP: &str = "150000";
+pub(super) const HELD_UP: &str = "150000";
 
 /// The guest compares clocks for seconds: three times in a row is not by chance that others delayed it.
 fn clocks(context: &Context, jitter: &str) -> Outcome {
