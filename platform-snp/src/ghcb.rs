@@ -3,6 +3,8 @@
 //!
 //! Hostile party: the host, which can write the page at any time, and the guest, which cannot reach it only because nothing
 //! tells it of shared addresses. Each field of an answer is read once, and only fields that the request expects.
+//!
+//! Requests are functions of their own, because the image is to be small and an exit costs far more than a call.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -144,6 +146,7 @@ const fn size(bytes: u8) -> u64 {
 }
 
 /// IN of 1, 2 or 4 bytes.
+#[inline(never)]
 pub(crate) fn port_read(port: u16, bytes: u8) -> Result<u32, Refusal> {
     let local = Local::current();
     let info1 = u64::from(port) << ioio::PORT_SHIFT | ioio::IN | size(bytes);
@@ -156,6 +159,7 @@ pub(crate) fn port_read(port: u16, bytes: u8) -> Result<u32, Refusal> {
 }
 
 /// OUT.
+#[inline(never)]
 pub(crate) fn port_write(port: u16, bytes: u8, value: u32) -> Result<(), Refusal> {
     let local = Local::current();
     let info1 = u64::from(port) << ioio::PORT_SHIFT | size(bytes);
@@ -181,6 +185,7 @@ pub(crate) fn port_write_all(port: u16, bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// RDMSR at the host.
+#[inline(never)]
 pub(crate) fn msr_read(number: u32) -> Result<u64, Refusal> {
     let local = Local::current();
     let mut request = Request::new(local, exit::MSR, 0, 0)?;
@@ -191,6 +196,7 @@ pub(crate) fn msr_read(number: u32) -> Result<u64, Refusal> {
 }
 
 /// WRMSR at the host.
+#[inline(never)]
 pub(crate) fn msr_write(number: u32, value: u64) -> Result<(), Refusal> {
     let local = Local::current();
     let mut request = Request::new(local, exit::MSR, 1, 0)?;
@@ -201,6 +207,7 @@ pub(crate) fn msr_write(number: u32, value: u64) -> Result<(), Refusal> {
 }
 
 /// A write of 4 bytes to a device's register in memory.
+#[inline(never)]
 pub(crate) fn memory_write(gpa: u64, value: u32) -> Result<(), Refusal> {
     let local = Local::current();
     let mut request = Request::new(local, own::MMIO_WRITE, gpa, 4)?;

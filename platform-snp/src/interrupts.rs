@@ -16,16 +16,16 @@ use crate::descriptor::{CODE_SELECTOR, DOUBLE_FAULT_IST};
 use crate::ending;
 use crate::instructions::snp_hv;
 
-// One 16-byte stub for each exception; the vectors above are never delivered.
+// One 16-byte stub for each exception. The vectors above are never delivered, so the table ends before them.
 global_asm!(
     ".section .text.exception_stubs, \"ax\"",
     ".balign 16",
     ".global snp_exception_stubs",
     "snp_exception_stubs:",
     ".set vector, 0",
-    ".rept 256",
+    ".rept 32",
     "    .balign 16",
-    "    .byte 0x6a, vector - 128", // push, sign-extended
+    "    .byte 0x6a, vector", // push
     "    jmp 3f",
     "    .set vector, vector + 1",
     ".endr",
@@ -55,7 +55,7 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    static snp_exception_stubs: [[u8; 16]; 256];
+    static snp_exception_stubs: [[u8; 16]; EXCEPTIONS];
 }
 
 /// A 64-bit interrupt gate (APM vol. 2, 4.8.4).
@@ -73,12 +73,14 @@ struct Gate {
 
 /// Present, DPL 0, 64-bit interrupt gate.
 const INTERRUPT_GATE: u8 = 0x8e;
+/// Vectors below this are exceptions.
+const EXCEPTIONS: usize = 32;
 /// #DF.
 const DOUBLE_FAULT: usize = 8;
 
 /// The interrupt descriptor table of all processors; read-only once made.
 #[repr(C, align(16))]
-pub(crate) struct DescriptorTable([Gate; 256]);
+pub(crate) struct DescriptorTable([Gate; EXCEPTIONS]);
 
 impl DescriptorTable {
     /// Gates to the stubs, and #HV's to its handler.
@@ -135,8 +137,7 @@ extern "C" fn exception(frame: *const u64) -> ! {
     // SAFETY: the stub passes its stack pointer, above which lie the words that it and the processor pushed: 22, and one more
     // with an error code.
     let word = |index: usize| unsafe { frame.wrapping_add(index).read() };
-    // PUSH takes a signed byte, so the stubs count from -128.
-    let vector = (word(PUSHED) as u8).wrapping_add(128);
+    let vector = word(PUSHED) as u8;
     let has_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
     let hardware = |index: usize| word(PUSHED + 1 + usize::from(has_code) + index);
     let mut registers: OwnRegisters = [0; OWN_REGISTERS.len()];

@@ -30,6 +30,7 @@ enum Suite {
     Exits,
     Boot,
     SnpModel,
+    Snp,
     Memory,
     Idle,
     Clock,
@@ -37,7 +38,7 @@ enum Suite {
 }
 
 const ALL: &[Suite] =
-    &[Suite::Exits, Suite::Boot, Suite::SnpModel, Suite::Memory, Suite::Idle, Suite::Clock, Suite::Measure];
+    &[Suite::Exits, Suite::Boot, Suite::SnpModel, Suite::Snp, Suite::Memory, Suite::Idle, Suite::Clock, Suite::Measure];
 
 #[derive(Default)]
 struct Options {
@@ -60,13 +61,14 @@ impl Options {
                     Some("exits") => Suite::Exits,
                     Some("boot") => Suite::Boot,
                     Some("snp-model") => Suite::SnpModel,
+                    Some("snp") => Suite::Snp,
                     Some("memory") => Suite::Memory,
                     Some("idle") => Suite::Idle,
                     Some("clock") => Suite::Clock,
                     Some("measure") => Suite::Measure,
                     _ => {
                         return Err(Failure::usage(
-                            "bench: there are exits, boot, snp-model, memory, idle, clock and measure",
+                            "bench: there are exits, boot, snp-model, snp, memory, idle, clock and measure",
                         ));
                     }
                 }),
@@ -105,6 +107,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
             Suite::Exits => exits::measure(&bench, exit_pairs, &mut figures),
             Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),
             Suite::SnpModel => boot::measure_model(&bench, boot_pairs, &mut figures),
+            Suite::Snp => boot::measure_snp(&bench, boot_pairs, &mut figures),
             Suite::Memory => lines::measure(&mut figures).and_then(|()| memory::measure(&bench, &mut figures)),
             Suite::Idle => idle::measure_idle(&bench, &mut figures),
             Suite::Clock => idle::measure_clock(&bench, &mut figures),

@@ -12,6 +12,9 @@ use crate::failure::{Failure, Result};
 /// The processor model that the model of SNP needs: SVM, and address bits for a C-bit.
 pub(crate) const SNP_CPU: &str = "EPYC,phys-bits=52";
 
+/// Words for the reference host: VMPL0 of our images may use the debug ports.
+pub(crate) const SNP_HOST_OPTIONS: &str = " ports=vmpl0";
+
 /// The smallest unit in which a VM can be given memory.
 const MEMORY_UNIT: u64 = 2 << 20;
 

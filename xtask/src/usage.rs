@@ -25,16 +25,15 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --print-command          print the QEMU command instead of running it
   --hostile NAME           the host attacks an SNP image (docs/hostile-hosts.md)
 cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests|reproducible ...]
-                    [--platform NAME] [--slow]   [--qemu PATH]             default: all
+                    [--platform NAME] [--slow] [--qemu PATH]               default: all
   --seed N                 hostile: this seed alone, which does the same again
   --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names
 cargo xtask image   [--platform native|snp|all] [--config FILE] [--out DIR]
-cargo xtask bench   [exits|boot|snp-model|memory|idle|clock|measure ...]
+cargo xtask bench   [exits|boot|snp-model|snp|memory|idle|clock|measure ...]
                     [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
   --strict                 status 1 if an aim is missed
-cargo xtask bench   [exits|boot|snp-model|memory|idle|clock|measure ...] [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
 cargo xtask symbolize [FILE] [--elf FILE]   the calls behind a crash of Parados, from what it printed (or standard input)
 cargo xtask check   formatting, clippy, docs, licences, layering
 

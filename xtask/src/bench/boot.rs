@@ -4,14 +4,14 @@
 //! Interleaved, so that a machine that gets busier meanwhile slows both; the minimum counts, because everything that
 //! disturbs such a measurement only adds to it.
 
-use igvm_tools::write_atomically;
+use igvm_tools::{Platform, write_atomically};
 
 use super::figure::Figure;
 use super::machine::Bench;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::Request;
-use crate::options::SNP_CPU;
+use crate::options::{SNP_CPU, SNP_HOST_OPTIONS};
 use crate::qemu::Machine;
 use crate::{say, snp_guest};
 
@@ -19,6 +19,8 @@ use crate::{say, snp_guest};
 const AIM: f64 = 1.05;
 /// The same kernel as an enlightened SEV-SNP guest of the reference host's model, without Parados, against bare QEMU.
 const MODEL_AIM: f64 = 1.6;
+/// The same kernel, unmodified, under Parados on that model.
+const SNP_AIM: f64 = 1.35;
 
 pub(super) fn measure(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
     let request = Request { figure: true, ..Request::default() };
@@ -67,6 +69,35 @@ pub(super) fn measure_model(bench: &Bench, pairs: usize, figures: &mut Vec<Figur
     let none = || Failure::new(status::FAILED, "bench snp-model: no CPU time was measured");
     figures.push(ratio_of_minima("boot.enlightened.vs_bare", &bare, &model, MODEL_AIM).ok_or_else(none)?);
     figures.extend(Figure::median("boot.enlightened.cpu_seconds", &model, "s", None));
+    Ok(())
+}
+
+/// What Parados and the model of SEV-SNP cost an unmodified guest, hashing its pages at launch included.
+pub(super) fn measure_snp(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
+    let request = Request { platform: Platform::Snp, figure: true, ..Request::default() };
+    let payload = request.payload(&bench.scratch)?;
+    let built = request.build()?;
+    let image = bench.scratch.file("snp.igvm");
+    write_atomically(&image, &built.bytes)?;
+    let (mut bare, mut snp) = (Vec::new(), Vec::new());
+    for pair in 0..=pairs {
+        say::progress(&format!("bench snp: pair {pair} of {pairs}"));
+        let machine = bench.bare(&payload.kernel, payload.initrd.as_deref(), &payload.command_line);
+        let without = bench.run(Machine { cpu: SNP_CPU.into(), ..machine }, USER_MODE)?.cpu_seconds;
+        let host_options = SNP_HOST_OPTIONS.into();
+        let machine = Machine { cpu: SNP_CPU.into(), host_options, ..bench.hosted(&image) };
+        let with = bench.run(machine, USER_MODE)?.cpu_seconds;
+        if pair > 0 {
+            bare.push(without);
+            snp.push(with);
+        }
+    }
+    let none = || Failure::new(status::FAILED, "bench snp: no CPU time was measured");
+    figures.push(ratio_of_minima("boot.snp.vs_bare", &bare, &snp, SNP_AIM).ok_or_else(none)?);
+    figures.extend(Figure::median("boot.snp.cpu_seconds", &snp, "s", None));
+    if let Some(bytes) = built.report.image_bytes {
+        figures.push(Figure::fixed("image.snp.bytes", bytes as f64, "bytes", Some((512 << 10) as f64)));
+    }
     Ok(())
 }
 

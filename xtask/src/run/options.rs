@@ -9,7 +9,7 @@ use image_abi::flag;
 use lexopt::Arg::{Long, Value};
 
 use crate::failure::{Failure, Result};
-use crate::options::{self, SNP_CPU, set};
+use crate::options::{self, SNP_CPU, SNP_HOST_OPTIONS, set};
 
 const LEAST_MEMORY: u64 = 256 << 20;
 const MOST_MEMORY: u64 = 8 << 30;
@@ -150,9 +150,9 @@ impl Options {
         Ok(())
     }
 
-    /// Words for the reference host, each with a space before it: VMPL0 of our images may use the debug ports.
+    /// Words for the reference host, each with a space before it.
     pub(crate) fn host_options(&self) -> String {
-        let ports = if self.platform == Platform::Snp { " ports=vmpl0" } else { "" };
+        let ports = if self.platform == Platform::Snp { SNP_HOST_OPTIONS } else { "" };
         let attack = self.hostile.as_ref().map(|name| format!(" hostile={name}")).unwrap_or_default();
         format!("{ports}{attack}")
     }
