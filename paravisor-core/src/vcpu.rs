@@ -6,8 +6,8 @@
 
 use devices::apic::{ApicPort, Lapic, Lint, Signals};
 use platform::{
-    Clock, Control, Event, Exit, ExitReason, Gpr, GuestCpu, HostEvent, HostEvents, Instant, Platform, SegmentRegister,
-    SwitchedMsr, Termination, Timer, VcpuState,
+    Clock, Control, Event, Exit, ExitReason, Gpr, GuestCpu, HostEvent, HostEvents, Instant, Offer, Platform,
+    SegmentRegister, SwitchedMsr, Termination, Timer, VcpuState,
 };
 use specs::msr;
 use vc_handlers::{Outcome, VcpuContext, handle};
@@ -58,6 +58,8 @@ pub struct Vcpu<P: Platform + 'static> {
     pending_nmis: u8,
     /// An ExtINT message arrived: the 8259s hold the vector.
     extint: bool,
+    /// What the processor is offered is the 8259s'.
+    offers_extint: bool,
     index: u32,
     lapic: &'static mut Lapic,
     /// Ours of the machine's letter boxes and counters.
@@ -81,6 +83,7 @@ impl<P: Platform> Vcpu<P> {
             recheck: true,
             pending_nmis: 0,
             extint: false,
+            offers_extint: false,
             index,
             lapic,
             port,
@@ -147,8 +150,14 @@ impl<P: Platform> Vcpu<P> {
     /// The processor has delivered an interrupt that it was offered.
     #[cold]
     fn delivered(&mut self, vector: u8) {
-        self.statistics.events.interrupts.count();
-        self.lapic.acknowledge(vector);
+        if self.offers_extint {
+            self.extint = false;
+            self.statistics.events.external_interrupts.count();
+            self.machine.with_pc(self.index, |pc, around| pc.pic_acknowledge(around));
+        } else {
+            self.statistics.events.interrupts.count();
+            self.lapic.acknowledge(vector);
+        }
         self.machine.note(&journal::Interrupted { vcpu: self.index.into(), vector: vector.into() });
         self.recheck = true;
     }
@@ -414,9 +423,8 @@ impl<P: Platform> Vcpu<P> {
         }
         self.cpu.request_nmi_window(self.pending_nmis > 0);
         let pending = self.lapic.pending();
-        let offered = self.cpu.offer_interrupt(pending);
         let class = match pending {
-            Some(_) if offered => None,
+            _ if P::Cpu::DELIVERS && self.offer(pending) => None,
             Some(vector) => Some(vector >> 4),
             // Above every task priority: the 8259s know none.
             None if self.extint_waits() => Some(EXTINT_CLASS),
@@ -427,6 +435,15 @@ impl<P: Platform> Vcpu<P> {
             // What is queued is delivered by the next entry; look again after it.
             self.recheck = true;
         }
+    }
+
+    /// Leaves what waits to the processor, if it delivers by itself. The 8259s' vector is what they would say now: they are
+    /// asked again, and for good, when the guest has taken it, before anything else can change them.
+    fn offer(&mut self, pending: Option<u8>) -> bool {
+        let offer = |over_priority| move |vector| Offer { vector, over_priority };
+        self.offers_extint = pending.is_none() && self.extint_waits();
+        let external = self.offers_extint.then(|| self.machine.with_pc(self.index, |pc, _| pc.pic_next_vector()));
+        self.cpu.offer_interrupt(pending.map(offer(false)).or(external.map(offer(true))))
     }
 
     /// The vector that the guest takes next, acknowledged at its source.

@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use platform::{
     Control, DescriptorTable, Event, Exception, Exit, ExitReason, Gpr, GuestCpu, InjectionState, Instant, MemoryError,
-    MemoryFault, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
-    VcpuState,
+    MemoryFault, Offer, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,
+    TableRegister, VcpuState,
 };
 use specs::svm::{VmcbSegment, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
@@ -262,8 +262,9 @@ fn injection(event: Event) -> u64 {
 }
 
 /// VINTR_CTRL for an interrupt that is offered.
-const fn offer(vector: u8) -> u64 {
-    vintr::V_IRQ | (vector as u64 >> 4) << 16 | (vector as u64) << 32
+const fn request(Offer { vector, over_priority }: Offer) -> u64 {
+    let ignore = if over_priority { vintr::V_IGN_TPR } else { 0 };
+    vintr::V_IRQ | ignore | (vector as u64 >> 4) << 16 | (vector as u64) << 32
 }
 
 fn from_vmsa(segment: VmcbSegment) -> Segment {
@@ -307,10 +308,13 @@ impl GuestCpu for SnpCpu {
         self.delivered.take()
     }
 
-    fn offer_interrupt(&mut self, vector: Option<u8>) -> bool {
-        self.offered = vector;
-        self.set_interrupt_bits(vintr::V_IRQ | vintr::PRIORITY | vintr::VECTOR, vector.map_or(0, offer));
-        vector.is_some()
+    const DELIVERS: bool = true;
+
+    fn offer_interrupt(&mut self, offer: Option<Offer>) -> bool {
+        self.offered = offer.map(|offer| offer.vector);
+        let all = vintr::V_IRQ | vintr::V_IGN_TPR | vintr::PRIORITY | vintr::VECTOR;
+        self.set_interrupt_bits(all, offer.map_or(0, request));
+        offer.is_some()
     }
 
     fn gpr(&self, register: Gpr) -> u64 {

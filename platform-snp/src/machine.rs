@@ -101,11 +101,12 @@ impl Platform for Snp {
 
 impl Timer for SnpCpu {
     /// Each change of the host's timer is an exit, so an earlier deadline that is armed stays: it comes for nothing and the next
-    /// one is armed then. How late the host comes is its own affair; what time it is then, the TSC says.
+    /// one is armed then. How late the host comes is its own affair; what time it is then, the TSC says. One that is overdue is
+    /// not waited for.
     fn arm(&mut self, deadline: Instant) {
         let now = self.snp.clock.now();
         let deadline = self.timer_deadline(deadline, now);
-        if deadline == Instant::NEVER || self.armed.is_some_and(|armed| armed <= deadline) {
+        if deadline == Instant::NEVER || self.armed.is_some_and(|armed| now < armed && armed <= deadline) {
             return;
         }
         let ticks = u128::from(deadline.since(now)) * u128::from(self.snp.apic_hz) / 1_000_000_000;

@@ -17,6 +17,15 @@ pub struct InjectionState {
     pub nmi: bool,
 }
 
+/// An interrupt that a processor delivers by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The vector.
+    pub vector: u8,
+    /// No task priority holds it back.
+    pub over_priority: bool,
+}
+
 /// The whole state of a vCPU as plain data: start-up, reset, snapshot and debugger use it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the architecture's own names")]
@@ -140,11 +149,13 @@ pub trait GuestCpu {
     /// priority class (its vector's upper four bits): RFLAGS.IF set, no shadow, class above the task priority.
     /// Classes from 16 on are above any.
     fn request_interrupt_window(&mut self, class: Option<u8>);
-    /// Leaves the external interrupt `vector` to the processor, which delivers it as soon as the guest can take it: RFLAGS.IF
-    /// set, no shadow, class above the task priority. `None` takes an offer back. False if nothing is offered now: then
-    /// the caller asks for a window instead.
-    fn offer_interrupt(&mut self, vector: Option<u8>) -> bool {
-        let _ = vector;
+    /// Whether the processor delivers interrupts by itself; without it, nobody calls [`Self::offer_interrupt`].
+    const DELIVERS: bool = false;
+    /// Leaves an external interrupt to the processor, which delivers it as soon as the guest can take it: RFLAGS.IF set, no
+    /// shadow, class above the task priority. `None` takes an offer back. False if nothing is offered now: then the caller
+    /// asks for a window instead.
+    fn offer_interrupt(&mut self, offer: Option<Offer>) -> bool {
+        let _ = offer;
         false
     }
     /// The vector that was offered and that the guest has taken, once. Asked after each exit.

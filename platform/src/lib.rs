@@ -28,7 +28,7 @@ mod termination;
 mod time;
 
 pub use address::{Gpa, Gva, PAGE_SIZE};
-pub use cpu::{GuestCpu, InjectionState, VcpuState};
+pub use cpu::{GuestCpu, InjectionState, Offer, VcpuState};
 pub use death::{EndClaim, OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters};
 pub use event::{Event, Exception};
 pub use exit::{

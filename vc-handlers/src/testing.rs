@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use platform::{
     Clock, Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, HostEvent, HostEvents,
-    InjectionState, Instant, MemoryError, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr,
+    InjectionState, Instant, MemoryError, Offer, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr,
     SystemRegisters, TableRegister, Timer, VcpuState, Visibility,
 };
 use vmm_interface::{Destination, InterruptMessage};
@@ -53,7 +53,7 @@ pub struct FakeCpu {
     /// The processor delivers interrupts that it is offered.
     pub delivers: bool,
     /// The interrupt that it is offered.
-    pub offered: Option<u8>,
+    pub offered: Option<Offer>,
     /// The one that its guest has taken.
     pub delivered: Option<u8>,
     /// What the last [`Timer::arm`] said.
@@ -360,8 +360,9 @@ impl GuestCpu for FakeCpu {
     fn request_interrupt_window(&mut self, class: Option<u8>) {
         self.interrupt_window = class;
     }
-    fn offer_interrupt(&mut self, vector: Option<u8>) -> bool {
-        self.offered = vector.filter(|_| self.delivers);
+    const DELIVERS: bool = true;
+    fn offer_interrupt(&mut self, offer: Option<Offer>) -> bool {
+        self.offered = offer.filter(|_| self.delivers);
         self.offered.is_some()
     }
     fn take_delivered(&mut self) -> Option<u8> {

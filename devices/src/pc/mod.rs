@@ -166,6 +166,11 @@ impl Pc {
         vector
     }
 
+    /// The vector that [`Self::pic_acknowledge`] would return now.
+    pub fn pic_next_vector(&self) -> u8 {
+        self.wires.pic.next_vector()
+    }
+
     /// Whether the 8259s assert INTR.
     pub fn pic_output(&self) -> bool {
         self.wires.pic.output()

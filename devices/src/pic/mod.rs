@@ -54,6 +54,17 @@ impl Pic {
         self.primary.pending().is_some()
     }
 
+    /// The vector that [`Self::acknowledge`] would return now.
+    pub fn next_vector(&self) -> u8 {
+        match self.primary.pending() {
+            Some(CASCADE) if self.primary.cascades(CASCADE) && !self.secondary.is_numbered(CASCADE) => 0xff,
+            Some(CASCADE) if self.primary.cascades(CASCADE) => {
+                self.secondary.vector(self.secondary.pending().unwrap_or(7))
+            }
+            input => self.primary.vector(input.unwrap_or(7)),
+        }
+    }
+
     /// The interrupt acknowledge cycle: takes the most urgent request into service and returns its vector. Without a
     /// request that is the spurious one, IRQ 7 or IRQ 15.
     pub fn acknowledge(&mut self) -> u8 {

@@ -338,16 +338,17 @@ fn an_interrupt_waits_for_a_window_and_comes_then() {
 /// A platform whose processor delivers by itself needs no window, and acknowledges nothing that the guest has not taken.
 #[test]
 fn an_interrupt_that_the_processor_delivers_is_acknowledged_when_the_guest_has_taken_it() {
+    let fixed = |vector| Some(Offer { vector, over_priority: false });
     let mut vcpu = boot_processor();
     vcpu.cpu.delivers = true;
     can_take(&mut vcpu, false, true);
     send(&vcpu, DeliveryMode::Fixed, 0x51);
     look(&mut vcpu);
-    assert_eq!((vcpu.cpu.offered, vcpu.cpu.interrupt_window, interrupts(&vcpu)), (Some(0x51), None, vec![]));
+    assert_eq!((vcpu.cpu.offered, vcpu.cpu.interrupt_window, interrupts(&vcpu)), (fixed(0x51), None, vec![]));
     // A higher one takes its place as long as the guest has taken none.
     send(&vcpu, DeliveryMode::Fixed, 0x62);
     look(&mut vcpu);
-    assert_eq!(vcpu.cpu.offered, Some(0x62));
+    assert_eq!(vcpu.cpu.offered, fixed(0x62));
     vcpu.cpu.delivered = Some(0x62);
     play(&mut vcpu, ExitReason::HostInterrupt, 0);
     vcpu.service();
@@ -356,7 +357,7 @@ fn an_interrupt_that_the_processor_delivers_is_acknowledged_when_the_guest_has_t
     assert_eq!(vcpu.lapic.acknowledge(0x62), 0xff, "no longer requested");
     store(&mut vcpu, APIC_PAGE + 0xb0, 0);
     look(&mut vcpu);
-    assert_eq!(vcpu.cpu.offered, Some(0x51));
+    assert_eq!(vcpu.cpu.offered, fixed(0x51));
 }
 
 /// A guest that raised its TPR by MMIO got interrupts of lower classes all the same.
