@@ -41,6 +41,7 @@ mod machine;
 mod memory;
 mod msr_protocol;
 mod own_tables;
+mod smp;
 mod start;
 
 pub use clock::{Measurement, TscClock};

@@ -55,6 +55,11 @@ pub(crate) fn map_first_page() -> Result<(), NoTable> {
     change(0, DATA | c_mask())
 }
 
+/// Makes the 4 KiB page at `address` absent: a guard.
+pub(crate) fn unmap(address: u64) -> Result<(), NoTable> {
+    change(address, 0)
+}
+
 /// Maps the 4 KiB page at `address` shared with the host.
 pub(crate) fn share(address: u64) -> Result<(), NoTable> {
     change(address, address & ADDRESS | DATA)

@@ -25,7 +25,7 @@ use crate::interrupts::{self, DescriptorTable, OnException};
 use crate::local::Local;
 use crate::machine::{Snp, SnpPages};
 use crate::own_tables::c_mask;
-use crate::{accept, apic, console, msr_protocol, own_tables};
+use crate::{accept, apic, console, msr_protocol, own_tables, smp};
 
 /// Why the platform cannot run a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,21 +104,34 @@ pub fn take_memory(block: &LaunchBlock, range: PageRange) -> Result<PageRange, S
     let start = range.start();
     let pages = SharedPages { ghcb: start.0, doorbell: start.0 + PAGE_SIZE };
     pages.share()?;
-    pages.connect(Local::boot())?;
+    Local::boot().set_pages(pages.ghcb, pages.doorbell);
+    connect(Local::boot())?;
     PageRange::new(Gpa(start.0 + 2 * PAGE_SIZE), range.end())
         .filter(|rest| rest.bytes() > 0)
         .ok_or(StartError::OutOfMemory)
 }
 
 /// A processor's two shared pages.
-struct SharedPages {
-    ghcb: u64,
-    doorbell: u64,
+pub(crate) struct SharedPages {
+    pub(crate) ghcb: u64,
+    pub(crate) doorbell: u64,
 }
 
 impl SharedPages {
+    /// Two pages of the heap.
+    pub(crate) fn allocate() -> Result<Self, StartError> {
+        let layout = Layout::from_size_align(2 * PAGE_SIZE as usize, PAGE_SIZE as usize);
+        // SAFETY: the layout's size is not zero.
+        let block = unsafe { alloc::alloc::alloc_zeroed(layout.map_err(|_| StartError::OutOfMemory)?) };
+        if block.is_null() {
+            return Err(StartError::OutOfMemory);
+        }
+        let start = block.expose_provenance() as u64;
+        Ok(Self { ghcb: start, doorbell: start + PAGE_SIZE })
+    }
+
     /// Turns them from pages of Parados's own, which nothing uses, into shared ones.
-    fn share(&self) -> Result<(), StartError> {
+    pub(crate) fn share(&self) -> Result<(), StartError> {
         for page in [self.ghcb, self.doorbell] {
             // SAFETY: the caller's pages are fresh.
             unsafe { rescind_own(Gpa(page))? };
@@ -130,17 +143,36 @@ impl SharedPages {
         }
         Ok(())
     }
+}
 
-    /// Makes them the running processor's.
-    fn connect(&self, local: &'static Local) -> Result<(), StartError> {
-        if !msr_protocol::is_registered(local.ask(msr_protocol::register(self.ghcb)), self.ghcb) {
-            return Err(StartError::Host);
-        }
-        local.set_pages(self.ghcb, self.doorbell);
-        for page in [local.ghcb(), local.doorbell()].into_iter().flatten() {
-            page.clear();
-        }
-        Ok(())
+/// Registers the running processor's GHCB, and empties both pages.
+fn connect(local: &'static Local) -> Result<(), StartError> {
+    let (Some(ghcb), Some(doorbell)) = (local.ghcb(), local.doorbell()) else { return Err(StartError::Host) };
+    let gpa = ghcb.address();
+    if !msr_protocol::is_registered(local.ask(msr_protocol::register(gpa)), gpa) {
+        return Err(StartError::Host);
+    }
+    ghcb.clear();
+    doorbell.clear();
+    Ok(())
+}
+
+/// Puts another processor into the state in which guests run.
+pub(crate) fn set_up_processor(local: &'static Local) -> Result<(), StartError> {
+    connect(local)?;
+    Box::leak(boxed(Descriptors::new())?).load();
+    load_gates();
+    ring_the_doorbell()?;
+    Ok(apic::enable()?)
+}
+
+/// The interrupt descriptor table of all processors.
+static GATES: AtomicPtr<DescriptorTable> = AtomicPtr::new(core::ptr::null_mut());
+
+fn load_gates() {
+    // SAFETY: `prepare` stored a leaked table before any processor came here.
+    if let Some(table) = unsafe { GATES.load(Ordering::Acquire).as_ref() } {
+        table.load();
     }
 }
 
@@ -155,9 +187,8 @@ pub fn prepare(
     measurement: Measurement,
 ) -> Result<(&'static Snp, SnpPages), StartError> {
     Box::leak(boxed(Descriptors::new())?).load();
-    // LGDT is followed by loads of null selectors into none of FS and GS, so GS still leads to the processor's own.
-    let table: &'static DescriptorTable = Box::leak(boxed(DescriptorTable::new())?);
-    table.load();
+    GATES.store(Box::leak(boxed(DescriptorTable::new())?), Ordering::Release);
+    load_gates();
     let end = ram.iter().last().map_or(0, |range| range.end().0);
     own_tables::map_up_to(end).map_err(|_| StartError::OutOfMemory)?;
     own_tables::map_first_page().map_err(|_| StartError::OutOfMemory)?;
@@ -186,24 +217,32 @@ impl Snp {
         let vmsa = new_vmsa()?;
         let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
         let cpu = SnpCpu::new(self, local, doorbell, vmsa, c_mask() >> 1);
-        // SAFETY: the page is fresh, and a VMSA is nobody's to read or write but VMPL0's: VMPL1 gets no right.
-        let code = unsafe { rmpadjust(gpa, false, 1, VmplRights::empty(), true) };
-        if code != result::SUCCESS {
-            return Err(StartError::Host);
-        }
+        mark_vmsa(gpa)?;
         ghcb::create(index, accept::GUEST_VMPL, gpa, FEATURES.bits())?;
         Ok(cpu)
     }
 
     /// Starts the other processors; each runs `body`.
-    pub fn start_others(&'static self, _: fn(&'static Self, u32) -> !) -> Result<(), StartError> {
-        // The reference host has one processor yet; a VM with more is refused.
-        if platform::Platform::processors(self) == 1 { Ok(()) } else { Err(StartError::ProcessorStart) }
+    pub fn start_others(&'static self, body: fn(&'static Self, u32) -> !) -> Result<(), StartError> {
+        smp::start_others(self, body)
     }
 }
 
+/// Makes a page that has been filled in a VMSA; where it is.
+pub(crate) fn make_vmsa(vmsa: &'static mut Vmsa) -> Result<u64, StartError> {
+    let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
+    mark_vmsa(gpa)?;
+    Ok(gpa)
+}
+
+fn mark_vmsa(gpa: u64) -> Result<(), StartError> {
+    // SAFETY: the page is fresh, and a VMSA is nobody's to read or write but VMPL0's: VMPL1 gets no right.
+    let code = unsafe { rmpadjust(gpa, false, 1, VmplRights::empty(), true) };
+    if code == result::SUCCESS { Ok(()) } else { Err(StartError::Host) }
+}
+
 /// A zeroed page for a VMSA, which must not begin at a multiple of 2 MiB (an erratum; KVM refuses such a page).
-fn new_vmsa() -> Result<&'static mut Vmsa, StartError> {
+pub(crate) fn new_vmsa() -> Result<&'static mut Vmsa, StartError> {
     for _ in 0..2 {
         // SAFETY: the layout's size is not zero.
         let page = unsafe { alloc::alloc::alloc_zeroed(Layout::new::<Vmsa>()) };
@@ -219,7 +258,7 @@ fn new_vmsa() -> Result<&'static mut Vmsa, StartError> {
 }
 
 /// A box that reports a full heap instead of panicking.
-fn boxed<T>(value: T) -> Result<Box<T>, StartError> {
+pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, StartError> {
     let mut room = Vec::new();
     room.try_reserve_exact(1).map_err(|_| StartError::OutOfMemory)?;
     room.push(value);

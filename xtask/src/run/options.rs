@@ -11,6 +11,8 @@ use lexopt::Arg::{Long, Value};
 use crate::failure::{Failure, Result};
 use crate::options::{self, SNP_CPU, SNP_HOST_OPTIONS, set};
 
+/// What the reference host's model has (`snp_host::PROCESSORS`).
+const MOST_SNP_PROCESSORS: u32 = 64;
 const LEAST_MEMORY: u64 = 256 << 20;
 const MOST_MEMORY: u64 = 8 << 30;
 
@@ -142,10 +144,9 @@ impl Options {
         if self.exec.as_ref().is_some_and(|command| command.contains('\0')) {
             return Err(Failure::usage("--exec: a command cannot contain a zero byte"));
         }
-        if self.platform == Platform::Snp && self.processors != 1 {
-            return Err(Failure::usage(
-                "--platform snp and --smp: one processor is all that the reference host has yet",
-            ));
+        if self.platform == Platform::Snp && self.processors > MOST_SNP_PROCESSORS {
+            let most = format!("the reference host has {MOST_SNP_PROCESSORS} processors at most");
+            return Err(Failure::usage(format!("--platform snp and --smp {}: {most}", self.processors)));
         }
         Ok(())
     }
@@ -223,7 +224,7 @@ mod tests {
             &["--gdb", ":1234"],
             &["--hostile", "replay"],
             &["--platform", "tdx"],
-            &["--platform", "snp", "--smp", "2"],
+            &["--platform", "snp", "--smp", "65"],
             &["--platform", "vmx"],
             &["--smp", "0"],
             &["--memory", "9G"],

@@ -19,6 +19,9 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_guest_without_an_os_can_power_off", run: poweroff },
     Case { name: "snp_triple_fault_ends_with_71", run: triple_fault },
     Case { name: "snp_reset_with_no_reboot_ends_with_71", run: reset },
+    Case { name: "snp_two_processors", run: |context| processors(context, "2") },
+    Case { name: "snp_eight_processors", run: |context| processors(context, "8") },
+    Case { name: "snp_processors_survive_stress", run: stress },
     Case { name: "snp_timers_of_the_pc", run: timers },
     Case { name: "snp_processor_state_survives_exits", run: |context| probe(context, "state-probe") },
     Case { name: "snp_serial_port", run: |context| probe(context, "uart") },
@@ -126,6 +129,16 @@ fn much_memory(context: &Context) -> Outcome {
     let output = output(context, "grep MemTotal /proc/meminfo", &[&SNP[..], &["--memory", "3G"]].concat())?;
     let kib: u64 = output.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
     if (2900 << 10..3 << 20).contains(&kib) { passed() } else { Err(format!("the guest has {kib} KiB")) }
+}
+
+fn processors(context: &Context, count: &str) -> Outcome {
+    let output = output(context, "nproc; grep -c ^processor /proc/cpuinfo", &[&SNP[..], &["--smp", count]].concat())?;
+    same("output", &format!("{count}\n{count}\n"), &output)?;
+    passed()
+}
+
+fn stress(context: &Context) -> Outcome {
+    guest(context, "smp-stress", &[&SNP[..], &["--test-devices", "--smp", "4"]].concat(), 1, "test-exit")
 }
 
 fn poweroff(context: &Context) -> Outcome {

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Starting the other processors: each gets a VMSA of its own for VMPL0, in long mode on Parados's page tables, a stack with a
+//! guard page, and its two shared pages; then the host creates it (GHCB 2.0, 4.1.9).
+//!
+//! The boot processor makes all of that before the first of them runs, because nobody else changes the page tables. APIC IDs
+//! count from 0. Hostile party: the host, which may start a processor late, never, or twice: the VMSA is in use then, and
+//! the place of its vCPU is taken.
+
+use core::arch::global_asm;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use alloc::alloc::{Layout, alloc_zeroed};
+use alloc::boxed::Box;
+
+use platform::{Clock, PAGE_SIZE, Platform, Reason, Termination};
+use specs::svm::VmcbSegment;
+use specs::vmsa::{SevFeatures, Vmsa};
+use x86_64::registers::control::{Cr0, Cr3, Cr4};
+
+use crate::local::Local;
+use crate::machine::{Snp, end};
+use crate::own_tables::{c_mask, unmap};
+use crate::start::{self, SharedPages, StartError, boxed, make_vmsa, new_vmsa};
+use crate::{clock, ghcb};
+
+/// Bytes of a processor's stack, and of the guard below it.
+const STACK: usize = 16 << 10;
+const GUARD: usize = PAGE_SIZE as usize;
+/// How long the processors get, in seconds.
+const PATIENCE: u64 = 20;
+
+/// SEV_FEATURES of VMPL0, as the launch has them.
+const FEATURES: SevFeatures = SevFeatures::SNP_ACTIVE.union(SevFeatures::RESTRICTED_INJECTION);
+/// EFER: LME, LMA, NXE, SVME.
+const EFER: u64 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12;
+const PAT: u64 = 0x0007_0406_0007_0406;
+/// 64-bit code and data in the form of a VMSA.
+const CODE: u16 = 0xa9b;
+const DATA: u16 = 0xc93;
+const LDT: u16 = 0x82;
+const BUSY_TSS: u16 = 0x8b;
+
+// RDI: the processor's number; RSI: its `Local`. The stack is empty, so the call aligns it as the ABI wants.
+global_asm!(
+    ".section .text.snp_processor, \"ax\"",
+    ".global snp_processor_start",
+    "snp_processor_start:",
+    "    xor ebp, ebp",
+    "    call {arrive}",
+    "    ud2",
+    ".text",
+    arrive = sym arrive,
+);
+
+unsafe extern "C" {
+    static snp_processor_start: u8;
+}
+
+static SNP: AtomicPtr<Snp> = AtomicPtr::new(ptr::null_mut());
+static BODY: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+static ARRIVED: AtomicU32 = AtomicU32::new(1);
+
+/// What each processor runs once it is set up.
+pub(crate) type Body = fn(&'static Snp, u32) -> !;
+
+/// Starts all other processors; each ends up in `body`, set up like this one.
+pub(crate) fn start_others(snp: &'static Snp, body: Body) -> Result<(), StartError> {
+    let processors = snp.processors();
+    SNP.store(ptr::from_ref(snp).cast_mut(), Ordering::Release);
+    BODY.store(body as *mut (), Ordering::Release);
+    let mut vmsas = alloc::vec::Vec::new();
+    vmsas.try_reserve_exact(processors as usize).map_err(|_| StartError::OutOfMemory)?;
+    for index in 1..processors {
+        vmsas.push(prepare(index)?);
+    }
+    for (index, gpa) in (1..).zip(&vmsas) {
+        ghcb::create(index, 0, *gpa, FEATURES.bits())?;
+    }
+    let hz = snp.clock().tsc_hz();
+    let begun = clock::tsc();
+    while ARRIVED.load(Ordering::Acquire) < processors {
+        if clock::tsc().wrapping_sub(begun) > PATIENCE * hz {
+            return Err(StartError::ProcessorStart);
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// Everything that processor `index` needs; where its VMSA is.
+fn prepare(index: u32) -> Result<u64, StartError> {
+    let local: &'static Local = Box::leak(boxed(Local::new())?);
+    let pages = SharedPages::allocate()?;
+    pages.share()?;
+    local.set_pages(pages.ghcb, pages.doorbell);
+    let vmsa = new_vmsa()?;
+    fill(vmsa, new_stack()?, index, local);
+    make_vmsa(vmsa)
+}
+
+/// The processor's first state.
+fn fill(vmsa: &mut Vmsa, stack: u64, index: u32, local: &'static Local) {
+    let flat = |selector, attributes| VmcbSegment { selector, attributes, limit: u32::MAX, base: 0 };
+    let system = |attributes| VmcbSegment { selector: 0, attributes, limit: 0xffff, base: 0 };
+    vmsa.cs = flat(0x08, CODE);
+    let data = flat(0x10, DATA);
+    (vmsa.ds, vmsa.es, vmsa.ss, vmsa.fs, vmsa.gs) = (data, data, data, data, data);
+    (vmsa.ldtr, vmsa.tr) = (system(LDT), system(BUSY_TSS));
+    vmsa.cr3 = Cr3::read_raw().0.start_address().as_u64() | c_mask();
+    (vmsa.cr0, vmsa.cr4, vmsa.efer) = (Cr0::read_raw(), Cr4::read_raw(), EFER);
+    (vmsa.dr6, vmsa.dr7, vmsa.rflags, vmsa.g_pat) = (0xffff_0ff0, 0x400, 2, PAT);
+    vmsa.rip = (&raw const snp_processor_start).expose_provenance() as u64;
+    vmsa.rsp = stack;
+    (vmsa.rdi, vmsa.rsi) = (index.into(), ptr::from_ref(local).expose_provenance() as u64);
+    (vmsa.xcr0, vmsa.mxcsr, vmsa.x87_fcw) = (1, 0x1f80, 0x37f);
+    vmsa.sev_features = FEATURES.bits();
+}
+
+/// The top of a new stack with an absent page below it.
+fn new_stack() -> Result<u64, StartError> {
+    let layout = Layout::from_size_align(GUARD + STACK, GUARD).map_err(|_| StartError::OutOfMemory)?;
+    // SAFETY: the layout's size is not zero.
+    let bottom = unsafe { alloc_zeroed(layout) };
+    if bottom.is_null() {
+        return Err(StartError::OutOfMemory);
+    }
+    let bottom = bottom.expose_provenance() as u64;
+    unmap(bottom).map_err(|_| StartError::OutOfMemory)?;
+    Ok(bottom + (GUARD + STACK) as u64)
+}
+
+/// The first Rust code of another processor.
+extern "C" fn arrive(index: u32, local: *const Local) -> ! {
+    // SAFETY: `fill` passed a structure that lives for ever.
+    let local: &'static Local = unsafe { &*local };
+    local.enter();
+    // SAFETY: `start_others` stored a reference that lives for ever before it had the processor created.
+    let snp = unsafe { &*SNP.load(Ordering::Acquire) };
+    let body = BODY.load(Ordering::Acquire);
+    // SAFETY: the pointer was made from a `Body` in `start_others`.
+    let body = unsafe { core::mem::transmute::<*mut (), Body>(body) };
+    if let Err(error) = start::set_up_processor(local) {
+        end(Termination::Fatal(error.reason(), Reason::ProcessorStart.code().into()));
+    }
+    ARRIVED.fetch_add(1, Ordering::AcqRel);
+    body(snp, index)
+}
