@@ -295,7 +295,6 @@ pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
         (&block.rodata, "constants"),
         (&block.stack, "boot stack"),
         (&block.page_tables, "page tables"),
-        (&block.setup_header, "setup header"),
         (&block.command_line, "command line"),
         (&block.initrd, "initrd"),
     ];

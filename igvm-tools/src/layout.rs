@@ -2,7 +2,7 @@
 //! Where everything of Parados's own goes: the image's memory map.
 //!
 //! From `image_abi::IMAGE_BASE` on, in this order: the ELF's segments where they are linked; an absent guard page; the
-//! boot stack; the launch block with the boot descriptor table; the setup header; the command line; the two parameter
+//! boot stack; the launch block with the boot descriptor table and the setup header; the command line; the two parameter
 //! areas; for SEV-SNP the CPUID page and the secrets page; the page tables. The page tables come last because their number
 //! follows from where everything else ends.
 
@@ -64,6 +64,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) launch_block: u64,
     /// Where the boot descriptor table is.
     pub(crate) gdt: u64,
+    /// What stands behind that in the launch block's page.
+    pub(crate) setup_header: &'a [u8],
 }
 
 /// The boot processor's stack.
@@ -72,6 +74,12 @@ const STACK_BYTES: u64 = 32 << 10;
 /// The descriptor table's place in the launch block's page.
 const GDT_OFFSET: usize = 0x800;
 const _: () = assert!(size_of::<LaunchBlock>() <= GDT_OFFSET);
+
+/// The setup header's place in the same page.
+const SETUP_HEADER_OFFSET: usize = GDT_OFFSET + size_of_val(&GDT);
+/// It ends as far behind 202h as a byte can say, so there is always room for it.
+const SETUP_HEADER_LIMIT: usize = 0x202 + 0xff;
+const _: () = assert!(SETUP_HEADER_OFFSET + SETUP_HEADER_LIMIT <= PAGE as usize);
 
 /// Parameter area with the memory map.
 pub(crate) const MEMORY_MAP_AREA: u32 = 0;
@@ -126,7 +134,15 @@ pub(crate) fn lay_out<'a>(
     // Filled in below, once it is known what it says.
     let launch_block = stacker.push(PAGE, Access::Read, Fill::Nothing).start;
     let header = payload.map_or(&[][..], |payload| payload.setup_header);
-    let setup_header = stacker.push(header.len() as u64, Access::Read, Fill::Pages(Cow::Borrowed(header)));
+    ensure!(
+        header.len() <= SETUP_HEADER_LIMIT,
+        "a setup header of {} bytes, expected {SETUP_HEADER_LIMIT} at most",
+        header.len()
+    );
+    let setup_header = match header.len() as u64 {
+        0 => Range::default(),
+        bytes => Range { start: launch_block + SETUP_HEADER_OFFSET as u64, bytes },
+    };
     let command_line = place_command_line(&mut stacker, command_line);
     let memory_map = stacker.push(PAGE, Access::Write, Fill::Parameter(MEMORY_MAP_AREA));
     let processor_count = stacker.push(PAGE, Access::Write, Fill::Parameter(PROCESSOR_COUNT_AREA));
@@ -160,7 +176,8 @@ pub(crate) fn lay_out<'a>(
         cpuid_page,
         secrets_page,
     };
-    let mut layout = Layout { regions: stacker.regions, block, launch_block, gdt: launch_block + GDT_OFFSET as u64 };
+    let (regions, gdt) = (stacker.regions, launch_block + GDT_OFFSET as u64);
+    let mut layout = Layout { regions, block, launch_block, gdt, setup_header: header };
     layout.write_launch_block();
     Ok(layout)
 }
@@ -186,7 +203,7 @@ impl Layout<'_> {
     }
 
     fn write_launch_block(&mut self) {
-        let page = launch_page(&self.block);
+        let page = launch_page(&self.block, self.setup_header);
         if let Some(region) = self.regions.iter_mut().find(|region| region.start == self.launch_block) {
             region.fill = Fill::Pages(Cow::Owned(page));
         }
@@ -217,10 +234,11 @@ fn place_page_tables(stacker: &mut Stacker<'_>) -> Range {
     stacker.push(count * PAGE, Access::Write, Fill::Pages(Cow::Owned(tables)))
 }
 
-fn launch_page(block: &LaunchBlock) -> Vec<u8> {
+fn launch_page(block: &LaunchBlock, setup_header: &[u8]) -> Vec<u8> {
     let mut page = block.as_bytes().to_vec();
     page.resize(GDT_OFFSET, 0);
     page.extend_from_slice(GDT.as_bytes());
+    page.extend_from_slice(setup_header);
     page
 }
 
