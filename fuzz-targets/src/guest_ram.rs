@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::cell::RefCell;
+
+use platform::{Gpa, GuestMemory, MemoryError, Visibility};
 use reference_host::loader::{GuestRam, OutsideRam};
 
 const PAGE: u64 = 4096;
@@ -58,6 +61,19 @@ impl SparseRam {
         }
     }
 
+    fn store(&mut self, gpa: u64, bytes: &[u8]) {
+        let mut rest = bytes;
+        let mut at = gpa;
+        while !rest.is_empty() {
+            let offset = (at % PAGE) as usize;
+            let (head, tail) = rest.split_at(rest.len().min(PAGE as usize - offset));
+            let page = self.pages.entry(at & !(PAGE - 1)).or_insert_with(|| vec![0; PAGE as usize]);
+            page[offset..offset + head.len()].copy_from_slice(head);
+            at += head.len() as u64;
+            rest = tail;
+        }
+    }
+
     /// Bytes of the guest, zero where nothing was written.
     pub(crate) fn get(&self, gpa: u64, length: usize) -> Vec<u8> {
         (gpa..gpa + length as u64)
@@ -82,16 +98,7 @@ impl GuestRam for SparseRam {
         if !self.has(gpa, bytes.len() as u64) {
             return Err(OutsideRam);
         }
-        let mut rest = bytes;
-        let mut at = gpa;
-        while !rest.is_empty() {
-            let offset = (at % PAGE) as usize;
-            let (head, tail) = rest.split_at(rest.len().min(PAGE as usize - offset));
-            let page = self.pages.entry(at & !(PAGE - 1)).or_insert_with(|| vec![0; PAGE as usize]);
-            page[offset..offset + head.len()].copy_from_slice(head);
-            at += head.len() as u64;
-            rest = tail;
-        }
+        self.store(gpa, bytes);
         Ok(())
     }
 
@@ -105,5 +112,46 @@ impl GuestRam for SparseRam {
             return Err(OutsideRam);
         }
         Ok(u64::from_le_bytes(self.get(gpa, 8).try_into().expect("eight bytes")))
+    }
+}
+
+/// The same memory once the guest has it, as Parados sees it.
+#[derive(Debug)]
+pub(crate) struct SparseGuest(RefCell<SparseRam>);
+
+impl SparseGuest {
+    pub(crate) fn new(ram: SparseRam) -> Self {
+        Self(RefCell::new(ram))
+    }
+
+    /// Changes a byte.
+    pub(crate) fn flip(&self, gpa: u64) {
+        let mut ram = self.0.borrow_mut();
+        let byte = ram.get(gpa, 1)[0];
+        ram.store(gpa, &[byte ^ 0x40]);
+    }
+}
+
+impl GuestMemory for SparseGuest {
+    fn copy_in(&self, gpa: Gpa, _: Visibility, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let ram = self.0.borrow();
+        if !ram.has(gpa.0, buffer.len() as u64) {
+            return Err(MemoryError::NotMemory);
+        }
+        buffer.copy_from_slice(&ram.get(gpa.0, buffer.len()));
+        Ok(())
+    }
+
+    fn copy_out(&self, gpa: Gpa, _: Visibility, data: &[u8]) -> Result<(), MemoryError> {
+        let mut ram = self.0.borrow_mut();
+        if !ram.has(gpa.0, data.len() as u64) {
+            return Err(MemoryError::NotMemory);
+        }
+        ram.store(gpa.0, data);
+        Ok(())
+    }
+
+    fn compare_exchange(&self, _: Gpa, _: Visibility, _: usize, _: u128, _: u128) -> Result<u128, MemoryError> {
+        Err(MemoryError::NotMemory)
     }
 }

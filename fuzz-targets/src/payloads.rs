@@ -7,6 +7,7 @@
 //! - its RAM disk lies beside all of that, below the limit that it names;
 //! - the image that is built of it is loaded by the reference host, byte by byte as the kernel's headers say, and the launch
 //!   block in it is accepted by the core;
+//! - what of it the launch does not measure is what digests name, and the core refuses it with one byte changed;
 //! - a refusal is one line; memory is taken in proportion to the file.
 //!
 //! The other inputs are a launch block and a memory map, of which it is claimed that the guest gets no memory that the host
@@ -16,14 +17,16 @@ use std::path::{Path, PathBuf};
 
 use igvm_tools::payload::{self, Payload};
 use igvm_tools::{Contents, ImageSpec, Kind, Platform, build_from};
-use image_abi::{BOOT_STRUCTURES, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_LIMIT, REGION_LIMIT, Range};
-use paravisor_core::Launch;
+use image_abi::{
+    BOOT_STRUCTURES, Digest, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_DIGESTS, PAYLOAD_LIMIT, REGION_LIMIT, Range,
+};
+use paravisor_core::{DigestError, Launch, judge_payload};
 use platform::Gpa;
 use reference_host::image::Image;
 use reference_host::loader::{Machine, load};
 use reference_host::memory::{GuestMap, PageSet};
 
-use crate::guest_ram::SparseRam;
+use crate::guest_ram::{SparseGuest, SparseRam};
 use crate::input::Input;
 use crate::{Target, memory_use};
 
@@ -35,6 +38,7 @@ pub const TARGET: Target = Target {
         ("what a kernel needs beyond its file is not reserved", |data| play(data, Some(Bug::Unreserved))),
         ("a page with data goes to the next address", |data| play(data, Some(Bug::Shifted))),
         ("the guest gets the page before Parados's end", |data| play(data, Some(Bug::Generous))),
+        ("a part of the payload is neither measured nor judged", |data| play(data, Some(Bug::Unjudged))),
         ("an entry point behind the file's bytes is taken", |data| play(data, Some(Bug::Entry))),
     ],
     longest: 6144,
@@ -48,6 +52,7 @@ enum Bug {
     Shifted,
     Generous,
     Entry,
+    Unjudged,
 }
 
 const PAGE: u64 = 4096;
@@ -94,7 +99,7 @@ fn play(data: &[u8], bug: Option<Bug>) {
     }
     check_payload(&payload, &file);
     if payload.ranges.iter().map(|range| range.bytes).sum::<u64>() <= SMALL {
-        build(&payload, &file, kind, initrd.min(SMALL), bug);
+        build(&payload, &file, (kind, more), initrd.min(SMALL), bug);
     }
 }
 
@@ -134,7 +139,7 @@ fn check_payload(payload: &Payload<'_>, file: &[u8]) {
 }
 
 /// Builds the image, and starts it as far as that goes without a processor.
-fn build(payload: &Payload<'_>, file: &[u8], kind: u8, initrd: u64, bug: Option<Bug>) {
+fn build(payload: &Payload<'_>, file: &[u8], (kind, more): (u8, usize), initrd: u64, bug: Option<Bug>) {
     let initrd = vec![kind | 1; initrd as usize];
     let spec = ImageSpec {
         platform: Platform::Native,
@@ -142,6 +147,7 @@ fn build(payload: &Payload<'_>, file: &[u8], kind: u8, initrd: u64, bug: Option<
         kernel: Some("kernel".into()),
         initrd: (!initrd.is_empty()).then(|| PathBuf::from("initrd")),
         command_line: "console=ttyS0".into(),
+        measured: kind & 1 == 0,
         flags: u32::from(kind >> 4 & 7),
         guest_policy: None,
     };
@@ -171,12 +177,14 @@ fn build(payload: &Payload<'_>, file: &[u8], kind: u8, initrd: u64, bug: Option<
     }
     let block = image.report.launch_block.expect("a launch block");
     check_block(&block, payload, initrd, &ram);
+    check_digests(&block, &image.bytes, spec.measured, bug);
     let map = ram.get(block.memory_map.start, block.memory_map.bytes as usize);
     let count = ram.get(block.processor_count.start, 4);
     let count = u32::from_le_bytes(count.try_into().expect("four bytes"));
     assert_eq!(count, 3);
     assert!(context.registers().rdi != 0);
     Launch::new(&block, &map, count).expect("the core refuses what igvm-tools built");
+    check_judgement(&block, ram, more);
 }
 
 fn check_block(block: &LaunchBlock, payload: &Payload<'_>, initrd: Option<&[u8]>, ram: &SparseRam) {
@@ -192,6 +200,33 @@ fn check_block(block: &LaunchBlock, payload: &Payload<'_>, initrd: Option<&[u8]>
     taken.push(&BOOT_STRUCTURES);
     taken.sort_by_key(|range| range.start);
     assert!(taken.windows(2).all(|pair| pair[0].end() <= pair[1].start), "{taken:x?}");
+}
+
+/// What is not measured is what the digests name.
+fn check_digests(block: &LaunchBlock, image: &[u8], measured: bool, bug: Option<Bug>) {
+    let mut judged: Vec<_> = block.digests.iter().filter(|digest| digest.range.bytes > 0).map(|it| it.range).collect();
+    assert!(judged.is_empty() || !measured);
+    if bug == Some(Bug::Unjudged) {
+        judged.pop();
+    }
+    let file = igvm_tools::file::parse(Path::new("image"), image).expect("an image that was just built");
+    for (_, page) in file.pages() {
+        let is_judged = judged.iter().any(|range| range.start < page.gpa + PAGE && page.gpa < range.end());
+        assert_eq!(page.flags.unmeasured(), is_judged, "the page at {:#x}", page.gpa);
+    }
+}
+
+/// The core takes the payload as it was placed, and not with a byte changed.
+fn check_judgement(block: &LaunchBlock, ram: SparseRam, at: usize) {
+    let memory = SparseGuest::new(ram);
+    let bytes: u64 = block.digests.iter().map(|digest| digest.range.bytes).sum();
+    assert_eq!(judge_payload(&memory, block), Ok(bytes));
+    let judged: Vec<_> = block.digests.iter().filter(|digest| digest.range.bytes > 0).collect();
+    if !judged.is_empty() {
+        let range = judged[at % judged.len()].range;
+        memory.flip(range.start + at as u64 % range.bytes);
+        assert_eq!(judge_payload(&memory, block), Err(DigestError::Mismatch(Gpa(range.start))));
+    }
 }
 
 /// The least that can be an image: a page of code and a page of data.
@@ -237,6 +272,7 @@ fn play_launch(input: &mut Input<'_>, bug: Option<Bug>) {
         placed: Default::default(),
         cpuid_page: Range::default(),
         secrets_page: Range::default(),
+        digests: [Digest::NONE; PAYLOAD_DIGESTS],
     };
     if wish & 1 != 0 {
         block.image = range();

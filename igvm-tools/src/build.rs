@@ -9,6 +9,7 @@ use crate::context::{self, Start};
 use crate::error::{Error, Flaw};
 use crate::inspect::{Inspection, examine};
 use crate::layout::{Fill, Layout, MEMORY_MAP_AREA, PROCESSOR_COUNT_AREA, lay_out};
+use crate::measure::sha384;
 use crate::paravisor::{self, Paravisor};
 use crate::payload::{self, Payload};
 use crate::snp_image;
@@ -18,7 +19,7 @@ use igvm_defs::{
     IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType,
     IgvmPlatformType,
 };
-use image_abi::{COMMAND_LINE_LIMIT, Range, flag};
+use image_abi::{COMMAND_LINE_LIMIT, Digest, PAYLOAD_DIGESTS, Range, flag};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -34,6 +35,9 @@ pub enum Platform {
 }
 
 impl Platform {
+    /// Those for which images can be built, in the order in which a combined image has them.
+    pub const BUILDABLE: &[Self] = &[Self::Native, Self::Snp];
+
     /// The name that commands and configurations use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,6 +45,24 @@ impl Platform {
             Self::Snp => "snp",
             Self::Tdx => "tdx",
         }
+    }
+
+    /// Refuses platforms whose backend boots no guest yet, so that there is nothing to build.
+    pub fn check_buildable(self) -> Result<(), Error> {
+        if Self::BUILDABLE.contains(&self) {
+            return Ok(());
+        }
+        let known = Self::BUILDABLE.iter().map(|platform| platform.name()).collect::<Vec<_>>().join(" or ");
+        Err(Error::usage(format_args!(
+            "platform '{}': no image can be built for it yet, expected {known}",
+            self.name()
+        )))
+    }
+
+    /// Whether the payload is measured page by page unless a configuration says otherwise. The firmware takes long over a page,
+    /// so Parados does it in its stead; where nobody measures, there is nothing to judge by.
+    pub const fn measures_payload(self) -> bool {
+        matches!(self, Self::Native)
     }
 }
 
@@ -67,6 +89,9 @@ pub struct ImageSpec {
     pub initrd: Option<PathBuf>,
     /// Its command line.
     pub command_line: String,
+    /// Whether the launch measures kernel and RAM disk page by page. Otherwise it measures their digests, by which Parados
+    /// judges them.
+    pub measured: bool,
     /// Bits of `image_abi::flag`.
     pub flags: u32,
     /// What the platform's firmware is told to allow; `None` where there is none.
@@ -80,6 +105,19 @@ pub struct Image {
     pub bytes: Vec<u8>,
     /// What is in it.
     pub report: Inspection,
+    /// What it was made of.
+    pub inputs: Vec<Input>,
+}
+
+/// A file that went into an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// What for.
+    pub what: &'static str,
+    /// How long it is.
+    pub bytes: u64,
+    /// SHA-384 of all of it.
+    pub sha384: [u8; 48],
 }
 
 /// The one platform of an image.
@@ -121,18 +159,24 @@ pub fn build_from(spec: &ImageSpec, contents: &Contents<'_>) -> Result<Image, Er
         check_command_line(spec.command_line.len(), payload.command_line_limit)?;
     }
     let initrd = place_initrd(spec, payload.as_ref(), contents.initrd)?;
-    let (flags, platform, guest_policy) = (spec.flags, spec.platform, spec.guest_policy);
-    let parts = Parts { paravisor, payload, initrd, command_line: &spec.command_line, flags, platform, guest_policy };
-    parts.assemble().map_err(|flaw| flaw.of(spec.kernel.as_deref().unwrap_or(&spec.paravisor)))
+    let ImageSpec { measured, flags, platform, guest_policy, .. } = *spec;
+    let command_line = &spec.command_line;
+    let parts = Parts { paravisor, payload, initrd, command_line, measured, flags, platform, guest_policy };
+    let (bytes, report) =
+        parts.assemble().map_err(|flaw| flaw.of(spec.kernel.as_deref().unwrap_or(&spec.paravisor)))?;
+    Ok(Image { bytes, report, inputs: contents.inputs() })
+}
+
+impl Contents<'_> {
+    fn inputs(&self) -> Vec<Input> {
+        let all = [("paravisor", Some(self.paravisor)), ("kernel", self.kernel), ("initrd", self.initrd)];
+        let input = |what, bytes: &[u8]| Input { what, bytes: bytes.len() as u64, sha384: sha384(bytes) };
+        all.into_iter().filter_map(|(what, bytes)| Some(input(what, bytes?))).collect()
+    }
 }
 
 fn check_spec(spec: &ImageSpec) -> Result<(), Error> {
-    if spec.platform == Platform::Tdx {
-        let name = spec.platform.name();
-        return Err(Error::usage(format_args!(
-            "platform '{name}': no image can be built for it yet, expected native or snp"
-        )));
-    }
+    spec.platform.check_buildable()?;
     if spec.flags & !flag::ALL != 0 {
         return Err(Error::usage(format_args!("flags {:#x}: expected bits of {:#x}", spec.flags, flag::ALL)));
     }
@@ -178,25 +222,28 @@ pub(crate) struct Parts<'a> {
     pub(crate) payload: Option<Payload<'a>>,
     pub(crate) initrd: Option<Placed<'a>>,
     pub(crate) command_line: &'a str,
+    pub(crate) measured: bool,
     pub(crate) flags: u32,
     pub(crate) platform: Platform,
     pub(crate) guest_policy: Option<u64>,
 }
 
 impl Parts<'_> {
-    pub(crate) fn assemble(&self) -> Result<Image, Flaw> {
+    pub(crate) fn assemble(&self) -> Result<(Vec<u8>, Inspection), Flaw> {
         let initrd = self.initrd.map(|(range, _)| range).unwrap_or_default();
         let command_line = self.command_line.as_bytes();
+        let mut pages = self.payload_pages();
+        let digests = self.digests(&pages);
         let payload = self.payload.as_ref();
-        let mut layout = lay_out(&self.paravisor, payload, initrd, command_line, self.flags, self.platform)?;
+        let mut layout = lay_out(&self.paravisor, payload, initrd, digests, command_line, self.flags, self.platform)?;
         if self.platform == Platform::Snp {
-            let addresses: Vec<_> = self.pages(&layout).into_keys().collect();
-            layout.note_placed(addresses.into_iter())?;
+            layout.note_placed(pages.keys().copied())?;
         }
         let mut directives = self.required_memory(&layout);
         directives.extend(parameters(&layout));
-        let pages = self.pages(&layout);
-        directives.extend(pages.into_iter().map(|(gpa, content)| page_directive(gpa, content)));
+        own_pages(&mut pages, &layout);
+        let judged = |gpa: u64| digests.iter().any(|digest| pages_of(&digest.range).contains(&gpa));
+        directives.extend(pages.into_iter().map(|(gpa, content)| page_directive(gpa, content, judged(gpa))));
         directives.extend(snp_image::special_pages(&layout));
         directives.push(self.boot_context(&layout));
         serialize(self.headers(), directives)
@@ -234,14 +281,9 @@ impl Parts<'_> {
             .collect()
     }
 
-    /// All pages by address; segments of a payload may share one.
-    fn pages(&self, layout: &Layout<'_>) -> BTreeMap<u64, Vec<u8>> {
+    /// The payload's pages by address; segments may share one.
+    fn payload_pages(&self) -> Pages {
         let mut pages = BTreeMap::new();
-        for region in &layout.regions {
-            if let Fill::Pages(content) = &region.fill {
-                fill(&mut pages, region.start, content, region.end - region.start);
-            }
-        }
         for chunk in self.payload.iter().flat_map(|payload| &payload.chunks) {
             fill(&mut pages, chunk.start, chunk.data, chunk.bytes);
         }
@@ -249,6 +291,19 @@ impl Parts<'_> {
             fill(&mut pages, range.start, bytes, range.bytes);
         }
         pages
+    }
+
+    /// What Parados is to judge the payload by: nothing if the launch measures all of it.
+    fn digests(&self, pages: &Pages) -> [Digest; PAYLOAD_DIGESTS] {
+        let mut digests = [Digest::NONE; PAYLOAD_DIGESTS];
+        if !self.measured {
+            let kernel = self.payload.iter().flat_map(Payload::loaded);
+            let initrd = self.initrd.map(|(range, _)| range);
+            for (slot, range) in digests.iter_mut().zip(kernel.chain(initrd)) {
+                *slot = Digest { range, sha384: digest(pages, &range) };
+            }
+        }
+        digests
     }
 
     fn boot_context(&self, layout: &Layout<'_>) -> IgvmDirectiveHeader {
@@ -271,8 +326,36 @@ impl Parts<'_> {
     }
 }
 
+/// Pages by address. One without content is zero.
+type Pages = BTreeMap<u64, Vec<u8>>;
+
+/// All of Parados's own pages.
+fn own_pages(pages: &mut Pages, layout: &Layout<'_>) {
+    for region in &layout.regions {
+        if let Fill::Pages(content) = &region.fill {
+            fill(pages, region.start, content, region.end - region.start);
+        }
+    }
+}
+
+/// The addresses of all pages that a range touches.
+fn pages_of(range: &Range) -> std::ops::Range<u64> {
+    page_down(range.start)..page_up(range.end())
+}
+
+/// SHA-384 of what will be in memory.
+fn digest(pages: &Pages, range: &Range) -> [u8; 48] {
+    let mut bytes = Vec::new();
+    for page in pages_of(range).step_by(PAGE as usize) {
+        bytes.extend(pages.get(&page).map_or(&[][..], Vec::as_slice));
+        bytes.resize((page + PAGE - range.start) as usize, 0);
+    }
+    bytes.truncate(range.bytes as usize);
+    sha384(&bytes)
+}
+
 /// Lays bytes, and zeroes after them, over pages. A page without any content stays empty.
-fn fill(pages: &mut BTreeMap<u64, Vec<u8>>, start: u64, data: &[u8], bytes: u64) {
+fn fill(pages: &mut Pages, start: u64, data: &[u8], bytes: u64) {
     let end = start + bytes.max(data.len() as u64);
     let mut rest = data;
     let mut address = start;
@@ -318,11 +401,11 @@ fn parameters(layout: &Layout<'_>) -> Vec<IgvmDirectiveHeader> {
     directives
 }
 
-fn page_directive(gpa: u64, data: Vec<u8>) -> IgvmDirectiveHeader {
+fn page_directive(gpa: u64, data: Vec<u8>, unmeasured: bool) -> IgvmDirectiveHeader {
     IgvmDirectiveHeader::PageData {
         gpa,
         compatibility_mask: COMPATIBILITY_MASK,
-        flags: IgvmPageDataFlags::new(),
+        flags: IgvmPageDataFlags::new().with_unmeasured(unmeasured),
         data_type: IgvmPageDataType::NORMAL,
         data,
     }
@@ -342,7 +425,7 @@ fn native_platform() -> IgvmPlatformHeader {
 fn serialize(
     (platform, initialization): (IgvmPlatformHeader, Vec<IgvmInitializationHeader>),
     directives: Vec<IgvmDirectiveHeader>,
-) -> Result<Image, Flaw> {
+) -> Result<(Vec<u8>, Inspection), Flaw> {
     let revision = IgvmRevision::V2 { arch: Arch::X64, page_size: PAGE as u32 };
     let refused = |error: igvm::Error| Flaw::new(format_args!("the igvm crate refuses the image: {error}"));
     let built = IgvmFile::new(revision, vec![platform], initialization, directives).map_err(refused)?;
@@ -353,7 +436,7 @@ fn serialize(
         return Err(Flaw::new("the image does not read back as it was written"));
     }
     let report = examine(&file::read(&bytes)?)?;
-    Ok(Image { bytes, report })
+    Ok((bytes, report))
 }
 
 fn same(read: &[IgvmDirectiveHeader], written: &[IgvmDirectiveHeader]) -> bool {

@@ -26,7 +26,7 @@ pub(crate) const POLICY: [(&str, u32); 6] = [
 pub(crate) const MINIMUM_ABI: &str = "minimum_abi";
 
 /// The keys of `[payload]`.
-const PAYLOAD: [&str; 3] = ["kernel", "initrd", "command_line"];
+pub(crate) const PAYLOAD: [&str; 4] = ["kernel", "initrd", "command_line", "measured"];
 
 /// The keys outside any table.
 const TOP: [&str; 5] = ["platform", "paravisor", "payload", "policy", "log"];
@@ -44,6 +44,8 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     /// Its command line.
     pub command_line: String,
+    /// Whether kernel and RAM disk are measured page by page instead of by their digests.
+    pub measured: bool,
     /// Bits of `image_abi::flag`.
     pub flags: u32,
     /// What the platform's firmware is told to allow; `None` where there is none.
@@ -96,6 +98,11 @@ impl Config {
             kernel: file("kernel")?,
             initrd: file("initrd")?,
             command_line: command_line.unwrap_or_default().to_owned(),
+            measured: match &payload {
+                Some(payload) => payload.flag("measured")?,
+                None => None,
+            }
+            .unwrap_or(platform.measures_payload()),
             flags: policy.as_ref().map(|policy| policy.flags(platform)).transpose()?.unwrap_or(0)
                 | log.map(|log| log.levels()).transpose()?.unwrap_or(0),
             guest_policy: guest_policy(platform, policy.as_ref())?,
@@ -110,6 +117,7 @@ impl Config {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             command_line: self.command_line.clone(),
+            measured: self.measured,
             flags: self.flags,
             guest_policy: self.guest_policy,
         }
@@ -206,8 +214,13 @@ impl<'a> Table<'a> {
         Ok(flags)
     }
 
+    fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
+        self.typed(name, "true or false", DeValue::as_bool)
+    }
+
+    /// A key that is false unless it is there.
     fn boolean(&self, name: &str) -> Result<bool, Error> {
-        Ok(self.typed(name, "true or false", DeValue::as_bool)?.unwrap_or(false))
+        Ok(self.flag(name)?.unwrap_or(false))
     }
 
     /// The least version of the firmware's interface, as the policy has it.

@@ -12,7 +12,9 @@ use crate::error::{Flaw, ensure};
 use crate::paravisor::Paravisor;
 use crate::payload::Payload;
 use crate::{PAGE, page_tables, page_up};
-use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_RANGES, PLACED_RANGES, REGION_LIMIT, Range};
+use image_abi::{
+    Digest, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_DIGESTS, PAYLOAD_RANGES, PLACED_RANGES, REGION_LIMIT, Range,
+};
 use std::borrow::Cow;
 use zerocopy::IntoBytes;
 
@@ -108,6 +110,7 @@ pub(crate) fn lay_out<'a>(
     paravisor: &Paravisor<'a>,
     payload: Option<&Payload<'a>>,
     initrd: Range,
+    digests: [Digest; PAYLOAD_DIGESTS],
     command_line: &[u8],
     flags: u32,
     platform: Platform,
@@ -175,6 +178,7 @@ pub(crate) fn lay_out<'a>(
         placed: [Range::default(); PLACED_RANGES],
         cpuid_page,
         secrets_page,
+        digests,
     };
     let (regions, gdt) = (stacker.regions, launch_block + GDT_OFFSET as u64);
     let mut layout = Layout { regions, block, launch_block, gdt, setup_header: header };

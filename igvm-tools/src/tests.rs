@@ -47,11 +47,12 @@ struct Inputs {
     kernel: Option<Vec<u8>>,
     initrd: Option<Vec<u8>>,
     command_line: &'static str,
+    measured: bool,
 }
 
 impl Inputs {
     fn alone() -> Self {
-        Self { paravisor: fixture::paravisor().bytes(), kernel: None, initrd: None, command_line: "" }
+        Self { paravisor: fixture::paravisor().bytes(), kernel: None, initrd: None, command_line: "", measured: true }
     }
 
     fn kernel(kernel: Vec<u8>) -> Self {
@@ -69,6 +70,7 @@ impl Inputs {
             kernel: self.kernel.as_ref().map(|bytes| folder.file("kernel", bytes)),
             initrd: self.initrd.as_ref().map(|bytes| folder.file("initrd", bytes)),
             command_line: self.command_line.to_owned(),
+            measured: self.measured,
             flags: flag::DEBUG_LOG,
             guest_policy: None,
         }
@@ -495,6 +497,7 @@ fn impossible_wishes_are_usage_errors() {
 }
 
 mod config;
+mod digests;
 mod hostile;
 mod payloads;
 mod snp;

@@ -40,6 +40,9 @@ pub const MAGIC: [u8; 8] = *b"PARADOS\x01";
 /// How many ranges a payload can occupy.
 pub const PAYLOAD_RANGES: usize = 8;
 
+/// How many [`Digest`]s there can be: one for each range of the payload and one for the RAM disk.
+pub const PAYLOAD_DIGESTS: usize = PAYLOAD_RANGES + 1;
+
 /// Bytes of guest-physical memory, `start` and `bytes` both zero if absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -52,6 +55,23 @@ pub struct Range {
 
 /// How many runs of pages outside the image a loader can fill: the payload's, its RAM disk, and what lies apart.
 pub const PLACED_RANGES: usize = 16;
+
+/// A part of the payload that the loader placed without measuring it, and what it has to be.
+///
+/// Such a part begins with a page and has its last page to itself. What follows it there is nobody's word: Parados clears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Digest {
+    /// Which bytes; none if this is no part at all.
+    pub range: Range,
+    /// Their SHA-384.
+    pub sha384: [u8; 48],
+}
+
+impl Digest {
+    /// No part of any payload.
+    pub const NONE: Self = Self { range: Range { start: 0, bytes: 0 }, sha384: [0; 48] };
+}
 
 /// [`LaunchBlock::payload_kind`]: how the guest is entered.
 pub mod payload {
@@ -195,6 +215,8 @@ pub struct LaunchBlock {
     pub cpuid_page: Range,
     /// SEV-SNP: the page in which the firmware left its secrets.
     pub secrets_page: Range,
+    /// What of the payload and the RAM disk is not measured, for Parados to check. Where no entry names them, they are measured.
+    pub digests: [Digest; PAYLOAD_DIGESTS],
 }
 
 impl LaunchBlock {

@@ -193,7 +193,7 @@ fn visible(all: &RamMap, low_end: u64, high_bytes: u64) -> Result<RamMap, RamMap
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use image_abi::{PAYLOAD_RANGES, PLACED_RANGES};
+    use image_abi::{Digest, PAYLOAD_DIGESTS, PAYLOAD_RANGES, PLACED_RANGES};
 
     const MIB: u64 = 1 << 20;
 
@@ -217,6 +217,7 @@ pub(crate) mod tests {
             placed: [Range::default(); PLACED_RANGES],
             cpuid_page: Range::default(),
             secrets_page: Range::default(),
+            digests: [Digest::NONE; PAYLOAD_DIGESTS],
         }
     }
 

@@ -13,6 +13,7 @@
 extern crate alloc;
 
 mod bios;
+mod digest;
 mod entry;
 mod env;
 mod launch;
@@ -24,8 +25,9 @@ mod payload;
 pub mod statistics;
 mod vcpu;
 
+pub use digest::{DigestError, judge_payload};
 pub use launch::{Launch, LaunchError, region_bytes};
-pub use machine::{Machine, MachineError};
+pub use machine::{Hashed, Machine, MachineError};
 pub use mem::Image;
 pub use statistics::Statistics;
 pub use vcpu::Vcpu;

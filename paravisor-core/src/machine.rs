@@ -7,7 +7,7 @@ use devices::acpi;
 use devices::apic::{Fabric, FabricError, Lapic};
 use devices::memory_map::{MapError, MemoryMap};
 use devices::pc::{Pc, PcConfig, PcHost};
-use image_abi::{flag, payload};
+use image_abi::{LaunchBlock, flag, payload};
 use journal::{Event, Journal};
 use platform::{
     Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Outbound, Platform, Reason, Releasable,
@@ -18,6 +18,7 @@ use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use vmm_interface::{DispatchError, InterruptMessage, Lifecycle};
 
 use crate::Launch;
+use crate::digest::{DigestError, judge_payload};
 use crate::mem::Image;
 use crate::pages::{PageCounts, PageStates, Transition};
 use crate::payload::{BootInformation, PayloadError};
@@ -38,6 +39,8 @@ pub enum MachineError {
     Host,
     /// Devices overlap, or tables do not fit.
     Layout,
+    /// A part of the payload is not what the image's digests say.
+    Digest,
 }
 
 impl MachineError {
@@ -50,6 +53,7 @@ impl MachineError {
             Self::Processor => Reason::BadCpuid,
             Self::Host => Reason::PagesRefused,
             Self::Layout => Reason::BadMachine,
+            Self::Digest => Reason::PayloadMismatch,
         }
     }
 }
@@ -94,10 +98,31 @@ impl From<PayloadError> for MachineError {
     }
 }
 
+impl From<DigestError> for MachineError {
+    fn from(error: DigestError) -> Self {
+        match error {
+            DigestError::Mismatch(at) => {
+                log::error!("the payload at {:#x} is not the one that was measured", at.0);
+                Self::Digest
+            }
+            DigestError::Memory => Self::Layout,
+        }
+    }
+}
+
 impl From<PolicyError> for MachineError {
     fn from(_: PolicyError) -> Self {
         Self::Processor
     }
+}
+
+/// How many bytes of the payload were held against digests, and how long that took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hashed {
+    /// Bytes.
+    pub bytes: u64,
+    /// Nanoseconds.
+    pub nanoseconds: u64,
 }
 
 /// The virtual machine.
@@ -119,6 +144,7 @@ pub struct Machine<P: Platform + 'static> {
     /// The boot processor's first state.
     pub(crate) start: VcpuState,
     flags: u32,
+    hashed: Hashed,
     /// A processor is ending the VM.
     ended: AtomicBool,
     /// What Parados remembers.
@@ -138,6 +164,7 @@ impl<P: Platform> Machine<P> {
         journal: &'static Journal,
     ) -> Result<Self, MachineError> {
         let pages = give_memory(pages, launch)?;
+        let hashed = hash_payload(platform, &launch.block)?;
         let map = MemoryMap::new(launch.low_end, launch.high_bytes, &[launch.region])?;
         let rsdp = place_acpi_tables(platform.memory(), launch)?;
         let block = &launch.block;
@@ -172,6 +199,7 @@ impl<P: Platform> Machine<P> {
             lapics: Mutex::new(each(launch.processors, |_| lapics.next())?),
             start,
             flags: block.flags,
+            hashed,
             ended: AtomicBool::new(false),
             journal,
         };
@@ -179,6 +207,11 @@ impl<P: Platform> Machine<P> {
             machine.with_pc(BOOT_PROCESSOR, |pc, around| pc.start_as_bios(around));
         }
         Ok(machine)
+    }
+
+    /// What judging the payload by its digests took.
+    pub const fn hashed(&self) -> Hashed {
+        self.hashed
     }
 
     /// The local APIC of vCPU `index`; once.
@@ -373,6 +406,14 @@ fn give_memory<H: platform::GuestPages>(hardware: H, launch: &Launch) -> Result<
         pages.convert(range, Transition::Accept)?;
     }
     Ok(pages)
+}
+
+/// Judges the payload. The guest has its memory, which is private by now, and has not run.
+#[inline(never)]
+fn hash_payload<P: Platform>(platform: &P, block: &LaunchBlock) -> Result<Hashed, DigestError> {
+    let begun = platform.clock().now();
+    let bytes = judge_payload(platform.memory(), block)?;
+    Ok(Hashed { bytes, nanoseconds: platform.clock().now().since(begun) })
 }
 
 #[inline(never)]

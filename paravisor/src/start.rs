@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 extern crate alloc;
 
 use image_abi::{LaunchBlock, canary, flag};
-use paravisor_core::{Image, Launch, Machine, Vcpu};
+use paravisor_core::{Hashed, Image, Launch, Machine, Vcpu};
 use platform::{Clock, Outbound, Platform, Reason, Releasable, Termination};
 use vc_handlers::cpuid::Registers;
 
@@ -79,12 +79,13 @@ fn build(block: *const LaunchBlock) -> &'static Backend {
         Ok(machine) => leak(machine),
         Err(error) => give_up(error.reason(), 1),
     };
+    let hashed = machine.hashed();
     MACHINE.store(machine, Ordering::Release);
     if let Some(Canary(words)) = canary {
         let (start, words) = (words.as_ptr().addr(), words.len());
         native.record(Outbound::released(&CanaryPlace { start, words }));
     }
-    report(&launch, native, tsc);
+    report(&launch, native, tsc, hashed);
     native
 }
 
@@ -137,12 +138,12 @@ impl fmt::Display for CanaryPlace {
 impl Releasable for CanaryPlace {}
 
 /// Figures for whoever started the VM.
-fn report(launch: &Launch, native: &Backend, tsc: u64) {
+fn report(launch: &Launch, native: &Backend, tsc: u64, hashed: Hashed) {
     let clock = native.clock();
     let (private, free, image) = (launch.private_bytes(), heap::free(), launch.block.image.bytes);
     native.record(Outbound::released(&MemoryFigures { private, free, image }));
     let guest_tsc = clock.cycles();
-    native.record(Outbound::released(&StartFigures { entry_tsc: tsc, guest_tsc, tsc_hz: clock.tsc_hz() }));
+    native.record(Outbound::released(&StartFigures { entry_tsc: tsc, guest_tsc, tsc_hz: clock.tsc_hz(), hashed }));
 }
 
 /// What Parados takes of the VM's memory.
@@ -167,12 +168,15 @@ struct StartFigures {
     entry_tsc: u64,
     guest_tsc: u64,
     tsc_hz: u64,
+    hashed: Hashed,
 }
 
 impl fmt::Display for StartFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{\"start\":{{\"entry_tsc\":{},\"guest_tsc\":{}", self.entry_tsc, self.guest_tsc)?;
-        write!(f, ",\"tsc_hz\":{}}}}}", self.tsc_hz)
+        write!(f, ",\"tsc_hz\":{}", self.tsc_hz)?;
+        let Hashed { bytes, nanoseconds } = self.hashed;
+        write!(f, ",\"hashed_bytes\":{bytes},\"hashed_ns\":{nanoseconds}}}}}")
     }
 }
 

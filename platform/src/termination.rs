@@ -96,6 +96,8 @@ reasons! {
     NoVcpu = 0x1d, "a processor has no vCPU to run", Released("the processor");
     /// Parados's own memory does not suffice for what one processor needs.
     ProcessorMemory = 0x1e, "Parados's own memory does not suffice for a processor", Released("the processor");
+    /// A part of the payload is not what the image's measured digest says: it was changed on its way into memory.
+    PayloadMismatch = 0x1f, "the payload is not the one that was measured", Released("the step of the start");
     /// Guest entry failed: the processor refused the guest's state.
     InvalidGuestState = 0x20, "the processor refused the guest's state", Private("what the platform says besides");
     /// The platform reported an exit that cannot happen.

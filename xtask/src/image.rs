@@ -39,6 +39,8 @@ pub(crate) struct Request<'a> {
     pub(crate) command: Option<&'a str>,
     /// Bits of `image_abi::flag`, in addition to the configuration's.
     pub(crate) flags: u32,
+    /// Parados judges the payload by its digests, whatever the configuration says.
+    pub(crate) hashed: bool,
     /// What the VM has.
     pub(crate) memory: u64,
     /// Instead of the paravisor as it is built for everything else.
@@ -57,8 +59,9 @@ pub(crate) struct Payload {
 impl Default for Request<'_> {
     fn default() -> Self {
         let (kernel, initrd, append, command, paravisor) = (None, None, None, None, None);
-        let platform = Platform::Native;
-        Self { platform, kernel, initrd, append, command, flags: 0, memory: 1 << 30, paravisor, figure: false }
+        let (platform, memory) = (Platform::Native, 1 << 30);
+        let (flags, hashed, figure) = (0, false, false);
+        Self { platform, kernel, initrd, append, command, flags, hashed, memory, paravisor, figure }
     }
 }
 
@@ -71,6 +74,7 @@ impl Request<'_> {
         config.kernel = Some(payload.kernel);
         config.initrd = payload.initrd;
         config.command_line = payload.command_line;
+        config.measured &= !self.hashed;
         config.flags = log_level::overruled(config.flags, self.flags) | self.flags & !log_level::MASK;
         let paravisor =
             self.paravisor.map_or_else(|| build::paravisor_for(self.platform), |file| Ok(file.to_owned()))?;

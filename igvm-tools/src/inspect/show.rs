@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An inspection as text for people and as JSON for programs.
 
-use super::{Extent, Inspection, flag_names, payload_name};
+use super::{Extent, Inspection, flag_names, owner, payload_name};
 use crate::file;
 use igvm_defs::IgvmNativeVpContextX64;
-use image_abi::{LaunchBlock, Range};
+use image_abi::{Digest, LaunchBlock, Range};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -45,6 +45,10 @@ impl fmt::Display for Inspection {
         }
         if let Some(block) = &self.launch_block {
             writeln!(f, "payload     {}", payload_line(block))?;
+            for Digest { range, sha384 } in block.digests.iter().filter(|digest| digest.range.bytes > 0) {
+                let (what, end) = (owner(block, range.start), range.end());
+                writeln!(f, "  SHA-384   {}  {what} at {:#x}-{end:#x}", hex::encode(sha384), range.start)?;
+            }
         }
         if let Some(bytes) = self.image_bytes {
             writeln!(f, "size        image.native.bytes {bytes} (without payload)")?;
@@ -167,6 +171,14 @@ fn start_json(context: &IgvmNativeVpContextX64) -> Value {
 
 fn block_json(block: &LaunchBlock) -> Value {
     let range = |range: &Range| json!({"start": range.start, "bytes": range.bytes});
+    let digest = |digest: &Digest| {
+        json!({
+            "what": owner(block, digest.range.start),
+            "start": digest.range.start,
+            "bytes": digest.range.bytes,
+            "sha384": hex::encode(digest.sha384),
+        })
+    };
     let used = block.payload.iter().filter(|range| range.bytes > 0);
     json!({
         "image": range(&block.image),
@@ -182,6 +194,7 @@ fn block_json(block: &LaunchBlock) -> Value {
         "entry": block.entry,
         "payload_kind": payload_name(block.payload_kind),
         "payload": used.map(range).collect::<Vec<_>>(),
+        "digests": block.digests.iter().filter(|digest| digest.range.bytes > 0).map(digest).collect::<Vec<_>>(),
         "policy": flag_names(block.flags),
     })
 }

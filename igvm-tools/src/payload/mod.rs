@@ -136,6 +136,16 @@ impl Payload<'_> {
         Ok(())
     }
 
+    /// The part of each range that comes out of the file: from the first page up to the last byte. What follows is zero.
+    pub(crate) fn loaded(&self) -> impl Iterator<Item = Range> {
+        self.ranges.iter().filter_map(|range| {
+            let own = self.chunks.iter().filter(|chunk| (range.start..range.end()).contains(&chunk.start));
+            let ends = own.filter(|chunk| !chunk.data.is_empty()).map(|chunk| chunk.start + chunk.data.len() as u64);
+            let start = page_down(range.start);
+            ends.max().map(|end| Range { start, bytes: end - start })
+        })
+    }
+
     /// Where a RAM disk (or module) of a size goes: as high as fits below Parados, but above the kernel; else above both.
     pub(crate) fn place_initrd(&self, bytes: u64) -> Result<Range, Flaw> {
         let occupied = page_up(bytes);

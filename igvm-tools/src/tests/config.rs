@@ -2,7 +2,7 @@
 //! Claims about configurations.
 
 use super::*;
-use crate::config::{Config, POLICY};
+use crate::config::{Config, PAYLOAD, POLICY};
 
 fn parse(text: &str) -> Result<Config, Error> {
     Config::parse(Path::new("configs/x.toml"), text)
@@ -16,8 +16,8 @@ fn the_native_configuration_documents_every_key() {
     assert_eq!(config.flags & !image_abi::log_level::MASK, flag::DEBUG_LOG);
     assert!((0..5).all(|module| image_abi::log_level::of(config.flags, module) == image_abi::log_level::DEFAULT));
     let text = fs::read_to_string(&path).unwrap();
-    let keys = ["platform", "paravisor", "kernel", "initrd", "command_line"];
-    for key in keys.into_iter().chain(POLICY.map(|(key, _)| key)).chain(image_abi::log_level::MODULES) {
+    let keys = ["platform", "paravisor"].into_iter().chain(PAYLOAD);
+    for key in keys.chain(POLICY.map(|(key, _)| key)).chain(image_abi::log_level::MODULES) {
         let set = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         assert!(text.lines().any(set), "{key}");
     }
@@ -40,8 +40,8 @@ fn the_configurations_of_snp_and_tdx_document_every_key() {
         assert_eq!((config.platform, config.flags & !image_abi::log_level::MASK), (platform, 0));
         let text = fs::read_to_string(&path).unwrap();
         let own = format.bits.iter().map(|(key, _)| *key).chain((name == "snp").then_some("minimum_abi"));
-        let keys = ["platform", "paravisor", "kernel", "initrd", "command_line"];
-        for key in keys.into_iter().chain(POLICY.map(|(key, _)| key)).chain(own) {
+        let keys = ["platform", "paravisor"].into_iter().chain(PAYLOAD);
+        for key in keys.chain(POLICY.map(|(key, _)| key)).chain(own) {
             let set = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
             assert!(text.lines().any(set), "{name}: {key}");
         }
@@ -73,6 +73,15 @@ fn policy_is_words_and_paths_are_relative_to_the_file() {
 }
 
 #[test]
+fn what_is_not_said_of_the_payload_is_measured_where_nobody_measures() {
+    for (platform, default) in [("native", true), ("snp", false), ("tdx", false)] {
+        let measured = |rest: &str| parse(&format!("platform = \"{platform}\"\n{rest}")).unwrap().measured;
+        assert_eq!([measured(""), measured("[payload]\n")], [default; 2], "{platform}");
+        assert!(measured("[payload]\nmeasured = true\n") && !measured("[payload]\nmeasured = false\n"));
+    }
+}
+
+#[test]
 fn levels_are_per_module() {
     use crate::config::parse_levels;
     use image_abi::log_level::{MASK, of};
@@ -98,6 +107,10 @@ fn mistakes_are_refused_with_their_line() {
         ("platform = \"native\"\n[log]\ncore = \"loud\"\n", "line 3: unknown level 'loud', expected one of: off"),
         ("platform = \"native\"\n[log]\nkernel = \"info\"\n", "line 3: unknown key 'kernel' in [log]"),
         ("platform = \"native\"\n[payload]\nimage = \"x\"\n", "line 3: unknown key 'image' in [payload]"),
+        (
+            "platform = \"native\"\n[payload]\nmeasured = \"no\"\n",
+            "line 3: 'measured' is of type string, expected true or false",
+        ),
         ("platform = \"native\"\npolicy = 3\n", "line 2: 'policy' is of type integer, expected a table"),
         ("platform = \"native\"\n[payload]\nkernel = \"\"\n", "line 3: 'kernel' is empty"),
         ("platform = \"snp\"\n[policy]\nsmtt = true\n", "line 3: unknown key 'smtt' in [policy], expected one of"),

@@ -89,7 +89,16 @@ fn too_many_separate_pages_are_refused() {
     let paravisor = crate::paravisor::parse(&paravisor).unwrap();
     let lay_out = || {
         let none = Range::default();
-        crate::layout::lay_out(&paravisor, None, none, b"", 0, Platform::Snp).unwrap()
+        crate::layout::lay_out(
+            &paravisor,
+            None,
+            none,
+            [image_abi::Digest::NONE; image_abi::PAYLOAD_DIGESTS],
+            b"",
+            0,
+            Platform::Snp,
+        )
+        .unwrap()
     };
     let apart = |count: usize| (0..count as u64).map(|index| index * 0x2000);
     assert!(lay_out().note_placed(apart(PLACED_RANGES)).is_ok());

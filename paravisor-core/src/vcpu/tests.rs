@@ -8,11 +8,12 @@ use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use image_abi::{Range, payload};
+use image_abi::{Digest, Range, payload};
 use platform::{
     Access, Console, ControlAccess, DebugAccess, Direction, Exception, Gpa, GuestMemory, GuestPages, HostAccess,
-    InjectionState, MemoryError, MemoryFault, Outbound, PageRange, PageSize, Visibility, Waker,
+    InjectionState, MemoryError, MemoryFault, Outbound, PageRange, PageSize, Reason, Visibility, Waker,
 };
+use sha2::{Digest as _, Sha384};
 use vc_handlers::cpuid::Registers;
 use vc_handlers::testing::{FakeCpu, FakeMemory};
 use vmm_interface::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
@@ -20,9 +21,10 @@ use vmm_interface::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
 use super::*;
 use crate::launch::tests::{block, map};
 use crate::mem::Image;
-use crate::{Launch, Machine};
+use crate::{Launch, Machine, MachineError};
 
 const MEMORY: u64 = 160 << 20;
+const PAYLOAD: u64 = 0x20_0000;
 const APIC_PAGE: u64 = 0xfee0_0000;
 /// Local APIC registers: spurious vector, task priority.
 const SPURIOUS: u64 = APIC_PAGE + 0xf0;
@@ -195,21 +197,36 @@ fn raw_cpuid(leaf: u32, _: u32) -> Registers {
     }
 }
 
-fn vcpus() -> [Vcpu<TestPlatform>; 2] {
+/// A machine of two processors for a page of payload; nothing is in its memory but `content`.
+fn machine(digests: &[Digest], content: &[u8]) -> Result<Machine<TestPlatform>, MachineError> {
     let platform: &'static TestPlatform = Box::leak(Box::new(TestPlatform {
         memory: TestMemory(Mutex::new(FakeMemory::new(0, MEMORY as usize))),
         clock: TestClock::default(),
         host: TestHost::default(),
     }));
+    platform.memory.copy_out(Gpa(PAYLOAD), Visibility::Private, content).unwrap();
     let mut block = block();
     block.payload_kind = payload::PVH;
-    block.payload[0] = Range { start: 0x20_0000, bytes: 0x1000 };
-    block.entry = 0x20_0000;
+    block.payload[0] = Range { start: PAYLOAD, bytes: 0x1000 };
+    block.entry = PAYLOAD;
+    block.digests.iter_mut().zip(digests).for_each(|(slot, digest)| *slot = *digest);
     let launch = Launch::new(&block, &map(&[(0, MEMORY, 0)]), 2).unwrap();
-    let machine =
-        Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, Box::leak(Box::default())).unwrap();
-    let machine: &'static Machine<TestPlatform> = Box::leak(Box::new(machine));
+    Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, Box::leak(Box::default()))
+}
+
+fn vcpus() -> [Vcpu<TestPlatform>; 2] {
+    let machine: &'static Machine<TestPlatform> = Box::leak(Box::new(machine(&[], &[]).unwrap()));
     [0, 1].map(|index| Vcpu::new(machine, index, FakeCpu::protected_mode()).unwrap())
+}
+
+#[test]
+fn there_is_no_machine_for_another_payload_than_the_measured_one() {
+    let digest = Digest { range: Range { start: PAYLOAD, bytes: 3 }, sha384: Sha384::digest("abc").into() };
+    let hashed = machine(&[digest], b"abc").map(|machine| machine.hashed().bytes);
+    assert_eq!(hashed, Ok(3));
+    let error = machine(&[digest], b"abd").map(|_| ()).unwrap_err();
+    assert_eq!(error.reason(), Reason::PayloadMismatch);
+    assert_eq!(machine(&[], b"abd").map(|machine| machine.hashed().bytes), Ok(0));
 }
 
 fn boot_processor() -> Vcpu<TestPlatform> {

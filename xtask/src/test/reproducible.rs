@@ -33,8 +33,16 @@ pub(super) fn run(slow: bool) -> Result<Totals> {
 /// An image of Parados alone.
 fn image(paravisor: PathBuf) -> Result<Vec<u8>> {
     let (kernel, initrd, command_line) = (None, None, String::new());
-    let spec =
-        ImageSpec { platform: Platform::Native, paravisor, kernel, initrd, command_line, flags: 0, guest_policy: None };
+    let spec = ImageSpec {
+        platform: Platform::Native,
+        paravisor,
+        kernel,
+        initrd,
+        command_line,
+        measured: true,
+        flags: 0,
+        guest_policy: None,
+    };
     Ok(igvm_tools::build(&spec)?.bytes)
 }
 

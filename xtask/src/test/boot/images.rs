@@ -18,6 +18,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "unusable_kernels_are_refused", run: kernels },
     Case { name: "unusable_initrds_are_refused", run: initrds },
     Case { name: "corrupt_images_are_refused", run: corrupt },
+    Case { name: "a_payload_that_is_not_what_was_measured_is_not_started", run: damaged },
     Case { name: "print_command_runs_nothing", run: print_command },
     Case { name: "qemus_own_igvm_loader_starts_the_image", run: own_loader },
 ];
@@ -93,6 +94,49 @@ fn corrupt(context: &Context) -> Outcome {
     }
     refused(context, &["--image", "/nowhere/image"], &[64])?;
     Ok(Verdict::Passed)
+}
+
+/// An image whose payload the launch does not measure, and Parados judges: as it is, and with a byte changed at various places.
+fn damaged(context: &Context) -> Outcome {
+    let scratch = scratch()?;
+    let request = Request { figure: true, hashed: true, ..Request::default() };
+    let built = request.build().map_err(|failure| failure.message)?;
+    let block = built.report.launch_block.ok_or("no launch block")?;
+    let parts: Vec<_> = block.digests.iter().map(|digest| digest.range).filter(|range| range.bytes > 0).collect();
+    let [kernel, initrd] = parts.as_slice() else { return Err(format!("{} parts, expected 2", parts.len())) };
+    let file = scratch.file("image.igvm");
+    let run = |place: Option<u64>| {
+        let mut image = built.bytes.clone();
+        if let Some(place) = place {
+            *image.get_mut(in_file(&built.bytes, place)?).ok_or("a place outside of the file")? ^= 0x10;
+        }
+        write(&file, &image)?;
+        driver::run(context.qemu.as_deref(), &["--image", &file.to_string_lossy()])
+    };
+    // Behind the RAM disk's end its last page is nobody's: Parados clears it.
+    let tail = (!initrd.end().is_multiple_of(4096)).then_some(initrd.end());
+    for place in [None, tail] {
+        let finished = run(place)?;
+        if finished.status != 0 || !finished.stdout.contains(USER_MODE) {
+            return Err(format!("changed at {place:x?}: expected a guest in user mode, got {finished:?}"));
+        }
+    }
+    for place in [kernel.start, kernel.end() - 1, initrd.start + initrd.bytes / 2] {
+        let finished = run(Some(place))?;
+        let reason = finished.record.get("reason").and_then(|reason| reason.as_str()).unwrap_or_default();
+        if finished.status != 70 || !reason.contains("not the one that was measured") || !finished.stdout.is_empty() {
+            return Err(format!("changed at {place:#x}: expected reason 1Fh and no guest, got {finished:?}"));
+        }
+    }
+    Ok(Verdict::Passed)
+}
+
+/// Where an image has the byte of a guest-physical address.
+fn in_file(image: &[u8], gpa: u64) -> Result<usize, String> {
+    let file = igvm_tools::file::parse(Path::new("image"), image).map_err(|error| error.to_string())?;
+    let page = file.pages().find(|(_, page)| page.gpa == gpa & !0xfff && page.file_offset != 0);
+    let (_, page) = page.ok_or_else(|| format!("no page with data at {gpa:#x}"))?;
+    Ok(page.file_offset as usize + (gpa & 0xfff) as usize)
 }
 
 fn print_command(context: &Context) -> Outcome {
