@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+mod combine;
 pub mod config;
 mod context;
 pub mod diff;
@@ -35,13 +36,15 @@ pub mod page_tables;
 mod paravisor;
 pub mod payload;
 mod policy;
+mod report;
 pub mod sign;
 mod snp_image;
 #[cfg(test)]
 mod tests;
 pub mod verify;
 
-pub use build::{Contents, Image, ImageSpec, Platform, build, build_from};
+pub use build::{Contents, Image, ImageSpec, Input, Platform, build, build_from};
+pub use combine::combine;
 pub use config::Config;
 pub use diff::diff;
 pub use error::{Error, Kind};

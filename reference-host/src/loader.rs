@@ -124,8 +124,11 @@ pub fn no_context() -> Stop {
     Stop::Image(BadImage { what, offset: 0, expectation: "expected a context for the boot processor" })
 }
 
-/// The first platform of the file that this host can be.
-pub fn platform(image: &Image<'_>) -> Result<Platform, BadImage> {
+/// The platform that this host is to be for a file: the one that is wanted, or the file's first that it can be.
+pub fn platform(image: &Image<'_>, wanted: Option<Platform>) -> Result<Platform, BadImage> {
+    if let Some(wanted) = wanted {
+        return platform_mask(image, wanted).map(|_| wanted);
+    }
     let mut other = BadImage { what: "supported platforms", offset: 0, expectation: "expected at least one" };
     for header in image.headers() {
         let header = header?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The host's command line (QEMU's `-append`): words separated by spaces.
 
+use crate::loader::Platform;
 use crate::report::Stop;
 use snp_host::hostile::{Script, scripts};
 
@@ -9,6 +10,8 @@ use snp_host::hostile::{Script, scripts};
 pub struct Options {
     /// `memory=BYTES`: how much RAM the VM has.
     pub memory: u64,
+    /// `platform=NAME`: what to be for an image that is for several platforms; otherwise its first that this host can be.
+    pub platform: Option<Platform>,
     /// How strictly a model of hardware takes its rules.
     pub rules: Rules,
     /// `hostile=NAME`: the attack that an SNP image's host plays.
@@ -28,8 +31,8 @@ pub struct Rules {
 }
 
 const UNKNOWN: Stop = Stop::Machine(
-    "unknown word in -append; known are memory=BYTES, rules=strict or permissive, assume=likely or contrary, \
-     ports=vmpl0, hostile=NAME",
+    "unknown word in -append; known are memory=BYTES, platform=native or snp, rules=strict or permissive, assume=likely or \
+     contrary, ports=vmpl0, hostile=NAME",
 );
 const NO_SCRIPT: Stop = Stop::Machine("hostile= in -append names no script of docs/hostile-hosts.md");
 /// The least guest that makes sense: below it, the legacy area would be all there is.
@@ -38,9 +41,11 @@ const LEAST_MEMORY: u64 = 2 << 20;
 impl Options {
     /// Reads a command line, without its terminating zero.
     pub fn parse(line: &[u8]) -> Result<Self, Stop> {
-        let (mut memory, mut rules, mut hostile) = (None, Rules::default(), None);
+        let (mut memory, mut platform, mut rules, mut hostile) = (None, None, Rules::default(), None);
         for word in line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
             match word {
+                b"platform=native" => platform = Some(Platform::Native),
+                b"platform=snp" => platform = Some(Platform::Snp),
                 b"rules=strict" => rules.permissive = false,
                 b"rules=permissive" => rules.permissive = true,
                 b"assume=likely" => rules.contrary = false,
@@ -61,7 +66,7 @@ impl Options {
         if memory < LEAST_MEMORY || !memory.is_multiple_of(2 << 20) {
             return Err(Stop::Machine("memory= in -append must be a multiple of 2 MiB, and not 0"));
         }
-        Ok(Self { memory, rules, hostile })
+        Ok(Self { memory, platform, rules, hostile })
     }
 }
 
@@ -83,6 +88,14 @@ mod tests {
     fn memory_is_read() {
         assert_eq!(Options::parse(b"memory=1073741824").unwrap().memory, 1 << 30);
         assert_eq!(Options::parse(b"  memory=268435456 ").unwrap().memory, 256 << 20);
+    }
+
+    #[test]
+    fn the_platform_is_the_image_s_choice_unless_named() {
+        let platform = |line| Options::parse(line).unwrap().platform;
+        assert_eq!(platform(b"memory=1073741824"), None);
+        assert_eq!(platform(b"memory=1073741824 platform=snp"), Some(Platform::Snp));
+        assert_eq!(platform(b"platform=native memory=1073741824"), Some(Platform::Native));
     }
 
     #[test]
@@ -113,6 +126,7 @@ mod tests {
             b"speed=1",
             b"memory=1073741824 rules=lax",
             b"memory=1073741824 ports=vmpl2",
+            b"memory=1073741824 platform=tdx",
             b"memory=99999999999999999999",
         ] {
             assert!(Options::parse(line).is_err(), "{line:?}");

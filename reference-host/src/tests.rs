@@ -231,8 +231,31 @@ fn isolated(kind: IgvmPlatformType, directives: Vec<Directive>) -> Vec<u8> {
 #[test]
 fn images_for_platforms_without_a_model_are_refused_by_name() {
     let bytes = isolated(IgvmPlatformType::TDX, vec![page(0x10_0000, vec![1; PAGE as usize])]);
-    let refused = crate::loader::platform(&Image::parse(&bytes).unwrap()).unwrap_err();
+    let refused = crate::loader::platform(&Image::parse(&bytes).unwrap(), None).unwrap_err();
     assert_eq!(refused.what, "TDX image");
+}
+
+#[test]
+fn a_file_for_several_platforms_is_for_the_one_that_is_wanted() {
+    let with_mask = |mask, kind| {
+        let IgvmPlatformHeader::SupportedPlatform(header) = platform(kind);
+        IgvmPlatformHeader::SupportedPlatform(IGVM_VHS_SUPPORTED_PLATFORM { compatibility_mask: mask, ..header })
+    };
+    let both = vec![with_mask(1, IgvmPlatformType::NATIVE), with_mask(2, IgvmPlatformType::SEV_SNP)];
+    let mut bytes = Vec::new();
+    let pages = vec![page(0x10_0000, vec![1; PAGE as usize])];
+    IgvmFile::new(IgvmRevision::V1, both, vec![], pages).unwrap().serialize(&mut bytes).unwrap();
+    let image = Image::parse(&bytes).unwrap();
+    let choose = |wanted| crate::loader::platform(&image, wanted);
+    assert_eq!(choose(None), Ok(Platform::Native));
+    assert_eq!(
+        [Platform::Native, Platform::Snp].map(|wanted| choose(Some(wanted))),
+        [Ok(Platform::Native), Ok(Platform::Snp)]
+    );
+    let alone = isolated(IgvmPlatformType::SEV_SNP, vec![page(0x10_0000, vec![1; PAGE as usize])]);
+    let alone = Image::parse(&alone).unwrap();
+    let refused = crate::loader::platform(&alone, Some(Platform::Native)).unwrap_err();
+    assert_eq!(refused.expectation, "expected the one that is to be loaded");
 }
 
 /// What a launch was told.
@@ -293,7 +316,7 @@ fn a_launch_sees_every_page_in_the_order_of_the_file() {
     directives.splice(1..1, parameters());
     let bytes = isolated(IgvmPlatformType::SEV_SNP, directives);
     let image = Image::parse(&bytes).unwrap();
-    assert_eq!(crate::loader::platform(&image), Ok(Platform::Snp));
+    assert_eq!(crate::loader::platform(&image, None), Ok(Platform::Snp));
     let mut ram = Ram(vec![0xee; MEMORY as usize]);
     let machine = Machine { map: GuestMap::new(MEMORY), processors: 1 };
     let mut bits = vec![0; PageSet::bytes(&machine.map) as usize];

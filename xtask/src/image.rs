@@ -175,44 +175,87 @@ pub(crate) fn verify(image: &Path, platform: Platform) -> Result<()> {
     Err(Failure::data(message))
 }
 
+/// The configuration of a platform's image.
 fn configuration(platform: Platform) -> PathBuf {
     build::workspace().join("configs").join(platform.name()).with_extension("toml")
 }
 
-/// The verb: builds the image that the configuration describes, with the default guest if that names none.
+/// The verb: builds the images that configurations describe, with the default guest if one names none.
 pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
-    let (mut platform, mut config, mut out) = (None, None, None);
+    let (mut wanted, mut config, mut out) = (None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("platform") => {
-                let name = options::text(&mut parser)?;
-                let all = || vec![Platform::Native, Platform::Snp];
-                let wanted = if name == "all" { all() } else { vec![options::platform(&name)?] };
-                set(&mut platform, "platform", wanted)?;
-            }
+            Long("platform") => set(&mut wanted, "platform", Wanted::read(&options::text(&mut parser)?)?)?,
             Long("config") => set(&mut config, "config", options::path(&mut parser)?)?,
             Long("out") => set(&mut out, "out", options::path(&mut parser)?)?,
             other => return Err(other.unexpected().into()),
         }
     }
     let directory = out.unwrap_or_else(directory);
-    fs::create_dir_all(&directory).map_err(|error| Failure::usage(format!("{}: {error}", directory.display())))?;
-    match config {
-        Some(config) => write(&config, &directory)?,
-        None => {
-            let platforms = platform.unwrap_or_else(|| vec![Platform::Native]);
-            platforms.into_iter().try_for_each(|platform| write(&configuration(platform), &directory))?;
+    let images = match (wanted, config) {
+        (Some(Wanted::All), None) => every_platform()?,
+        (Some(Wanted::All), Some(_)) => {
+            return Err(Failure::usage("--platform all and --config: a configuration is for one platform"));
         }
-    }
+        (wanted, config) => {
+            let wanted = wanted.and_then(Wanted::one);
+            let file = config.unwrap_or_else(|| configuration(wanted.unwrap_or(Platform::Native)));
+            let platform = Config::read(&file)?.platform;
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != platform) {
+                let (file, wanted, platform) = (file.display(), wanted.name(), platform.name());
+                return Err(Failure::usage(format!("--platform {wanted}: {file} is for {platform}")));
+            }
+            vec![(platform.name(), configured(&file)?.1)]
+        }
+    };
+    fs::create_dir_all(&directory).map_err(|error| Failure::usage(format!("{}: {error}", directory.display())))?;
+    images.iter().try_for_each(|(name, image)| publish(&directory.join(format!("parados-{name}.igvm")), image))?;
     Ok(status::OK)
 }
 
-/// Builds what a configuration describes, and writes it and its report to a folder.
-fn write(config: &Path, directory: &Path) -> Result<()> {
-    let (platform, image) = configured(config)?;
-    let file = directory.join(format!("parados-{}.igvm", platform.name()));
-    write_atomically(&file, &image.bytes)?;
-    let report = format!("{:#}\n", image.report.to_json());
+/// What `--platform` asks for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    One(Platform),
+    /// All that images can be built for, and one file for all of them.
+    All,
+}
+
+impl Wanted {
+    fn read(name: &str) -> Result<Self> {
+        if name == "all" {
+            return Ok(Self::All);
+        }
+        let unknown =
+            |_| Failure::usage(format!("--platform {name}: unknown platform, expected native, snp, tdx or all"));
+        let platform: Platform = name.parse().map_err(unknown)?;
+        platform.check_buildable()?;
+        Ok(Self::One(platform))
+    }
+
+    fn one(self) -> Option<Platform> {
+        match self {
+            Self::One(platform) => Some(platform),
+            Self::All => None,
+        }
+    }
+}
+
+/// An image for each platform, then one for all of them.
+fn every_platform() -> Result<Vec<(&'static str, Image)>> {
+    let mut images = Vec::new();
+    for platform in Platform::BUILDABLE {
+        images.push((platform.name(), configured(&configuration(*platform))?.1));
+    }
+    let parts: Vec<_> = images.iter().map(|(_, image)| image.clone()).collect();
+    images.push(("all", igvm_tools::combine(&parts)?));
+    Ok(images)
+}
+
+/// Writes an image and, beside it, what is in it and what it measures.
+fn publish(file: &Path, image: &Image) -> Result<()> {
+    let report = format!("{:#}\n", image.to_json(file)?);
+    write_atomically(file, &image.bytes)?;
     write_atomically(&file.with_extension("json"), report.as_bytes())?;
     let without = image.report.image_bytes.unwrap_or_default();
     say::out(&format!("{}: {} bytes, {without} without payload\n", file.display(), image.bytes.len()));
@@ -222,6 +265,7 @@ fn write(config: &Path, directory: &Path) -> Result<()> {
 /// The image that a configuration describes, and its platform.
 pub(crate) fn configured(file: &Path) -> Result<(Platform, Image)> {
     let mut config = Config::read(file)?;
+    config.platform.check_buildable()?;
     let scratch = Scratch::new()?;
     if config.kernel.is_none() {
         let payload = Request::default().payload(&scratch)?;
@@ -236,4 +280,26 @@ pub(crate) fn configured(file: &Path) -> Result<(Platform, Image)> {
         None => build::paravisor_for(config.platform)?,
     };
     Ok((config.platform, igvm_tools::build(&config.to_spec(paravisor))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_that_boots_no_guest_is_refused_in_one_line() {
+        assert!(matches!(Wanted::read("native"), Ok(Wanted::One(Platform::Native))));
+        assert!(matches!(Wanted::read("all"), Ok(Wanted::All)));
+        for name in ["tdx", "vmx", ""] {
+            let failure = Wanted::read(name).map(|_| ()).unwrap_err();
+            assert_eq!((failure.status, failure.message.contains('\n')), (64, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_platform_has_a_configuration_of_its_own() {
+        for platform in Platform::BUILDABLE {
+            assert_eq!(Config::read(&configuration(*platform)).unwrap().platform, *platform);
+        }
+    }
 }

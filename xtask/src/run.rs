@@ -98,7 +98,10 @@ fn image_file(options: &Options, place: &std::path::Path) -> Result<PathBuf> {
 fn machine(options: &Options, qemu: PathBuf, start: Start) -> Machine {
     let command = options.exec.is_some().then_some(Channel::Stderr);
     let (processors, memory, cpu) = (options.processors, options.memory, options.cpu.clone());
-    let host_options = options.host_options();
+    // A given image may be for others as well; one to attack is for SNP.
+    let several = options.image.is_some() && options.hostile.is_none();
+    let named = if several { format!(" platform={}", options.platform.name()) } else { String::new() };
+    let host_options = named + &options.host_options();
     Machine { processors, memory, cpu, command, host_options, ..Machine::new(qemu, start) }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `igvm-tools build`.
 
-use super::{about, print};
+use super::print;
 use clap::Args;
 use igvm_tools::{Config, Error, build, write_atomically};
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Its command line, instead of the configuration's.
     #[arg(long, value_name = "TEXT")]
     append: Option<String>,
-    /// Also write what `inspect --json` would say.
+    /// Also write what is in it (as `inspect --json`), what it measures (as `measure --json`) and what it was made of.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print the report as JSON instead of one line.
@@ -49,8 +49,8 @@ pub(crate) fn run(options: Options) -> Result<(), Error> {
         Error::usage("no paravisor: give --paravisor FILE or the key 'paravisor' in the configuration")
     })?;
     let image = build(&config.to_spec(paravisor))?;
+    let report = image.to_json(&options.out)?;
     write_atomically(&options.out, &image.bytes)?;
-    let report = about(&options.out, image.report.to_json());
     if let Some(path) = &options.report {
         write_atomically(path, format!("{report:#}\n").as_bytes())?;
     }

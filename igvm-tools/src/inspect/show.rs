@@ -51,7 +51,7 @@ impl fmt::Display for Inspection {
             }
         }
         if let Some(bytes) = self.image_bytes {
-            writeln!(f, "size        image.native.bytes {bytes} (without payload)")?;
+            writeln!(f, "size        {} {bytes} (without payload)", self.figure_name())?;
         }
         writeln!(f, "memory map, needs memory up to {:#x}", self.memory_end)?;
         memory_map(&self.map, f)
@@ -105,6 +105,15 @@ fn size(bytes: u64) -> String {
 }
 
 impl Inspection {
+    /// What the file's size without payload is called.
+    fn figure_name(&self) -> String {
+        let platform = match self.platforms.as_slice() {
+            [only] => only.name.as_str(),
+            _ => "all",
+        };
+        format!("image.{platform}.bytes")
+    }
+
     /// The same as JSON. Addresses are numbers.
     pub fn to_json(&self) -> Value {
         let platform = |platform: &super::PlatformHeader| {
@@ -116,7 +125,7 @@ impl Inspection {
             })
         };
         let header = |(kind, count): (&u32, &usize)| json!({"type": kind, "name": file::name(*kind), "count": count});
-        let figure = |bytes: u64| json!({"name": "image.native.bytes", "value": bytes, "unit": "bytes"});
+        let figure = |bytes: u64| json!({"name": self.figure_name(), "value": bytes, "unit": "bytes"});
         json!({
             "format_version": self.version,
             "file_bytes": self.file_bytes,

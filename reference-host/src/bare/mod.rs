@@ -40,7 +40,7 @@ fn run(start_info: u64) -> Result<core::convert::Infallible, Stop> {
     let mut guest = physical::GuestMemory::new(map);
 
     let image = Image::parse(above.image)?;
-    if platform(&image)? == Platform::Snp {
+    if platform(&image, boot.options.platform)? == Platform::Snp {
         return snp::run(&image, machine, &boot.options, &room, &mut placed);
     }
     if boot.options.hostile.is_some() {

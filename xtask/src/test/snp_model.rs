@@ -70,6 +70,7 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     tests.run("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu, 1))?;
     tests.run("stock_kernel_brings_up_two_processors", || boots(qemu, 2))?;
     tests.run("stock_kernel_brings_up_four_processors", || boots(qemu, 4))?;
+    tests.run("one_file_for_two_platforms_starts_on_both", || combined(qemu))?;
     tests.run("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
     let probe = build::guest("snp-probe")?;
     let ends = |task, rules: &str| {
@@ -161,6 +162,28 @@ fn boots(qemu: Option<&Path>, processors: u32) -> Result<Outcome> {
     tail.iter().rev().for_each(|line| say::line(&say::printable(line.as_bytes())));
     let how = ended.end.map_or_else(|| format!("{:?}", ended.cause), |end| end.reason);
     Ok(Err(format!("the console lacks {missing:?}; the run ended so: {how}")))
+}
+
+/// Parados for the native platform and the enlightened guest for SNP, in one file.
+fn combined(qemu: Option<&Path>) -> Result<Outcome> {
+    let scratch = Scratch::new()?;
+    let request = Request { figure: true, hashed: true, ..Request::default() };
+    let bytes = snp_guest::build(&request.payload(&scratch)?, MEMORY, 1)?;
+    let predicted = predicted_digest(&bytes)?;
+    let report = igvm_tools::inspect(Path::new(IMAGE), &bytes)?;
+    let enlightened = igvm_tools::Image { bytes, report, inputs: Vec::new() };
+    let both = igvm_tools::combine(&[request.build()?, enlightened])?;
+    for platform in ["native", "snp"] {
+        let mut log = Vec::new();
+        let ended = hosted(qemu, &both.bytes, 1, &format!(" platform={platform}"), &mut log)?;
+        if !String::from_utf8_lossy(&ended.console).contains(USER_MODE) {
+            return Ok(Err(format!("no guest in user mode as {platform}: {}", log.join(" / "))));
+        }
+        if log.contains(&predicted) != (platform == "snp") {
+            return Ok(Err(format!("as {platform}, the reference host said: {}", log.join(" / "))));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// What the reference host says of the launch if it launched the image as `igvm-tools` reads it.
