@@ -9,10 +9,10 @@
 use crate::PAGE;
 use crate::error::{Error, Flaw, ensure};
 use igvm_defs::{
-    IGVM_FIXED_HEADER, IGVM_MAGIC_VALUE, IGVM_VHS_ERROR_RANGE, IGVM_VHS_GUEST_POLICY, IGVM_VHS_PAGE_DATA,
-    IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY,
-    IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VARIABLE_HEADER, IGVM_VHS_VP_CONTEXT,
-    IgvmVariableHeaderType as Type,
+    IGVM_FIXED_HEADER, IGVM_FIXED_HEADER_V2, IGVM_MAGIC_VALUE, IGVM_VHS_ERROR_RANGE, IGVM_VHS_GUEST_POLICY,
+    IGVM_VHS_PAGE_DATA, IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT,
+    IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VARIABLE_HEADER,
+    IGVM_VHS_VP_CONTEXT, IgvmVariableHeaderType as Type,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -113,7 +113,7 @@ fn fixed_header(bytes: &[u8]) -> Result<File<'_>, Flaw> {
     ensure!(matches!(version, 1 | 2), "format_version at offset 0x4 is {version}, expected 1 or 2");
     ensure!(
         header.total_file_size as usize == bytes.len(),
-        "truncated or padded: total_file_size at offset 0x10 is {}, the file has {} bytes",
+        "truncated or padded: total_file_size at offset 0x10 is {}, expected the file's {}",
         header.total_file_size,
         bytes.len()
     );
@@ -126,14 +126,19 @@ fn fixed_header(bytes: &[u8]) -> Result<File<'_>, Flaw> {
         bytes.len()
     );
     if version == 2 {
-        let word = |at| bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);
-        ensure!(word(24) == Some(0), "architecture at offset 0x18 is {:?}, expected 0 (x86-64)", word(24));
-        ensure!(word(28) == Some(PAGE as u32), "page_size at offset 0x1c is {:?}, expected {PAGE}", word(28));
+        let Ok((more, _)) = IGVM_FIXED_HEADER_V2::read_from_prefix(bytes) else {
+            let end = bytes.len();
+            return Err(Flaw::new(format_args!("truncated at offset {end:#x}, expected a header of {fixed} bytes")));
+        };
+        let (architecture, page_size) = (more.architecture.0, more.page_size);
+        let name = if architecture == 1 { " (AArch64)" } else { "" };
+        ensure!(architecture == 0, "architecture at offset 0x18 is {architecture}{name}, expected 0 (x86-64)");
+        ensure!(page_size == PAGE as u32, "page_size at offset 0x1c is {page_size}, expected {PAGE}");
     }
     let checksum = checksum(bytes, start, end);
     ensure!(
         header.checksum == checksum,
-        "bad checksum: {:#010x} at offset 0x14, the headers' CRC-32 is {checksum:#010x}",
+        "bad checksum: {:#010x} at offset 0x14, expected {checksum:#010x}, the headers' CRC-32",
         header.checksum
     );
     Ok(File { bytes, version, checksum, headers_start: start, data_start: end, headers: Vec::new() })
@@ -169,7 +174,7 @@ fn variable_header(file: &File<'_>, offset: usize) -> Result<Header, Flaw> {
     let kind = typ.0;
     ensure!(
         length as usize <= body.len(),
-        "header at offset {offset:#x}: length {length:#x}, only {:#x} bytes of headers are left",
+        "header at offset {offset:#x}: length {length:#x}, expected at most the {:#x} bytes that are left",
         body.len()
     );
     let padded = (length as usize).next_multiple_of(8).min(body.len());
@@ -380,7 +385,7 @@ fn check_overlap(file: &File<'_>) -> Result<(), Flaw> {
             if let [low, high] = pair {
                 ensure!(
                     low.1 <= high.0,
-                    "headers at offsets {:#x} and {:#x}: two pages at {:#x}",
+                    "headers at offsets {:#x} and {:#x}: two pages at {:#x}, expected one",
                     low.2.min(high.2),
                     low.2.max(high.2),
                     high.0

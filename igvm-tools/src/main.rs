@@ -8,6 +8,7 @@
 
 mod cli;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use igvm_tools::Error;
 use std::process::ExitCode;
@@ -74,11 +75,18 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
+        let command = Cli::command();
+        let verbs: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
+        eprintln!("igvm-tools: no command, expected one of: {} (--help says more)", verbs.join(", "));
+        return ExitCode::from(USAGE);
+    }
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or("bad usage");
     // Names of missing arguments follow on lines of their own.
-    let rest: Vec<_> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
-    eprintln!("igvm-tools: {} {}", first.trim_start_matches("error: "), rest.join(" "));
+    let others = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let text = [first.trim_start_matches("error: ")].into_iter().chain(others).collect::<Vec<_>>().join(" ");
+    eprintln!("igvm-tools: {text}");
     ExitCode::from(USAGE)
 }

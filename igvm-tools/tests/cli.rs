@@ -229,6 +229,10 @@ fn bad_usage_ends_with_64_and_bad_data_with_65() {
     for arguments in [&["frobnicate"][..], &["build"], &["inspect"], &["inspect", "nowhere"], &[]] {
         folder.refused(arguments, 64);
     }
+    assert!(folder.refused(&[], 64).contains("expected one of: build, inspect, measure"));
+    assert!(folder.refused(&["diff"], 64).ends_with("not provided: <OLD> <NEW>\n"));
+    let message = folder.refused(&["completions", "tcsh"], 64);
+    assert!(message.contains("possible values: bash") && !message.contains("For more information"), "{message}");
     assert!(folder.refused(&["build", "--config", "native.toml"], 64).contains("--out"));
     assert!(folder.refused(&["inspect", "p.elf"], 65).contains("p.elf: not an IGVM file"));
     assert!(folder.run(&["--help"]).status.success());

@@ -17,10 +17,10 @@ use std::process::ExitCode;
 #[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The first IGVM file.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "OLD")]
     first: PathBuf,
     /// The second.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "NEW")]
     second: PathBuf,
     /// Print JSON instead of text.
     #[arg(long)]

@@ -7,6 +7,9 @@ use igvm_tools::{Error, inspect};
 use std::path::PathBuf;
 
 /// Shows what is in an IGVM file, whoever built it: headers, pages, memory map, sizes.
+///
+/// Of Parados's images also the payload, its SHA-384 where Parados judges it by that, and the policy. Example:
+/// igvm-tools inspect parados-native.igvm
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Options {

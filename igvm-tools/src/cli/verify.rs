@@ -21,7 +21,7 @@ use std::time::SystemTime;
 #[command(verbatim_doc_comment)]
 pub(crate) struct Options {
     /// The report, TDREPORT or quote.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "REPORT")]
     evidence: PathBuf,
     /// The image.
     #[arg(long, value_name = "FILE")]

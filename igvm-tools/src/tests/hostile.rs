@@ -45,11 +45,12 @@ fn damage_is_named_with_its_offset() {
     let cases = [
         (bytes[..20].to_vec(), "x.igvm: not an IGVM file: has 20 bytes".to_owned()),
         (bytes[..100].to_vec(), "total_file_size at offset 0x10".to_owned()),
-        (flipped, "bad checksum".to_owned()),
+        (flipped, "bad checksum: 0x".to_owned()),
+        (bytes[..bytes.len() - 1].to_vec(), format!("expected the file's {}", bytes.len() - 1)),
         (patched(0, b"ELF!"), "magic at offset 0x0".to_owned()),
         (patched(4, &[3]), "format_version at offset 0x4 is 3".to_owned()),
-        (patched(24, &[1]), "architecture".to_owned()),
-        (patched(28, &[1]), "page_size".to_owned()),
+        (patched(24, &[1]), "architecture at offset 0x18 is 1 (AArch64), expected 0 (x86-64)".to_owned()),
+        (patched(28, &[1]), "page_size at offset 0x1c is 4097, expected 4096".to_owned()),
         (patched(page + 8, &[1]), format!("header at offset {page:#x}: gpa")),
         (patched(page + 20, &[0xff; 4]), format!("header at offset {page:#x}: file_offset 0xffffffff")),
         (patched(page + 20, &[1, 0, 0, 0]), format!("header at offset {page:#x}: file_offset 0x1")),
@@ -89,7 +90,7 @@ fn two_pages_at_one_place_are_refused() {
     let first = header(&bytes, 0x302);
     let gpa: [u8; 8] = bytes[first + 8..first + 16].try_into().unwrap();
     let message = refusal(&patched(first + 32 + 8, &gpa));
-    assert!(message.contains("two pages at 0x1000000"), "{message}");
+    assert!(message.contains("two pages at 0x1000000, expected one"), "{message}");
 }
 
 #[test]
