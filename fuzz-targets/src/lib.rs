@@ -26,6 +26,7 @@ mod guest_ram;
 pub mod input;
 pub mod inspect;
 pub mod loader;
+pub mod measure;
 pub mod memory_use;
 pub mod mutate;
 pub mod parsers;
@@ -50,8 +51,16 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: &[Target] =
-    &[emulator::TARGET, bus::TARGET, apic::TARGET, loader::TARGET, payloads::TARGET, parsers::TARGET, inspect::TARGET];
+pub const TARGETS: &[Target] = &[
+    emulator::TARGET,
+    bus::TARGET,
+    apic::TARGET,
+    loader::TARGET,
+    payloads::TARGET,
+    parsers::TARGET,
+    inspect::TARGET,
+    measure::TARGET,
+];
 
 /// Runs a target by name.
 pub fn run(name: &str, data: &[u8]) {
