@@ -22,6 +22,7 @@
 pub mod apic;
 pub mod bus;
 pub mod emulator;
+pub mod exits;
 mod guest_ram;
 pub mod input;
 pub mod inspect;
@@ -60,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     parsers::TARGET,
     inspect::TARGET,
     measure::TARGET,
+    exits::TARGET,
 ];
 
 /// Runs a target by name.
