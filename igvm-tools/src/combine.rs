@@ -11,7 +11,7 @@
 use crate::build::Image;
 use crate::error::{Error, Flaw};
 use crate::file;
-use crate::inspect::examine;
+use crate::inspect::{EVERYBODY, examine};
 use crate::measure::{Measurement, compute};
 use igvm::IgvmFile;
 
@@ -37,7 +37,7 @@ fn merge(images: &[Image]) -> Result<Image, Flaw> {
     if measurements(&bytes)? != expected {
         return Err(Flaw::new("a platform would not measure what it measures of its own image"));
     }
-    let report = examine(&file::read(&bytes)?)?;
+    let report = examine(&file::read(&bytes)?, EVERYBODY)?;
     let inputs = images.iter().flat_map(|image| &image.inputs).cloned().collect();
     Ok(Image { bytes, report, inputs })
 }
@@ -56,7 +56,7 @@ mod tests {
     use igvm_defs::{IgvmPageDataType, IgvmPlatformType};
 
     fn image(bytes: Vec<u8>) -> Image {
-        let report = examine(&file::read(&bytes).unwrap()).unwrap();
+        let report = examine(&file::read(&bytes).unwrap(), EVERYBODY).unwrap();
         Image { bytes, report, inputs: Vec::new() }
     }
 
@@ -97,6 +97,23 @@ mod tests {
                 own.map(|(_, page)| (page.gpa, page.data_type, page.flags.into_bits(), content(&page))).collect()
             };
             assert!(pages(&whole, mask) == pages(&part, 1), "mask {mask}");
+        }
+    }
+
+    /// Two of Parados's images may well have their launch blocks, stacks and payloads elsewhere.
+    #[test]
+    fn one_platform_of_the_whole_is_shown_as_its_own_image_is() {
+        let parts = [image(tests::images("a", "b").0), snp()];
+        let whole = combine(&parts).unwrap();
+        let file = file::read(&whole.bytes).unwrap();
+        for (part, platform) in parts.iter().zip(&whole.report.platforms) {
+            let own = examine(&file, platform.mask).unwrap();
+            assert_eq!(own.platforms, std::slice::from_ref(platform));
+            assert_eq!(
+                (own.pages, &own.map, own.memory_end),
+                (part.report.pages, &part.report.map, part.report.memory_end)
+            );
+            assert_eq!((own.launch_block, own.context), (part.report.launch_block, part.report.context));
         }
     }
 

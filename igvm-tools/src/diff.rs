@@ -72,15 +72,7 @@ impl Side<'_> {
 
     /// The headers for this platform. What has no mask is for all.
     fn headers(&self) -> impl Iterator<Item = &Header> {
-        let mask = self.mask();
-        self.file.headers.iter().filter(move |header| match header.content {
-            Content::Page(page) => page.compatibility_mask & mask != 0,
-            Content::Context(context) => context.compatibility_mask & mask != 0,
-            Content::ParameterInsert(insert) => insert.compatibility_mask & mask != 0,
-            Content::RequiredMemory(memory) => memory.compatibility_mask & mask != 0,
-            Content::ErrorRange(range) => range.compatibility_mask & mask != 0,
-            _ => true,
-        })
+        self.file.headers_for(self.mask())
     }
 }
 
@@ -101,7 +93,6 @@ pub fn diff((first_path, first): (&Path, &[u8]), (second_path, second): (&Path, 
     let (one, other) = (file::parse(first_path, first)?, file::parse(second_path, second)?);
     let before = compute(&one).map_err(|flaw| flaw.of(first_path))?;
     let after = compute(&other).map_err(|flaw| flaw.of(second_path))?;
-    let blocks = (launch_block(&one, first_path)?, launch_block(&other, second_path)?);
     let mut changes = Changes::default();
     if one.version != other.version {
         changes.list.push(Change::general(format_args!("format version {} → {}", one.version, other.version)));
@@ -113,6 +104,7 @@ pub fn diff((first_path, first): (&Path, &[u8]), (second_path, second): (&Path, 
         match (of(&one), of(&other)) {
             _ if !changes.is_new(&name) => {}
             (Some(ours), Some(theirs)) => {
+                let blocks = (launch_block(&one, ours, first_path)?, launch_block(&other, theirs, second_path)?);
                 let sides = (
                     Side { file: &one, platform: ours, block: blocks.0.as_ref() },
                     Side { file: &other, platform: theirs, block: blocks.1.as_ref() },
@@ -126,8 +118,14 @@ pub fn diff((first_path, first): (&Path, &[u8]), (second_path, second): (&Path, 
     Ok(Comparison { identical: first == second, changes: changes.list, effects: effects(&before, &after) })
 }
 
-fn launch_block(file: &File<'_>, path: &Path) -> Result<Option<LaunchBlock>, Error> {
-    examine(file).map(|inspection| inspection.launch_block).map_err(|flaw: Flaw| flaw.of(path))
+/// What a platform finds as the launch block.
+fn launch_block(
+    file: &File<'_>,
+    platform: IGVM_VHS_SUPPORTED_PLATFORM,
+    path: &Path,
+) -> Result<Option<LaunchBlock>, Error> {
+    let inspection = examine(file, platform.compatibility_mask);
+    inspection.map(|inspection| inspection.launch_block).map_err(|flaw: Flaw| flaw.of(path))
 }
 
 /// The changes so far; what several platforms share is listed once.

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Flaw, ensure};
 use crate::file::{self, Content, File, page_bytes};
-use crate::inspect::{examine, owner, platform_name};
+use crate::inspect::{examine, named, owner, platform_name, platform_names};
 use crate::{PAGE, id_block, input};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataType};
 use serde_json::{Value, json};
@@ -45,28 +45,29 @@ impl Piece<'_> {
 /// Takes an image to pieces, for the platform of a name; none is needed if the image is for one only.
 pub fn take_apart<'a>(path: &Path, bytes: &'a [u8], platform: Option<&str>) -> Result<Pieces<'a>, Error> {
     let file = file::parse(path, bytes)?;
-    let platform = choose(&file, platform).map_err(|flaw| flaw.of(path))?;
+    let platform = match platform {
+        Some(name) => named(&file, name),
+        None => only(&file),
+    };
+    let platform = platform.map_err(|flaw| flaw.of(path))?;
     let list = pieces(&file, platform.compatibility_mask).map_err(|flaw| flaw.of(path))?;
     Ok(Pieces { platform: platform_name(platform.platform_type), list })
 }
 
-fn choose(file: &File<'_>, wanted: Option<&str>) -> Result<IGVM_VHS_SUPPORTED_PLATFORM, Flaw> {
-    let all: Vec<_> = file.platforms().map(|own| (platform_name(own.platform_type), own)).collect();
-    let names = || all.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    match (wanted, &all[..]) {
-        (None, [(_, only)]) => Ok(*only),
-        (None, _) => {
-            Err(Flaw::new(format_args!("for several platforms, expected --platform with one of: {}", names())))
-        }
-        (Some(wanted), _) => {
-            let found = all.iter().find(|(name, _)| name == wanted).map(|(_, own)| *own);
-            found.ok_or_else(|| Flaw::new(format_args!("not for platform {wanted}, but for: {}", names())))
+/// The one platform of a file.
+fn only(file: &File<'_>) -> Result<IGVM_VHS_SUPPORTED_PLATFORM, Flaw> {
+    let mut all = file.platforms();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Ok(only),
+        _ => {
+            let names = platform_names(file);
+            Err(Flaw::new(format_args!("for several platforms, expected --platform with one of: {names}")))
         }
     }
 }
 
 fn pieces<'a>(file: &File<'a>, mask: u32) -> Result<Vec<Piece<'a>>, Flaw> {
-    let block = examine(file)?.launch_block;
+    let block = examine(file, mask)?.launch_block;
     let mut pages = BTreeMap::new();
     let mut list = Vec::new();
     for header in &file.headers {

@@ -410,6 +410,20 @@ impl<'a> File<'a> {
         })
     }
 
+    /// The headers for the platforms of a mask, in file order. What has no mask is for all.
+    pub(crate) fn headers_for(&self, mask: u32) -> impl Iterator<Item = &Header> {
+        self.headers.iter().filter(move |header| match header.content {
+            Content::Platform(platform) => platform.compatibility_mask & mask != 0,
+            Content::Page(page) => page.compatibility_mask & mask != 0,
+            Content::Context(context) => context.compatibility_mask & mask != 0,
+            Content::ParameterInsert(insert) => insert.compatibility_mask & mask != 0,
+            Content::RequiredMemory(memory) => memory.compatibility_mask & mask != 0,
+            Content::ErrorRange(range) => range.compatibility_mask & mask != 0,
+            Content::GuestPolicy(policy) => policy.compatibility_mask & mask != 0,
+            _ => true,
+        })
+    }
+
     /// The pages, in file order.
     pub fn pages(&self) -> impl Iterator<Item = (&Header, IGVM_VHS_PAGE_DATA)> {
         self.headers.iter().filter_map(|header| match header.content {

@@ -8,7 +8,9 @@ use crate::PAGE;
 use crate::error::{Error, Flaw};
 use crate::file::{self, Content, File, page_bytes};
 use crate::page_tables::{self, Mapping};
-use igvm_defs::{IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType};
+use igvm_defs::{
+    IGVM_VHS_PAGE_DATA, IGVM_VHS_SUPPORTED_PLATFORM, IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType,
+};
 use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range, flag, payload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -95,34 +97,52 @@ pub struct Extent {
 /// Takes a file apart. `path` serves messages only.
 pub fn inspect(path: &Path, bytes: &[u8]) -> Result<Inspection, Error> {
     let file = file::parse(path, bytes)?;
-    examine(&file).map_err(|flaw| flaw.of(path))
+    examine(&file, EVERYBODY).map_err(|flaw| flaw.of(path))
 }
 
-/// Reads and inspects a file.
-pub fn inspect_file(path: &Path) -> Result<Inspection, Error> {
-    inspect(path, &crate::input::read_image(path)?)
+/// Reads and inspects a file, or what is in it for one platform.
+pub fn inspect_file(path: &Path, platform: Option<&str>) -> Result<Inspection, Error> {
+    let bytes = crate::input::read_image(path)?;
+    let file = file::parse(path, &bytes)?;
+    let mask = platform.map_or(Ok(EVERYBODY), |name| named(&file, name).map(|platform| platform.compatibility_mask));
+    mask.and_then(|mask| examine(&file, mask)).map_err(|flaw| flaw.of(path))
 }
 
-pub(crate) fn examine(file: &File<'_>) -> Result<Inspection, Flaw> {
+/// The mask of all platforms.
+pub(crate) const EVERYBODY: u32 = u32::MAX;
+
+/// The platform of a file that has this name.
+pub(crate) fn named(file: &File<'_>, name: &str) -> Result<IGVM_VHS_SUPPORTED_PLATFORM, Flaw> {
+    let found = file.platforms().find(|platform| platform_name(platform.platform_type) == name);
+    found.ok_or_else(|| Flaw::new(format_args!("not for platform {name}, but for: {}", platform_names(file))))
+}
+
+/// The platforms of a file, in words.
+pub(crate) fn platform_names(file: &File<'_>) -> String {
+    file.platforms().map(|platform| platform_name(platform.platform_type)).collect::<Vec<_>>().join(", ")
+}
+
+/// What is in a file for the platforms of a mask.
+pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
     let mut headers = BTreeMap::new();
-    for header in &file.headers {
+    for header in file.headers_for(mask) {
         *headers.entry(header.kind).or_insert(0) += 1;
     }
-    let memory = Memory::of(file);
+    let memory = Memory::of(file, mask);
     let launch_block = memory.launch_block();
-    let context = native_context(file);
+    let context = native_context(file, mask);
     Ok(Inspection {
         file_bytes: file.bytes() as u64,
         version: file.version,
         checksum: file.checksum,
-        platforms: platforms(file),
+        platforms: platforms(file, mask),
         headers,
-        pages: count_pages(file),
-        map: map(file, &memory, launch_block.as_ref(), context.as_ref()),
+        pages: count_pages(file, mask),
+        map: map(file, mask, &memory, launch_block.as_ref(), context.as_ref()),
         context,
         launch_block,
-        image_bytes: launch_block.map(|block| image_bytes(file, &block)),
-        memory_end: memory_end(file),
+        image_bytes: launch_block.map(|block| image_bytes(file, mask, &block)),
+        memory_end: memory_end(file, mask),
     })
 }
 
@@ -140,8 +160,14 @@ pub(crate) fn platform_name(kind: IgvmPlatformType) -> String {
     }
 }
 
-fn platforms(file: &File<'_>) -> Vec<PlatformHeader> {
+/// The pages for the platforms of a mask, in file order.
+fn pages_for(file: &File<'_>, mask: u32) -> impl Iterator<Item = IGVM_VHS_PAGE_DATA> {
+    file.pages().map(|(_, page)| page).filter(move |page| page.compatibility_mask & mask != 0)
+}
+
+fn platforms(file: &File<'_>, mask: u32) -> Vec<PlatformHeader> {
     file.platforms()
+        .filter(|platform| platform.compatibility_mask & mask != 0)
         .map(|platform| PlatformHeader {
             name: platform_name(platform.platform_type),
             mask: platform.compatibility_mask,
@@ -151,9 +177,9 @@ fn platforms(file: &File<'_>) -> Vec<PlatformHeader> {
         .collect()
 }
 
-fn count_pages(file: &File<'_>) -> PageCounts {
+fn count_pages(file: &File<'_>, mask: u32) -> PageCounts {
     let mut counts = PageCounts::default();
-    for (_, page) in file.pages() {
+    for page in pages_for(file, mask) {
         let kind = if page.file_offset == 0 { &mut counts.zero } else { &mut counts.data };
         *kind += 1;
         counts.unmeasured += u64::from(page.flags.unmeasured());
@@ -169,8 +195,11 @@ fn count_pages(file: &File<'_>) -> PageCounts {
 }
 
 /// The boot processor's state, if the file is for the native platform and has one.
-fn native_context(file: &File<'_>) -> Option<IgvmNativeVpContextX64> {
-    let native = file.platforms().find(|platform| platform.platform_type == IgvmPlatformType::NATIVE)?;
+fn native_context(file: &File<'_>, mask: u32) -> Option<IgvmNativeVpContextX64> {
+    let wanted = |platform: &IGVM_VHS_SUPPORTED_PLATFORM| {
+        platform.platform_type == IgvmPlatformType::NATIVE && platform.compatibility_mask & mask != 0
+    };
+    let native = file.platforms().find(wanted)?;
     let header = file.headers.iter().find_map(|header| match header.content {
         Content::Context(context) if context.compatibility_mask & native.compatibility_mask != 0 => Some(context),
         _ => None,
@@ -179,19 +208,19 @@ fn native_context(file: &File<'_>) -> Option<IgvmNativeVpContextX64> {
     IgvmNativeVpContextX64::read_from_bytes(bytes).ok()
 }
 
-/// The pages by address. Where platforms differ, the last page in the file counts.
+/// The pages by address. Where platforms of the mask differ, the last page in the file counts.
 struct Memory<'a> {
     /// By first address: one past the last, and the content.
     pages: BTreeMap<u64, (u64, Option<&'a [u8]>)>,
 }
 
 impl<'a> Memory<'a> {
-    fn of(file: &File<'a>) -> Self {
-        let page = |page: igvm_defs::IGVM_VHS_PAGE_DATA| {
+    fn of(file: &File<'a>, mask: u32) -> Self {
+        let page = |page: IGVM_VHS_PAGE_DATA| {
             let bytes = page_bytes(&page);
             (page.gpa, (page.gpa.saturating_add(bytes), file.data(page.file_offset, bytes)))
         };
-        Self { pages: file.pages().map(|(_, header)| page(header)).collect() }
+        Self { pages: pages_for(file, mask).map(page).collect() }
     }
 
     /// Eight bytes at an aligned address.
@@ -221,6 +250,7 @@ impl<'a> Memory<'a> {
 
 fn map(
     file: &File<'_>,
+    mask: u32,
     memory: &Memory<'_>,
     block: Option<&LaunchBlock>,
     context: Option<&IgvmNativeVpContextX64>,
@@ -240,7 +270,7 @@ fn map(
             None => extents.push(Extent { start, end, what, access, data_pages, zero_pages }),
         }
     }
-    extents.extend(parameters(file).into_iter().map(|(start, end, what)| Extent {
+    extents.extend(parameters(file, mask).into_iter().map(|(start, end, what)| Extent {
         start,
         end,
         what,
@@ -253,10 +283,10 @@ fn map(
 }
 
 /// Where parameter areas go, named after what is put there first.
-fn parameters(file: &File<'_>) -> Vec<(u64, u64, &'static str)> {
+fn parameters(file: &File<'_>, mask: u32) -> Vec<(u64, u64, &'static str)> {
     let mut areas: BTreeMap<u32, (u64, Option<&'static str>)> = BTreeMap::new();
     let mut placed = Vec::new();
-    for header in &file.headers {
+    for header in file.headers_for(mask) {
         match header.content {
             Content::ParameterArea(area) => {
                 areas.insert(area.parameter_area_index, (area.number_of_bytes, None));
@@ -309,10 +339,10 @@ pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
 }
 
 /// What the file would take without its payload: headers of other addresses and the data that only they name.
-fn image_bytes(file: &File<'_>, block: &LaunchBlock) -> u64 {
+fn image_bytes(file: &File<'_>, mask: u32, block: &LaunchBlock) -> u64 {
     let own = block.image.start..block.image.end();
     let (mut bytes, mut data) = (file.headers_start as u64, BTreeSet::new());
-    for header in &file.headers {
+    for header in file.headers_for(mask) {
         let (mine, offset, length) = match header.content {
             Content::Page(page) => (own.contains(&page.gpa), page.file_offset, page_bytes(&page)),
             Content::RequiredMemory(memory) => (own.contains(&memory.gpa), 0, 0),
@@ -329,8 +359,8 @@ fn image_bytes(file: &File<'_>, block: &LaunchBlock) -> u64 {
 }
 
 /// Where the highest page or piece of required memory ends.
-fn memory_end(file: &File<'_>) -> u64 {
-    let ends = file.headers.iter().map(|header| match header.content {
+fn memory_end(file: &File<'_>, mask: u32) -> u64 {
+    let ends = file.headers_for(mask).map(|header| match header.content {
         Content::Page(page) => page.gpa.saturating_add(page_bytes(&page)),
         Content::RequiredMemory(memory) => memory.gpa.saturating_add(u64::from(memory.number_of_bytes)),
         _ => 0,

@@ -82,6 +82,16 @@ fn build_writes_an_image_that_inspect_reads() {
 }
 
 #[test]
+fn inspect_shows_a_platform_that_the_file_is_for_and_no_other() {
+    let folder = Folder::new("inspect");
+    assert!(folder.run(&BUILD).status.success());
+    let all = folder.run(&["inspect", "out.igvm"]).stdout;
+    assert!(folder.run(&["inspect", "--platform", "native", "out.igvm"]).stdout == all);
+    let message = folder.refused(&["inspect", "--platform", "snp", "out.igvm"], 65);
+    assert!(message.ends_with("out.igvm: not for platform snp, but for: native\n"), "{message}");
+}
+
+#[test]
 fn measure_says_that_nobody_measures_a_native_image() {
     let folder = Folder::new("measure");
     assert!(folder.run(&BUILD).status.success());

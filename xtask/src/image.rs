@@ -166,7 +166,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 
 /// Refuses what is no image for this platform, before QEMU is started.
 pub(crate) fn verify(image: &Path, platform: Platform) -> Result<()> {
-    let inspection = inspect::inspect_file(image)?;
+    let inspection = inspect::inspect_file(image, None)?;
     let names: Vec<_> = inspection.platforms.iter().map(|platform| platform.name.as_str()).collect();
     if names.contains(&platform.name()) {
         return Ok(());

@@ -16,13 +16,16 @@ pub(crate) struct Options {
     /// The IGVM file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The platform to look at, if the file is for several.
+    #[arg(long, value_name = "NAME")]
+    platform: Option<String>,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
-    let inspection = inspect::inspect_file(&options.file)?;
+    let inspection = inspect::inspect_file(&options.file, options.platform.as_deref())?;
     if options.json {
         return print(format_args!("{:#}", about(&options.file, inspection.to_json())));
     }
