@@ -14,6 +14,9 @@ impl Hardware for Untouched {
     fn rmpupdate(&mut self, gpa: u64, _: bool, _: bool) -> u32 {
         panic!("RMPUPDATE of {gpa:#x}")
     }
+    fn remap(&mut self, gpa: u64, _: u64) {
+        panic!("{gpa:#x} mapped elsewhere")
+    }
     fn snatch(&mut self, gpa: u64) {
         panic!("{gpa:#x} taken away")
     }

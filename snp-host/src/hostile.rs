@@ -69,6 +69,8 @@ pub enum Deed {
     Delay(u64),
     /// What was asked; then a page of the guest's is taken away and given back, which leaves it not validated.
     Snatch(u64),
+    /// What was asked; then the 2 MiB around an address are mapped to those around another.
+    Remap(u64, u64),
     /// What was asked; then the page in question is watched.
     Watch(Watched, Change),
     /// What was asked; then an event after so many instructions of the guest.
@@ -227,6 +229,7 @@ impl Host {
             Deed::FalsifyMsr(flip) => *msr ^= flip,
             Deed::Delay(cycles) => self.plot.consequence = Some(Consequence::Stall(*cycles)),
             Deed::Snatch(gpa) => hardware.snatch(*gpa),
+            Deed::Remap(gpa, to) => hardware.remap(*gpa, *to),
             Deed::Watch(which, change) => {
                 let gpa = match which {
                     Watched::Ghcb => context.registered,

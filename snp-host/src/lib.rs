@@ -46,6 +46,8 @@ pub trait Hardware {
     fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32;
     /// RMPUPDATE twice, which nobody asked for: a page of 4 KiB goes, and comes back.
     fn snatch(&mut self, gpa: u64);
+    /// Nested page tables that lead from the 2 MiB around one address to those around another.
+    fn remap(&mut self, gpa: u64, to: u64);
     /// PSMASH.
     fn psmash(&mut self, gpa: u64) -> u32;
     /// Whether the address is RAM of the guest's.

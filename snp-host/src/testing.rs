@@ -19,6 +19,7 @@ pub(crate) struct Memory {
     large: Vec<bool>,
     /// How often each page has changed hands.
     updates: Vec<u32>,
+    pub(crate) remapped: Vec<(u64, u64)>,
 }
 
 impl Memory {
@@ -58,6 +59,10 @@ impl Hardware for Memory {
         self.large[(gpa >> 21) as usize] = false;
         self.rmpupdate(gpa, false, false);
         self.rmpupdate(gpa, false, true);
+    }
+
+    fn remap(&mut self, gpa: u64, to: u64) {
+        self.remapped.push((gpa, to));
     }
 
     fn psmash(&mut self, gpa: u64) -> u32 {
@@ -147,6 +152,7 @@ impl Default for Machine {
             private: vec![false; PAGES],
             large: vec![false; PAGES / 512],
             updates: vec![0; PAGES],
+            remapped: Vec::new(),
         };
         Self { memory, devices: Recorder::default() }
     }

@@ -79,6 +79,14 @@ pub const ALL: &[Script] = &[
         acts: &[once(Event::Exit(own::PAGE_STATE_CHANGE), 1, Deed::Snatch(PAGE_OF_THE_GUEST))],
     },
     Script {
+        name: "moved-page",
+        acts: &[once(
+            Event::Exit(own::PAGE_STATE_CHANGE),
+            1,
+            Deed::Remap(PAGE_OF_THE_GUEST, PAGE_OF_THE_GUEST + 0x20_0000),
+        )],
+    },
+    Script {
         name: "second-thought",
         acts: &[once(
             Event::Exit(own::FEATURES),

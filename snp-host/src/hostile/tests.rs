@@ -108,6 +108,18 @@ fn a_snatched_page_comes_back_without_its_validation() {
 }
 
 #[test]
+fn a_page_is_moved_by_the_nested_tables_alone() {
+    const ACTS: &[Act] = &[Act { on: Event::Any, from: 1, times: 1, deed: Deed::Remap(0x20_3000, 0x40_0000) }];
+    let (mut host, mut machine) = (host(), Machine::default());
+    host.play(script(ACTS));
+    features().run_at(0, &mut host, &mut machine);
+    assert_eq!(
+        (machine.memory.remapped.as_slice(), machine.memory.updates(0x20_3000)),
+        (&[(0x20_3000, 0x40_0000)][..], 0)
+    );
+}
+
+#[test]
 fn what_needs_the_processor_is_passed_on_once() {
     const CHANGE: Change = Change { offset: 0x3a0, reads: 1, flip: 1 };
     const ACTS: &[Act] = &[

@@ -31,7 +31,7 @@ const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP"
 const TABLE: &str = "SEV: Using SNP CPUID table";
 
 /// What each misdeed of the probe must be called.
-const MISDEEDS: [(u64, &str); 14] = [
+const MISDEEDS: [(u64, &str); 18] = [
     (1, "access.shared-write"),
     (2, "access.guest-owned"),
     (3, "psc.rescind-first"),
@@ -46,6 +46,10 @@ const MISDEEDS: [(u64, &str); 14] = [
     (14, "vmsa.in-use-write"),
     (15, "vmrun.in-use"),
     (16, "tlb.flush-before-use"),
+    (22, "host.rmpupdate"),
+    (23, "vmrun.state"),
+    (24, "vmrun.vmpl"),
+    (25, "vmrun.injection"),
 ];
 
 /// The probe's task for two processors; misdeeds behind it take two as well.

@@ -11,6 +11,8 @@ use specs::svm::exit;
 
 /// #VC.
 const VC: Option<u8> = Some(29);
+/// #GP.
+const GP: Option<u8> = Some(13);
 
 /// QEMU's debug console.
 const CONSOLE: u64 = 0xe9;
@@ -43,6 +45,7 @@ pub(crate) fn all() {
     validation();
     views();
     rights();
+    guesses();
     host();
     lower::all();
 }
@@ -119,6 +122,26 @@ fn rights() {
     crate::instructions::flush();
 }
 
+/// What no public document says: a code or an exception, but one of those that a switch of the model knows, and no change.
+fn guesses() {
+    let page = FREE + 0xa000;
+    let pvalidate_at = |address: u64, size: u64| {
+        let eax: u64;
+        let fault =
+            attempt!(".byte 0xf2, 0x0f, 0x01, 0xff", inout("rax") address => eax, in("rcx") size, in("rdx") 1u64);
+        (fault, eax as u32)
+    };
+    let refused = |(fault, eax): (Option<u8>, u32)| fault == GP || (fault.is_none() && eax == result::FAIL_INPUT);
+    check!(refused(pvalidate_at(SHARED + page, 0)));
+    check!(refused(pvalidate_at(page, 1)));
+    let (eax, rights): (u64, u64);
+    rights = 1 | 3 << 8;
+    let fault = attempt!(".byte 0xf3, 0x0f, 0x01, 0xfe", inout("rax") page => eax, in("rcx") 0u64, in("rdx") rights);
+    check!(fault == VC || refused((fault, eax as u32)));
+    check!(pvalidate(page, false, true) == (0, false));
+    check!(rmpquery(page, 1) == (0, 0, 1));
+}
+
 /// The host's answers.
 fn host() {
     check!(ghcb::ask(msr::SEV_INFO_REQUEST) >> 24 & 0xff == 47);
@@ -133,4 +156,14 @@ fn host() {
     let buffer = [(page::SW_SCRATCH, ghcb::page() + 0x800)];
     let (info1, _) = ghcb::request(own::MMIO_READ, 0xfee0_0030, 4, &buffer);
     check!(info1 == 0 && ghcb::field(0x800) & 0xf0 == 0x10);
+    no_bus_masters();
+}
+
+/// No device reads or writes memory by itself: the SATA controller's command register (00:1F.2) keeps that bit clear.
+fn no_bus_masters() {
+    let dword = |port: u64, value| ghcb::request(exit::IOIO, port << 16 | 1 << 6, 0, &[(page::RAX, value)]);
+    dword(0xcf8, 0x8000_fa04);
+    dword(0xcfc, 7);
+    ghcb::request(exit::IOIO, 0xcfc << 16 | 1 << 6 | 1, 0, &[]);
+    check!(ghcb::field(page::RAX) & 7 == 3);
 }

@@ -69,6 +69,12 @@ pub(crate) fn commit(task: u64) {
             // SAFETY: the model must not let it run.
             unsafe { asm!("call {}", in(reg) SHARED + page, clobber_abi("C")) };
         }
+        // vmrun.state
+        23 => run(&specs::vmsa::Vmsa { cr0: 1 << 31, ..lower::vmsa() }),
+        // vmrun.vmpl
+        24 => run(&specs::vmsa::Vmsa { vmpl: 1, ..lower::vmsa() }),
+        // vmrun.injection: a software interrupt
+        25 => run(&specs::vmsa::Vmsa { event_injection: 1 << 31 | 4 << 8 | 0x80, ..lower::vmsa() }),
         other => smp::commit(other),
     }
     ghcb::ask(msr::TERMINATE);

@@ -383,6 +383,11 @@ pub(crate) fn commit(task: u64) {
             // SAFETY: nothing comes back.
             unsafe { asm!("hlt") };
         }
+        // host.rmpupdate: a page that a processor holds
+        22 => {
+            start();
+            ghcb::change_state(VMSA, false);
+        }
         _ => return,
     }
     loop {

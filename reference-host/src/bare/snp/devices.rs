@@ -3,7 +3,7 @@
 //!
 //! The guest is hostile. It does not get the ports through which QEMU would end, be spoken to by the host, or copy memory
 //! for it (fw_cfg's DMA), unless it is VMPL0 of an image for debugging; of the registers it can write those that cannot hurt the host. A PCI device that masters the bus
-//! would reach all memory: QEMU is started without any but the q35's own (`docs/fidelity.md`).
+//! would reach all memory, so none gets the bit that lets it (`docs/fidelity.md`).
 
 use super::super::console::{Console, in_byte, in_dword, in_word, out_byte, out_dword, out_word};
 use super::super::physical;
@@ -12,6 +12,7 @@ use core::arch::x86_64::{__cpuid_count, _rdtsc};
 use core::fmt::Write;
 use reference_host::report::End;
 use reference_host::snp::cpuid;
+use reference_host::snp::dma::without_bus_master;
 use reference_host::snp::firmware::Firmware;
 use snp_host::Devices;
 use specs::msr;
@@ -146,6 +147,10 @@ const COMMAND_HIGH: u64 = 0x310;
 const X2APIC_ID: u32 = 0x802;
 const X2APIC: core::ops::RangeInclusive<u32> = 0x802..=0x83f;
 
+/// PCI: the port of the configuration address, and the four of the data (PCI 3.0, 3.2.2.3.2).
+const PCI_ADDRESS: u16 = 0xcf8;
+const PCI_DATA: u16 = 0xcfc;
+
 fn local_apic(offset: u64) -> Option<Register> {
     Register::new(LOCAL_APIC + offset, 4)
 }
@@ -182,6 +187,12 @@ impl Devices for Forwarded {
         if self.end.is_some() {
             return;
         }
+        let value = if (PCI_DATA..PCI_DATA + 4).contains(&port) {
+            let register = u64::from(in_dword(PCI_ADDRESS) & 0xfc) + u64::from(port - PCI_DATA);
+            without_bus_master(register, value.into()) as u32
+        } else {
+            value
+        };
         match bytes {
             1 => out_byte(port, value as u8),
             2 => out_word(port, value as u16),
@@ -201,6 +212,7 @@ impl Devices for Forwarded {
 
     fn memory_write(&mut self, gpa: u64, bytes: u8, value: u64) {
         let Some(register) = Register::new(gpa, bytes) else { return };
+        let value = if ECAM.contains(&gpa) { without_bus_master(gpa & 0xfff, value) } else { value };
         match bytes {
             1 => register.write(value as u8),
             2 => register.write(value as u16),

@@ -56,9 +56,10 @@ impl Vcpu {
         let caller = Caller { vmpl: self.vmpl, cpl: self.save().cpl, asid: ASID };
         // An operand that is not mapped is a #PF, which no known software provokes.
         let Ok(mapping) = machine.walk(&self.paging(), address) else { return self.gap(machine, 0x14) };
-        let before = machine.entry(mapping.gpa).unwrap_or(Entry::HYPERVISOR);
+        let spa = machine.backing(mapping.gpa);
+        let before = machine.entry(spa).unwrap_or(Entry::HYPERVISOR);
         let (gpa, private, leaf) = (mapping.gpa, mapping.private, before.size());
-        let operand = Operand { gpa, spa: gpa, private, leaf };
+        let operand = Operand { gpa, spa, private, leaf };
         let (rmp, assumptions) = machine.rmp();
         let outcome = match instruction.kind {
             Code::Pvalidate => pvalidate(rmp, assumptions, &caller, &operand, size & 0xffff_ffff, target & 1 != 0),

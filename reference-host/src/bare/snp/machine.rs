@@ -82,6 +82,8 @@ pub(super) struct Machine {
     pub(super) current: u32,
     /// A shared page whose every access a hostile host traps.
     watch: Option<Watch>,
+    /// What a hostile host has mapped to where: 2 MiB each.
+    moved: Option<(u64, u64)>,
 }
 
 /// A page under a hostile host's eyes.
@@ -182,6 +184,7 @@ impl Machine {
             broken: None,
             current: 0,
             watch: None,
+            moved: None,
         };
         machine.make_noise();
         if machine.make_view(0) { Ok(machine) } else { Err(small) }
@@ -227,6 +230,15 @@ impl Machine {
     /// Whether a byte is RAM of the guest's.
     pub(super) fn has(&self, gpa: u64) -> bool {
         self.map.is_ram(gpa & !(PAGE - 1), PAGE)
+    }
+
+    /// Where nested tables lead: to the same address, unless a hostile host wants otherwise. Then no access gets there, for
+    /// the RMP knows where a page belongs.
+    pub(super) fn backing(&self, gpa: u64) -> u64 {
+        match self.moved {
+            Some((from, to)) if gpa & !(LARGE - 1) == from => to | gpa & (LARGE - 1),
+            _ => gpa,
+        }
     }
 
     /// What the RMP says.
@@ -289,10 +301,11 @@ impl Machine {
         if !self.has(gpa) {
             return Resolution::Emulated;
         }
-        let entry = self.rmp.entry(gpa).unwrap_or(Entry::HYPERVISOR);
+        let spa = self.backing(gpa);
+        let entry = self.rmp.entry(spa).unwrap_or(Entry::HYPERVISOR);
         // The host maps every page in the size that the RMP has for it.
         let leaf = entry.size();
-        let access = Access { gpa, spa: gpa, kind, private, user, vmpl, leaf };
+        let access = Access { gpa, spa, kind, private, user, vmpl, leaf };
         match check(&self.rmp, ASID, &access) {
             Ok(()) if private => self.map_private(gpa, vmpl, leaf, kind),
             Ok(()) if !entry.assigned() => self.map_shared(gpa, vmpl, privacy),
@@ -524,11 +537,21 @@ impl Hardware for Machine {
     fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
         let validated = self.rmp.entry(gpa).is_some_and(|entry| entry.assigned() && entry.validated());
         let code = self.update(gpa, large, assign);
+        if matches!(code, result::FAIL_INUSE | result::FAIL_PERMISSION) {
+            // The guest asked for what its host must not do.
+            self.broken = Some(Broken { rule: Rule::HostUpdate, gpa, found: code.into() });
+        }
         if code == result::SUCCESS && !assign && validated {
             let found = if large { LARGE } else { PAGE };
             self.broken = Some(Broken { rule: Rule::RescindFirst, gpa, found });
         }
         code
+    }
+
+    fn remap(&mut self, gpa: u64, to: u64) {
+        let from = gpa & !(LARGE - 1);
+        self.moved = Some((from, to & !(LARGE - 1)));
+        self.forget(&[from, C_MASK | from], LARGE);
     }
 
     fn snatch(&mut self, gpa: u64) {

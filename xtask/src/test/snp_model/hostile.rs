@@ -15,15 +15,16 @@ use crate::test::driver;
 use crate::{say, snp_guest};
 
 /// Against the probe: script, task, whether it has restricted injection, how it ends.
-const PROBE: [(&str, u64, bool, &str); 4] = [
+const PROBE: [(&str, u64, bool, &str); 5] = [
     ("second-thought", 18, false, "the guest gave up: reason set 15, code 1"),
     ("low-vector", 19, true, "the guest gave up: reason set 15, code 14"),
     ("stray-entry", 20, false, "the guest gave up: reason set 15, code 2"),
     ("snatched-page", 21, false, "the guest gave up: reason set 15, code 1"),
+    ("moved-page", 21, false, "SNP rule access.reverse-map broken"),
 ];
 
 /// Against the stock kernel: script, how it ends, what its console says.
-const KERNEL: [(&str, &str, &str); 10] = [
+const KERNEL: [(&str, &str, &str); 11] = [
     ("no-features", "the guest gave up: reason set 0, code 2", ""),
     ("old-protocol", "the guest gave up: reason set 0, code 1", ""),
     ("no-registration", "the guest gave up: reason set 1, code 0", ""),
@@ -32,6 +33,7 @@ const KERNEL: [(&str, &str, &str); 10] = [
     ("late", "the guest powered off", USER_MODE),
     ("false-cpuid", "the guest powered off", USER_MODE),
     ("snatched-page", "the guest gave up: reason set 0, code 0", ""),
+    ("moved-page", "SNP rule access.reverse-map broken", ""),
     ("forged-exception", "the guest reset the machine", PANIC),
     ("forged-interrupt", "the guest reset the machine", PANIC),
 ];
