@@ -347,6 +347,8 @@ impl<P: Platform> Vcpu<P> {
         self.statistics.events.inits.count();
         self.machine.note(&journal::Reset { vcpu: self.index.into() });
         self.lapic.reset();
+        // Senders must know at once: what they still post is accepted, and would come after the start.
+        self.lapic.publish(self.port);
         (self.pending_nmis, self.extint) = (0, false);
         self.activity = Activity::WaitForStartup;
     }

@@ -532,6 +532,30 @@ fn a_processor_starts_in_real_mode_after_init_and_a_startup_ipi() {
     drop(boot);
 }
 
+/// INIT disables the APIC: an interrupt that was sent to a processor behind it came when the processor had started again.
+#[test]
+fn an_interrupt_behind_an_init_is_not_accepted() {
+    let [boot, mut other] = vcpus();
+    let sent = |other: &Vcpu<TestPlatform>| {
+        let message = InterruptMessage {
+            destination: Destination::Physical(other.index),
+            mode: DeliveryMode::Fixed,
+            vector: 0x51,
+            trigger: TriggerMode::Edge,
+            assert: true,
+        };
+        other.machine.fabric.deliver(None, &message, &other.machine.platform.host)
+    };
+    other.activity = Activity::Running;
+    store(&mut other, SPURIOUS, 0x1ff);
+    look(&mut other);
+    assert_eq!(sent(&other), 1);
+    send(&other, DeliveryMode::Init, 0);
+    other.service();
+    assert_eq!((other.activity, sent(&other)), (Activity::WaitForStartup, 0));
+    drop(boot);
+}
+
 #[test]
 fn the_apic_moves_to_any_page_that_is_not_memory() {
     const ELSEWHERE: u64 = 0xfed4_0000;
