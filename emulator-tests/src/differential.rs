@@ -17,6 +17,9 @@ use crate::state::{Case, End, Ending, State};
 /// The flags that are compared: the status flags, DF, AC. RF is the kernel's, IF and the rest do not change.
 const COMPARED_FLAGS: u64 = 0x8d5 | 1 << 10 | 1 << 18;
 
+/// #UD.
+const UNDEFINED: End = End::Fault { vector: 6, code: 0, address: 0 };
+
 /// Runs at least `cases` cases, and at least [`PER_CELL`] of each cell.
 pub fn run(seed: u64, cases: u64) -> Result<Report, Error> {
     let forms = forms::all();
@@ -71,6 +74,9 @@ impl Bench {
         count.cases += 1;
         count.faults += u64::from(real.end != End::Completed);
         let mut differences = compare(case, &real, &ours);
+        if case.is_wrongly_locked && real.end != UNDEFINED {
+            differences.push("the processor takes a LOCK that it must not".into());
+        }
         let data: &[u8] = self.host.data();
         if let Some(at) = self.emulated.difference(data) {
             let completed = real.end == End::Completed;

@@ -31,6 +31,8 @@ const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
+/// The LOCK prefix.
+const LOCK: u8 = 0xf0;
 /// Segment override prefixes.
 const PREFIX_ES: u8 = 0x26;
 const PREFIX_SS: u8 = 0x36;
@@ -167,6 +169,8 @@ pub struct Generator<'a> {
     encoding: Encoding,
     /// The operand does not lie at its target but nowhere.
     is_wild: bool,
+    /// LOCK stands before what must not have it.
+    is_wrongly_locked: bool,
     regions: Vec<u64>,
 }
 
@@ -205,6 +209,7 @@ impl<'a> Generator<'a> {
             state,
             encoding: Encoding::default(),
             is_wild: false,
+            is_wrongly_locked: false,
             regions: Vec::new(),
         }
         .build()
@@ -245,6 +250,7 @@ impl<'a> Generator<'a> {
             reads_and_writes: self.form.lockable
                 || matches!(self.form.undefined, Undefined::Shift | Undefined::Rotate | Undefined::Bit),
             stores_before_fault: self.form.immediate == Immediate::Frame,
+            is_wrongly_locked: self.is_wrongly_locked,
             bytes,
             state: self.state,
             memory,
@@ -277,8 +283,14 @@ impl<'a> Generator<'a> {
         if is_general && self.cell.size == 8 && !wide_by_itself {
             self.encoding.rex |= 8;
         }
-        if form.lockable && self.random.one_in(4) && matches!(form.field, Field::Register | Field::Digit(_)) {
-            prefixes.push(0xf0);
+        if form.lockable && matches!(form.field, Field::Register | Field::Digit(_)) {
+            if self.random.one_in(4) {
+                prefixes.push(LOCK);
+            }
+        } else if self.site == Site::Process && self.random.one_in(32) {
+            // QEMU's processor takes LOCK before nearly everything.
+            prefixes.push(LOCK);
+            self.is_wrongly_locked = true;
         }
         let is_port = matches!(form.family, "ins" | "outs");
         if self.is(Kind::String) && !(is_port && self.site == Site::Process) && !self.random.one_in(3) {

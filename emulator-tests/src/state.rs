@@ -65,6 +65,8 @@ pub struct Case {
     pub is_string: bool,
     /// The operand in memory may be read and written.
     pub reads_and_writes: bool,
+    /// LOCK stands before an instruction that must not have it: #UD, before anything else happens.
+    pub is_wrongly_locked: bool,
     /// The processor may have stored before it faults: ENTER, which looks at the new top of the stack last.
     pub stores_before_fault: bool,
 }

@@ -183,13 +183,16 @@ fn decode_with(
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
     };
-    let Ok(mut decoder) = Decoder::try_with_ip(bits, bytes, rip, options) else {
-        return Err(DecoderError::InvalidInstruction);
-    };
+    let with = |options| Decoder::try_with_ip(bits, bytes, rip, options).map_err(|_| DecoderError::InvalidInstruction);
+    let mut decoder = with(options)?;
     let instruction = decoder.decode();
+    // With a LOCK that it must not have, an instruction of 15 bytes is whole and not too long.
+    let is_whole = || with(options | DecoderOptions::NO_INVALID_CHECK).is_ok_and(|mut decoder| !decoder.decode().is_invalid());
     match decoder.last_error() {
         // Out of bytes because no instruction may be longer.
-        DecoderError::InvalidInstruction if decoder.position() >= MAX_LENGTH => Err(DecoderError::NoMoreBytes),
+        DecoderError::InvalidInstruction if decoder.position() >= MAX_LENGTH && !is_whole() => {
+            Err(DecoderError::NoMoreBytes)
+        }
         DecoderError::None if instruction.is_invalid() => Err(DecoderError::InvalidInstruction),
         DecoderError::None => Ok(instruction),
         error => Err(error),

@@ -79,6 +79,18 @@ fn a_lock_prefix_where_none_may_be_is_undefined() {
     assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED));
 }
 
+/// An instruction of exactly 15 bytes with such a prefix raised #GP, as if it were longer.
+#[test]
+fn a_wrong_lock_prefix_is_undefined_at_full_length() {
+    let longest = [0x26, 0x67, 0xf0, 0x43, 0x69, 0x84, 0x74, 0x68, 0, 0, 0, 0x6a, 0x05, 0x45, 0x5e];
+    let mut guest = Guest::long(&longest);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::UNDEFINED));
+    let mut longer = [0x26; 16];
+    longer.get_mut(1..).unwrap().copy_from_slice(&longest);
+    let mut guest = Guest::long(&longer);
+    assert_eq!(guest.read(DEVICE), Outcome::Inject(Exception::GENERAL_PROTECTION));
+}
+
 #[test]
 fn non_canonical_addresses_fault_by_their_segment() {
     for (code, exception) in
