@@ -430,7 +430,7 @@ impl<P: Platform> Vcpu<P> {
             Some(vector) => Some(vector >> 4),
             // Above every task priority: the 8259s know none.
             None if self.extint_waits() => Some(EXTINT_CLASS),
-            None => self.lapic.blocked_by_task_priority(),
+            None => self.lapic.blocked_by_task_priority().map(|vector| vector >> 4),
         };
         self.cpu.request_interrupt_window(class);
         if state.queued && (class.is_some() || self.pending_nmis > 0) {
@@ -445,7 +445,8 @@ impl<P: Platform> Vcpu<P> {
         let offer = |over_priority| move |vector| Offer { vector, over_priority };
         self.offers_extint = pending.is_none() && self.extint_waits();
         let external = self.offers_extint.then(|| self.machine.with_pc(self.index, |pc, _| pc.pic_next_vector()));
-        self.cpu.offer_interrupt(pending.map(offer(false)).or(external.map(offer(true))))
+        let fixed = pending.or_else(|| self.lapic.blocked_by_task_priority());
+        self.cpu.offer_interrupt(external.map(offer(true)).or(fixed.map(offer(false))))
     }
 
     /// The vector that the guest takes next, acknowledged at its source.

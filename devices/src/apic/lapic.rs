@@ -292,14 +292,15 @@ impl Lapic {
         (class > self.registers.processor_priority.value >> 4 && self.takes_vectors()).then_some(vector)
     }
 
-    /// The class of the interrupt that only the task priority holds back: it comes through as soon as CR8 is below it.
+    /// The interrupt that only the task priority holds back: it comes through as soon as CR8 is below its class.
     pub fn blocked_by_task_priority(&self) -> Option<u8> {
         if self.requested.is_empty() || !self.takes_vectors() {
             return None;
         }
-        let class = self.highest_request()? >> 4;
+        let vector = self.highest_request()?;
+        let class = vector >> 4;
         let in_service = self.highest_in_service().unwrap_or(0) >> 4;
-        (class > in_service && class <= self.task_priority()).then_some(class)
+        (class > in_service && class <= self.task_priority()).then_some(vector)
     }
 
     pub(super) fn highest_request(&self) -> Option<u8> {

@@ -97,7 +97,7 @@ fn only_the_task_priority_counts_as_what_a_lower_cr8_would_lift() {
     bench.self_ipi(0x5a);
     assert_eq!(bench.lapic.blocked_by_task_priority(), None, "nothing holds it back");
     bench.lapic.set_task_priority(5);
-    assert_eq!(bench.lapic.blocked_by_task_priority(), Some(5));
+    assert_eq!(bench.lapic.blocked_by_task_priority(), Some(0x5a));
     bench.lapic.set_task_priority(0);
     assert_eq!(bench.take(), Some(0x5a));
     bench.self_ipi(0x51);

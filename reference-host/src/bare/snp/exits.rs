@@ -38,6 +38,7 @@ const CODE_LONG: u16 = 1 << 9;
 const CODE_DEFAULT: u16 = 1 << 10;
 /// Intercepts of reads and writes of CR3.
 const INTERCEPT_CR3: u32 = 1 << 3 | 1 << (16 + 3);
+const DB: u64 = 1;
 const UD: u64 = 6;
 /// Of a page fault: present, and a reserved bit.
 const PF_RESERVED: u32 = 1 << 3 | 1;
@@ -57,6 +58,9 @@ impl Vcpu {
         if int_info & event::VALID != 0 && int_info & event::TYPE_MASK != event::TYPE_SOFTWARE {
             // The event's delivery was cut off: once more.
             self.control().event_injection = int_info;
+        }
+        if self.is_end_of_shadow(code == exit::EXCEPTION_0 + DB) {
+            return Ok(());
         }
         let machine = &mut shared.machine;
         match code {
@@ -277,6 +281,13 @@ impl Vcpu {
             Code::MovToControl(0, register) => {
                 let value = self.register(register);
                 if !self.write_cr0(value) {
+                    self.raise(GP, 0);
+                    return Ok(());
+                }
+            }
+            Code::MovToControl(8, register) => {
+                let value = self.register(register);
+                if !self.write_task_priority(value) {
                     self.raise(GP, 0);
                     return Ok(());
                 }

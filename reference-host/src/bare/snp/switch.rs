@@ -44,6 +44,7 @@ impl Vcpu {
     /// #VMEXIT: stores the state of the VMPL that ran.
     fn leave(&mut self, machine: &mut Machine, record: Option<Record>) -> Flow {
         self.withdraw_offer();
+        let kept = self.end_alternate();
         // SAFETY: SVM is on and the VMCB is ours.
         unsafe { svm::save_guest_state(self.physical) };
         let mut vmsa = self.vmsa;
@@ -55,7 +56,7 @@ impl Vcpu {
         state::fx_to(&vector::save(), &mut vmsa);
         vmsa.tsc_aux = read_msr(msr::TSC_AUX) as u32;
         let control = self.control();
-        let (interrupts, shadow) = (control.virtual_interrupt, control.interrupt_state & 1 != 0);
+        let (interrupts, shadow) = (control.virtual_interrupt, kept || control.interrupt_state & 1 != 0);
         let requeued = control.event_injection;
         vmsa.vintr_ctrl = state::stored_interrupt_control(vmsa.vintr_ctrl, interrupts, shadow);
         let record = record.unwrap_or(Record { code: exit::INTR, info1: 0, info2: 0, next_rip: 0 });
@@ -153,6 +154,7 @@ impl Vcpu {
         control.virtual_interrupt = state::interrupt_control(vmsa);
         control.event_injection = injected;
         control.interrupt_state = 0;
+        self.begin_alternate(vmsa);
         // SAFETY: SVM is on, the VMCB is ours, and this program uses none of FS, GS, TR and LDTR.
         unsafe { svm::load_guest_state(self.physical) };
         // SAFETY: QEMU only keeps the value for RDTSCP, which this program does not execute.

@@ -3,6 +3,7 @@
 //! `exits`, how VMPLs change places in `switch`.
 
 use super::super::{console, exceptions};
+use super::alternate::Alternate;
 use super::machine::{Machine, Privacy};
 use super::shared::{Held, Order, Orders, Place, Shared, Spin, be};
 use core::arch::asm;
@@ -142,6 +143,8 @@ pub(super) struct Vcpu {
     pending: [u64; 4],
     /// The one that the VMCB offers.
     offered: Option<u8>,
+    /// What QEMU does not do for a VMSA with alternate injection.
+    pub(super) alternate: Alternate,
     /// Where the last instruction was found.
     code: Option<CodePage>,
     /// The guest's bits of [`MIRRORED`], which our own CR4 shows as well; all ones before the first entry.
@@ -186,6 +189,7 @@ impl Vcpu {
             public_root: false,
             pending: [0; 4],
             offered: None,
+            alternate: Alternate::default(),
             code: None,
             mirrored: u64::MAX,
             strict,

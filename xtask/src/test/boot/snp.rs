@@ -24,9 +24,14 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_processors_survive_stress", run: stress },
     Case { name: "snp_timers_of_the_pc", run: timers },
     Case { name: "snp_processor_state_survives_exits", run: |context| probe(context, "state-probe") },
+    Case { name: "snp_interrupt_controllers", run: |context| probe(context, "interrupt-controllers") },
+    Case { name: "snp_local_apic", run: |context| probe_but(context, "apic", &NMI_NOT_BLOCKED) },
     Case { name: "snp_serial_port", run: |context| probe(context, "uart") },
     Case { name: "snp_borders_of_memory", run: |context| probe(context, "pages-probe") },
-    Case { name: "snp_what_a_guest_finds_that_looks_for_svm", run: svm_probe },
+    Case {
+        name: "snp_what_a_guest_finds_that_looks_for_svm",
+        run: |context| probe_but(context, "svm-probe", &NOT_HIDDEN),
+    },
 ];
 
 const SNP: [&str; 2] = ["--platform", "snp"];
@@ -178,15 +183,26 @@ const NOT_HIDDEN: [&str; 8] = [
     "GHCB",
 ];
 
-fn svm_probe(context: &Context) -> Outcome {
-    let Some(kernel) = kernel(context, "svm-probe")? else {
-        return Ok(Verdict::Skipped("there is no test guest svm-probe".into()));
+/// Without VNMI, which the model lacks, nobody tells when an NMI's handler has returned: another one comes at once.
+const NMI_NOT_BLOCKED: [&str; 6] = [
+    "nmi blocked until iret",
+    "nmi blocked until iret",
+    "any iret opens nmis",
+    "nmi blocked until iret",
+    "nmi blocked until iret",
+    "any iret opens nmis",
+];
+
+/// A test guest that finds these things, in this order, and nothing else.
+fn probe_but(context: &Context, name: &str, known: &[&str]) -> Outcome {
+    let Some(kernel) = kernel(context, name)? else {
+        return Ok(Verdict::Skipped(format!("there is no test guest {name}")));
     };
     let finished = run(context, &[&SNP[..], &["--test-devices", "--kernel", &kernel]].concat())?;
     expect(&finished, 3, "test-exit")?;
     let failed = finished.stdout.lines().filter_map(|line| line.split_once(": FAIL"));
     let failed: Vec<_> = failed.map(|(name, _)| name.trim().to_owned()).collect();
-    if failed == NOT_HIDDEN { passed() } else { Err(format!("other differences than those known: {failed:?}")) }
+    if failed == known { passed() } else { Err(format!("other differences than those known: {failed:?}")) }
 }
 
 #[cfg(test)]
