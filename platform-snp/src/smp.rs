@@ -18,8 +18,9 @@ use specs::svm::VmcbSegment;
 use specs::vmsa::{SevFeatures, Vmsa};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
+use crate::ending::end;
 use crate::local::Local;
-use crate::machine::{Snp, end};
+use crate::machine::Snp;
 use crate::own_tables::{c_mask, unmap};
 use crate::start::{self, SharedPages, StartError, boxed, make_vmsa, new_vmsa};
 use crate::{clock, ghcb};

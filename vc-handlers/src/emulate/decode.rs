@@ -187,7 +187,8 @@ fn decode_with(
     let mut decoder = with(options)?;
     let instruction = decoder.decode();
     // With a LOCK that it must not have, an instruction of 15 bytes is whole and not too long.
-    let is_whole = || with(options | DecoderOptions::NO_INVALID_CHECK).is_ok_and(|mut decoder| !decoder.decode().is_invalid());
+    let is_whole =
+        || with(options | DecoderOptions::NO_INVALID_CHECK).is_ok_and(|mut decoder| !decoder.decode().is_invalid());
     match decoder.last_error() {
         // Out of bytes because no instruction may be longer.
         DecoderError::InvalidInstruction if decoder.position() >= MAX_LENGTH && !is_whole() => {

@@ -246,7 +246,9 @@ pub(crate) fn clear_breakpoints() {
 fn mask_all() {
     use guests::apic::register::{LVT_LINT0, LVT_LINT1, LVT_TIMER};
     const MASKED: u32 = 1 << 16;
-    [LVT_TIMER, LVT_LINT0, LVT_LINT1].map(|register| write_apic(register, MASKED));
+    for register in [LVT_TIMER, LVT_LINT0, LVT_LINT1] {
+        write_apic(register, MASKED);
+    }
     for line in 0..24 {
         let entry = u32::from(IOAPIC_REDIRECTION + 2 * line);
         for (register, value) in [(IOREGSEL, entry), (IOWIN, MASKED)] {
