@@ -11,8 +11,17 @@ const ALWAYS: u32 = u32::MAX;
 const LATE: u64 = 5_000_000;
 /// A port access in the middle of a kernel's start.
 const SOMEWHERE: u32 = 10_000;
-/// A page of guests that place something there: the test images' initial RAM disk.
+/// A start of the guest by a paravisor, in the middle of that guest's own start; and how often it is disturbed.
+const LATER: u32 = 1000;
+const MOVE: Deed = Deed::Remap(PAGE_OF_THE_GUEST, PAGE_OF_THE_GUEST + 0x20_0000);
+const STRAY: Deed = Deed::Inject(2, Injection::Entry);
+/// A page of guests that place something there: the test images' initial RAM disk, or Parados.
 const PAGE_OF_THE_GUEST: u64 = 0x800_0000;
+
+/// After one read.
+const fn flip(offset: usize) -> Change {
+    Change { offset: offset as u64, reads: 1, flip: 1 }
+}
 
 const fn always(on: Event, deed: Deed) -> Act {
     Act { on, from: 1, times: ALWAYS, deed }
@@ -76,44 +85,49 @@ pub const ALL: &[Script] = &[
     },
     Script {
         name: "snatched-page",
-        acts: &[once(Event::Exit(own::PAGE_STATE_CHANGE), 1, Deed::Snatch(PAGE_OF_THE_GUEST))],
+        acts: &[
+            once(Event::Exit(own::PAGE_STATE_CHANGE), 1, Deed::Snatch(PAGE_OF_THE_GUEST)),
+            once(Event::Exit(own::RUN_VMPL), LATER, Deed::Snatch(PAGE_OF_THE_GUEST)),
+        ],
     },
     Script {
         name: "moved-page",
-        acts: &[once(
-            Event::Exit(own::PAGE_STATE_CHANGE),
-            1,
-            Deed::Remap(PAGE_OF_THE_GUEST, PAGE_OF_THE_GUEST + 0x20_0000),
-        )],
+        acts: &[once(Event::Exit(own::PAGE_STATE_CHANGE), 1, MOVE), once(Event::Exit(own::RUN_VMPL), LATER, MOVE)],
     },
     Script {
         name: "second-thought",
-        acts: &[once(
-            Event::Exit(own::FEATURES),
-            1,
-            Deed::Watch(Watched::Ghcb, Change { offset: page::SW_EXIT_INFO2 as u64, reads: 1, flip: 1 }),
-        )],
+        acts: &[
+            once(Event::Exit(own::FEATURES), 1, Deed::Watch(Watched::Ghcb, flip(page::SW_EXIT_INFO2))),
+            once(Event::Exit(own::RUN_VMPL), LATER, Deed::Watch(Watched::Ghcb, flip(page::SW_EXIT_INFO1))),
+        ],
     },
     Script {
         name: "low-vector",
-        acts: &[once(Event::Exit(own::FEATURES), 1, Deed::Inject(3, Injection::Doorbell(14)))],
+        acts: &[
+            once(Event::Exit(own::FEATURES), 1, Deed::Inject(3, Injection::Doorbell(14))),
+            once(Event::Exit(own::RUN_VMPL), LATER, Deed::Inject(3, Injection::Doorbell(14))),
+        ],
     },
     Script {
         name: "forged-interrupt",
-        acts: &[once(Event::Exit(exit::IOIO), SOMEWHERE, Deed::Inject(2, Injection::Interrupt(0x80)))],
+        acts: &[
+            once(Event::Exit(exit::IOIO), SOMEWHERE, Deed::Inject(2, Injection::Interrupt(0x80))),
+            once(Event::Exit(own::RUN_VMPL), LATER, Deed::Inject(2, Injection::Interrupt(0x80))),
+        ],
     },
     Script {
         name: "forged-exception",
-        acts: &[once(Event::Exit(exit::IOIO), SOMEWHERE, Deed::Inject(2, Injection::Exception(13, Some(0))))],
+        acts: &[
+            once(Event::Exit(exit::IOIO), SOMEWHERE, Deed::Inject(2, Injection::Exception(13, Some(0)))),
+            once(Event::Exit(own::RUN_VMPL), LATER, Deed::Inject(2, Injection::Exception(13, Some(0)))),
+        ],
     },
     Script {
         name: "stray-entry",
-        acts: &[Act {
-            on: Event::Msr(msr::RUN_VMPL_REQUEST),
-            from: 1,
-            times: ALWAYS,
-            deed: Deed::Inject(2, Injection::Entry),
-        }],
+        acts: &[
+            Act { on: Event::Msr(msr::RUN_VMPL_REQUEST), from: 1, times: LATER, deed: STRAY },
+            Act { on: Event::Exit(own::RUN_VMPL), from: 1, times: LATER, deed: STRAY },
+        ],
     },
 ];
 

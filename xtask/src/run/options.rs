@@ -132,8 +132,8 @@ impl Options {
         if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
             return Err(Failure::usage(format!("{name} and --image: an image has its payload and settings inside")));
         }
-        if self.hostile.is_some() && self.image.is_none() {
-            return Err(Failure::usage("--hostile: needs an SNP image (--image); a native one has no host to fear"));
+        if self.hostile.is_some() && self.platform != Platform::Snp {
+            return Err(Failure::usage("--hostile: only with --platform snp; a native image has no host to fear"));
         }
         if self.hostile.as_deref().is_some_and(|name| name.contains(' ')) {
             return Err(Failure::usage("--hostile: one name of docs/hostile-hosts.md"));
@@ -210,9 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn an_attack_needs_an_image_that_has_a_host() {
-        assert_eq!(parse(&["--image", "x", "--hostile", "late"]).unwrap().hostile.as_deref(), Some("late"));
-        assert_eq!(parse(&["--image", "x", "--hostile", "late rules=permissive"]).unwrap_err().status, 64);
+    fn an_attack_needs_a_host() {
+        let options = parse(&["--platform", "snp", "--hostile", "late"]).unwrap();
+        assert_eq!(
+            (options.hostile.as_deref(), options.host_options()),
+            (Some("late"), " ports=vmpl0 hostile=late".into())
+        );
+        assert_eq!(parse(&["--platform", "snp", "--hostile", "late rules=permissive"]).unwrap_err().status, 64);
     }
 
     #[test]

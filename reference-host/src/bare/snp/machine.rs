@@ -493,7 +493,8 @@ impl Machine {
             }
         }
         let gpa = watch.gpa;
-        self.watch = Some(watch);
+        // Once it has changed there is nothing more to see.
+        self.watch = (watch.reads < watch.change.reads).then_some(watch);
         self.forget(&[gpa, C_MASK | gpa], PAGE);
     }
 }

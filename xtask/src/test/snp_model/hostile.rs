@@ -9,7 +9,6 @@ use super::{CONTENT, LIMIT, MEMORY, Outcome, Tests, attestation, expect, hosted,
 use crate::failure::Result;
 use crate::guest::USER_MODE;
 use crate::image::{Payload, Request};
-use crate::options::SNP_CPU;
 use crate::scratch::Scratch;
 use crate::test::driver;
 use crate::{say, snp_guest};
@@ -44,6 +43,25 @@ const PANIC: &str = "Kernel panic - not syncing";
 const HANGS: &str = "never";
 const SOON: Duration = Duration::from_secs(25);
 
+/// Against Parados with the stock kernel above it: script, status of the run, what is said. With status 0 the kernel's own
+/// command has run.
+const PARADOS: [(&str, i32, &str); 14] = [
+    ("no-features", 70, "the processor lacks a needed feature"),
+    ("old-protocol", 70, "the processor lacks a needed feature"),
+    ("no-registration", 70, "the host refused a change of page states"),
+    ("no-conversion", 70, "the host refused a change of page states"),
+    ("silence", 70, "the host refused a change of page states"),
+    ("late", 0, ""),
+    ("false-cpuid", 0, ""),
+    ("snatched-page", 70, "exception in Parados"),
+    ("moved-page", 70, "SNP rule access.reverse-map broken"),
+    ("second-thought", 0, ""),
+    ("low-vector", 0, ""),
+    ("forged-interrupt", 0, ""),
+    ("forged-exception", 0, ""),
+    ("stray-entry", 0, ""),
+];
+
 /// Against the driver for `/dev/sev-guest`: no report may come of it.
 const DRIVER: [&str; 2] = ["twice", "replay"];
 
@@ -59,6 +77,9 @@ pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> R
     tests.run("hostile_scripts_are_an_option_of_run", || by_option(qemu, probe))?;
     for (script, reason, words) in KERNEL {
         tests.run(&format!("hostile_{script}_meets_the_stock_kernel"), || kernel(qemu, script, reason, words))?;
+    }
+    for (script, status, words) in PARADOS {
+        tests.run(&format!("hostile_{script}_meets_parados"), || Ok(parados(qemu, script, status, words)))?;
     }
     for script in DRIVER {
         tests.run(&format!("hostile_{script}_gets_no_report"), || {
@@ -78,7 +99,7 @@ fn by_option(qemu: Option<&Path>, probe: &Path) -> Result<Outcome> {
     let image = scratch.file("probe.igvm");
     igvm_tools::write_atomically(&image, &snp_guest::build_probe(probe, 18, false)?)?;
     let image = image.to_string_lossy().into_owned();
-    let run = |name: &str| driver::run(qemu, &["--image", &image, "--cpu", SNP_CPU, "--hostile", name]);
+    let run = |name: &str| driver::run(qemu, &["--platform", "snp", "--image", &image, "--hostile", name]);
     let judge = |name: &str, status: i32, words: &str| {
         let finished = run(name)?;
         let fits = finished.status == status && finished.stderr.contains(words);
@@ -86,6 +107,15 @@ fn by_option(qemu: Option<&Path>, probe: &Path) -> Result<Outcome> {
     };
     Ok(judge("second-thought", 70, "the guest gave up: reason set 15, code 1")
         .and_then(|()| judge("kindness", 70, "names no script of docs/hostile-hosts.md")))
+}
+
+fn parados(qemu: Option<&Path>, script: &str, status: i32, words: &str) -> Outcome {
+    let finished = driver::run(qemu, &["--platform", "snp", "--hostile", script, "--exec", "echo alive"])?;
+    let output = if status == 0 { "alive\n" } else { "" };
+    if finished.status == status && finished.stderr.contains(words) && finished.stdout == output {
+        return Ok(());
+    }
+    Err(format!("status {}, {:?}, {:?}", finished.status, finished.stdout, finished.stderr))
 }
 
 fn kernel(qemu: Option<&Path>, script: &str, reason: &str, words: &str) -> Result<Outcome> {
