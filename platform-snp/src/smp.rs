@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use alloc::alloc::{Layout, alloc_zeroed};
 use alloc::boxed::Box;
 
-use platform::{Clock, PAGE_SIZE, Platform, Reason, Termination};
+use platform::{Clock, PAGE_SIZE, Platform, Termination};
 use specs::svm::VmcbSegment;
 use specs::vmsa::{SevFeatures, Vmsa};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
@@ -142,7 +142,7 @@ extern "C" fn arrive(index: u32, local: *const Local) -> ! {
     // SAFETY: the pointer was made from a `Body` in `start_others`.
     let body = unsafe { core::mem::transmute::<*mut (), Body>(body) };
     if let Err(error) = start::set_up_processor(local) {
-        end(Termination::Fatal(error.reason(), Reason::ProcessorStart.code().into()));
+        end(Termination::Fatal(error.reason(), index.into()));
     }
     ARRIVED.fetch_add(1, Ordering::AcqRel);
     body(snp, index)
