@@ -378,6 +378,9 @@ impl GuestCpu for SnpCpu {
     fn complete_instruction(&mut self, next_rip: u64) {
         let begins_shadow = core::mem::take(&mut self.begins_shadow);
         let vmsa = self.vmsa_mut();
+        if vmsa.rip != next_rip {
+            vmsa.rflags &= !RFLAGS_RF;
+        }
         vmsa.rip = next_rip;
         vmsa.vintr_ctrl &= !vintr::INTERRUPT_SHADOW;
         if begins_shadow {
@@ -635,3 +638,6 @@ fn refused(refusal: Refusal) -> ExitReason {
     };
     ExitReason::Broken(Reason::InvalidGuestState, detail)
 }
+
+#[cfg(test)]
+mod tests;

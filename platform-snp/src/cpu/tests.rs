@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What becomes of a VMSA that no processor runs.
+
+use alloc::boxed::Box;
+
+use image_abi::{PLACED_RANGES, Range};
+use platform::{Gpa, PageRange, RamMap};
+use specs::svm::exit;
+use zerocopy::FromZeros;
+
+use super::*;
+use crate::acceptance::Acceptance;
+use crate::clock::TscClock;
+
+const RIP: u64 = 0x20_9f8b;
+const TOP: u64 = 1 << 46;
+
+fn cpu() -> SnpCpu {
+    let mut ram = RamMap::default();
+    ram.push(PageRange::new(Gpa(0), Gpa(16 << 20)).unwrap()).unwrap();
+    let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES]).unwrap();
+    let clock = TscClock::new(1_000_000_000).unwrap();
+    let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000)));
+    let doorbell: &'static SharedPage = Box::leak(Box::new(SharedPage::zeroed()));
+    let vmsa = Box::leak(Box::new(Vmsa::new_zeroed()));
+    let mut cpu = SnpCpu::new(snp, Local::boot(), doorbell, vmsa, TOP);
+    cpu.vmsa_mut().rip = RIP;
+    cpu
+}
+
+#[test]
+fn a_vmsa_is_held_and_asks_for_what_a_guest_needs() {
+    let vmsa = *cpu().vmsa();
+    assert_ne!(vmsa.vintr_ctrl & vintr::BUSY, 0);
+    assert_eq!((vmsa.vmpl, vmsa.virtual_tom, vmsa.exit_code), (2, TOP, HANDLED));
+    assert_eq!(vmsa.sev_features, 0b1_0111, "SNPActive, vTOM, ReflectVC, AlternateInjection");
+    assert_ne!(vmsa.efer & EFER_SVME, 0);
+    assert_eq!(vmsa.first_reserved_byte(), None);
+}
+
+/// The host may enter VMPL0 at any time; what it finds then must not be an exit that has been handled.
+#[test]
+fn an_exit_is_found_once() {
+    let mut cpu = cpu();
+    cpu.vmsa_mut().exit_code = exit::CPUID;
+    cpu.vmsa_mut().next_rip = RIP + 2;
+    let first = cpu.take_record();
+    assert_eq!((first.code, first.next_rip, first.rip), (exit::CPUID, RIP + 2, RIP));
+    let again = cpu.take_record();
+    assert_eq!((again.code, cpu.handle(&again)), (HANDLED, Some(HOST_INTERRUPT)));
+}
+
+#[test]
+fn an_event_that_was_cut_off_is_injected_again_but_for_softwares() {
+    let cut_off = |info: u64| {
+        let mut cpu = cpu();
+        cpu.vmsa_mut().exit_int_info = info;
+        cpu.take_record();
+        assert_eq!(cpu.vmsa().exit_int_info, 0);
+        cpu.vmsa().event_injection
+    };
+    let fault = event::VALID | event::TYPE_EXCEPTION | event::ERROR_CODE_VALID | 14 | 2 << 32;
+    let interrupt = event::VALID | event::TYPE_INTERRUPT | 0x51;
+    for again in [fault, interrupt, event::VALID | event::TYPE_NMI | 2] {
+        assert_eq!(cut_off(again), again);
+    }
+    let breakpoint = event::VALID | event::TYPE_EXCEPTION | 3;
+    for not in [event::VALID | event::TYPE_SOFTWARE | 0x80, breakpoint, breakpoint + 1, fault & !event::VALID, 0] {
+        assert_eq!(cut_off(not), 0, "{not:#x}");
+    }
+}
+
+#[test]
+fn an_offer_is_a_request_of_its_class_until_the_guest_has_taken_it() {
+    let mut cpu = cpu();
+    let offer = |vector, over_priority| Some(Offer { vector, over_priority });
+    assert!(cpu.offer_interrupt(offer(0x51, false)));
+    let control = cpu.vmsa().vintr_ctrl;
+    assert_eq!(control & !vintr::BUSY & !vintr::V_GIF, vintr::V_IRQ | 5 << 16 | 0x51 << 32);
+    cpu.take_record();
+    assert_eq!(cpu.take_delivered(), None, "still requested");
+    // The processor clears the request when it delivers.
+    cpu.vmsa_mut().vintr_ctrl &= !vintr::V_IRQ;
+    cpu.take_record();
+    assert_eq!((cpu.take_delivered(), cpu.take_delivered()), (Some(0x51), None));
+    assert!(cpu.offer_interrupt(offer(0x08, true)));
+    assert_ne!(cpu.vmsa().vintr_ctrl & vintr::V_IGN_TPR, 0);
+    assert!(!cpu.offer_interrupt(None));
+    assert_eq!(cpu.vmsa().vintr_ctrl & !vintr::BUSY & !vintr::V_GIF, 0);
+    cpu.take_record();
+    assert_eq!(cpu.take_delivered(), None, "what was taken back was not delivered");
+}
+
+#[test]
+fn an_exception_is_injected_with_its_code_and_address() {
+    let mut cpu = cpu();
+    cpu.inject(Event::Exception(Exception::page_fault(6, 0xdead_b000)));
+    assert_eq!(cpu.vmsa().event_injection, 0x6_8000_0b0e);
+    assert_eq!((cpu.vmsa().cr2, cpu.rflags() & RFLAGS_RF), (0xdead_b000, RFLAGS_RF));
+    assert!(cpu.injection_state().queued && !cpu.injection_state().nmi);
+}
+
+#[test]
+fn a_completed_instruction_clears_rf_and_an_element_of_a_repetition_does_not() {
+    let mut cpu = cpu();
+    cpu.vmsa_mut().rflags = RFLAGS_RF | RFLAGS_IF | 2;
+    cpu.complete_instruction(RIP);
+    assert_eq!(cpu.rflags(), RFLAGS_RF | RFLAGS_IF | 2);
+    cpu.complete_instruction(RIP + 2);
+    assert_eq!((cpu.rflags(), cpu.rip()), (RFLAGS_IF | 2, RIP + 2));
+}
+
+#[test]
+fn a_shadow_ends_with_its_instruction_and_begins_when_told() {
+    let mut cpu = cpu();
+    cpu.vmsa_mut().rflags = RFLAGS_IF | 2;
+    cpu.vmsa_mut().vintr_ctrl |= vintr::INTERRUPT_SHADOW;
+    assert!(!cpu.injection_state().interrupts);
+    cpu.complete_instruction(RIP + 1);
+    assert!(cpu.injection_state().interrupts);
+    cpu.begin_shadow();
+    cpu.complete_instruction(RIP + 3);
+    assert!(!cpu.injection_state().interrupts && !cpu.injection_state().nmi);
+}
+
+/// A guest that executes VMGEXIT finds what a processor without SEV-ES does: VMMCALL, at the instruction.
+#[test]
+fn vmgexit_of_the_guest_is_a_hypercall_like_any_other() {
+    let mut cpu = cpu();
+    let record = Record { code: 0x403, info1: 0, info2: 0, next_rip: 0, rip: RIP };
+    let expected = Exit { reason: ExitReason::Vmmcall, next_rip: RIP };
+    assert_eq!((cpu.handle(&record), cpu.rip()), (Some(expected), RIP - 4));
+}
+
+#[test]
+fn memory_that_is_nobodys_is_emulated() {
+    let mut cpu = cpu();
+    let record = Record { code: 0x404, info1: 0, info2: 0xfed0_0000, next_rip: 0, rip: RIP };
+    let Some(Exit { reason: ExitReason::Memory(fault), .. }) = cpu.handle(&record) else { panic!("no fault") };
+    assert_eq!(fault.gpa, Some(Gpa(0xfed0_0000)));
+}
+
+/// A page that was accepted and is not validated any more was taken by the host. Another processor may have accepted it since
+/// the fault, so the second time counts.
+#[test]
+fn memory_that_the_host_took_away_ends_the_vm() {
+    let mut cpu = cpu();
+    let acceptance = cpu.snp.acceptance();
+    acceptance.announce(3);
+    acceptance.claim(3);
+    acceptance.finish(3);
+    let record = Record { code: 0x404, info1: 0, info2: 6 << 20, next_rip: 0, rip: RIP };
+    assert_eq!(cpu.handle(&record), None, "once more");
+    let Some(Exit { reason: ExitReason::Broken(reason, 0x60_0000), .. }) = cpu.handle(&record) else { panic!() };
+    assert_eq!(reason, Reason::PagesRefused);
+}
+
+#[test]
+fn state_comes_back_as_it_was_given() {
+    let mut cpu = cpu();
+    let mut state = VcpuState { rip: 0x1234, rflags: 2, efer: 0x500, cr0: 0x11, pat: 7, ..VcpuState::default() };
+    state.gprs = core::array::from_fn(|index| 0x100 + index as u64);
+    state.segments = core::array::from_fn(|index| Segment { selector: index as u16, limit: 9, ..Segment::default() });
+    cpu.restore(&state);
+    assert_eq!(cpu.save(), state);
+    assert_eq!(cpu.vmsa().efer, 0x1500, "SVME is not the guest's");
+    for register in Gpr::ALL {
+        cpu.set_gpr(register, u64::from(register as u8) + 7);
+        assert_eq!(cpu.gpr(register), u64::from(register as u8) + 7);
+    }
+}
