@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use igvm_tools::Platform;
+
 use super::{Case, Context, Outcome, Verdict};
 use crate::guest::USER_MODE;
 use crate::image::Request;
@@ -19,6 +21,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "unusable_initrds_are_refused", run: initrds },
     Case { name: "corrupt_images_are_refused", run: corrupt },
     Case { name: "a_payload_that_is_not_what_was_measured_is_not_started", run: damaged },
+    Case { name: "one_image_for_all_platforms_starts_on_each", run: combined },
     Case { name: "print_command_runs_nothing", run: print_command },
     Case { name: "qemus_own_igvm_loader_starts_the_image", run: own_loader },
 ];
@@ -96,10 +99,14 @@ fn corrupt(context: &Context) -> Outcome {
     Ok(Verdict::Passed)
 }
 
-/// An image whose payload the launch does not measure, and Parados judges: as it is, and with a byte changed at various places.
 fn damaged(context: &Context) -> Outcome {
+    damaged_on(context, Platform::Native)
+}
+
+/// An image whose payload the launch does not measure, and Parados judges: as it is, and with a byte changed at various places.
+pub(super) fn damaged_on(context: &Context, platform: Platform) -> Outcome {
     let scratch = scratch()?;
-    let request = Request { figure: true, hashed: true, ..Request::default() };
+    let request = Request { platform, figure: true, hashed: true, ..Request::default() };
     let built = request.build().map_err(|failure| failure.message)?;
     let block = built.report.launch_block.ok_or("no launch block")?;
     let parts: Vec<_> = block.digests.iter().map(|digest| digest.range).filter(|range| range.bytes > 0).collect();
@@ -111,7 +118,7 @@ fn damaged(context: &Context) -> Outcome {
             *image.get_mut(in_file(&built.bytes, place)?).ok_or("a place outside of the file")? ^= 0x10;
         }
         write(&file, &image)?;
-        driver::run(context.qemu.as_deref(), &["--image", &file.to_string_lossy()])
+        driver::run(context.qemu.as_deref(), &["--image", &file.to_string_lossy(), "--platform", platform.name()])
     };
     // Behind the RAM disk's end its last page is nobody's: Parados clears it.
     let tail = (!initrd.end().is_multiple_of(4096)).then_some(initrd.end());
@@ -137,6 +144,24 @@ fn in_file(image: &[u8], gpa: u64) -> Result<usize, String> {
     let page = file.pages().find(|(_, page)| page.gpa == gpa & !0xfff && page.file_offset != 0);
     let (_, page) = page.ok_or_else(|| format!("no page with data at {gpa:#x}"))?;
     Ok(page.file_offset as usize + (gpa & 0xfff) as usize)
+}
+
+/// One file for all platforms for which there are images, started as each of them.
+fn combined(context: &Context) -> Outcome {
+    let scratch = scratch()?;
+    let image = |platform: &Platform| Request { platform: *platform, figure: true, ..Request::default() }.build();
+    let images = Platform::BUILDABLE.iter().map(image).collect::<crate::failure::Result<Vec<_>>>();
+    let whole = igvm_tools::combine(&images.map_err(|failure| failure.message)?).map_err(|error| error.to_string())?;
+    let file = scratch.file("all.igvm");
+    write(&file, &whole.bytes)?;
+    for platform in Platform::BUILDABLE {
+        let options = ["--image", &file.to_string_lossy(), "--platform", platform.name()];
+        let finished = driver::run(context.qemu.as_deref(), &options)?;
+        if finished.status != 0 || !finished.stdout.contains(USER_MODE) {
+            return Err(format!("{}: expected a guest in user mode, got {finished:?}", platform.name()));
+        }
+    }
+    Ok(Verdict::Passed)
 }
 
 fn print_command(context: &Context) -> Outcome {

@@ -5,7 +5,10 @@
 //! model, line by line. Lines that may differ are listed in `snp_differences.txt`, each with its reason. All of it is seen on
 //! the reference host's model of the hardware, and on no hardware.
 
+use igvm_tools::Platform;
+
 use super::common::{expect, guest, kernel, output, passed, run, same};
+use super::images::damaged_on;
 use super::pc::HELD_UP;
 use super::{Case, Context, Outcome, Verdict};
 
@@ -15,6 +18,10 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_guest_sees_the_native_machine", run: same_machine },
     Case { name: "snp_guest_sees_nothing_of_sev", run: no_trace },
     Case { name: "snp_status_of_a_command_is_the_runs", run: command_status },
+    Case {
+        name: "snp_payload_that_is_not_what_was_measured_is_not_started",
+        run: |context| damaged_on(context, Platform::Snp),
+    },
     Case { name: "snp_memory_of_3_gib", run: much_memory },
     Case { name: "snp_guest_without_an_os_can_power_off", run: poweroff },
     Case { name: "snp_triple_fault_ends_with_71", run: triple_fault },
