@@ -255,7 +255,9 @@ fn map(
     block: Option<&LaunchBlock>,
     context: Option<&IgvmNativeVpContextX64>,
 ) -> Vec<Extent> {
-    let access = |address| context.map_or("", |context| permissions(memory.mapping(context.cr3, address)));
+    // An image that builds on its tables before it uses them has their place in the launch block.
+    let root = context.map(|context| context.cr3).or(block.map(|block| block.page_tables.start));
+    let access = |address| root.map_or("", |root| permissions(memory.mapping(root, address)));
     let mut extents: Vec<Extent> = Vec::new();
     for (&start, &(end, content)) in &memory.pages {
         let is_data = content.is_some();
@@ -325,6 +327,8 @@ pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
         (&block.rodata, "constants"),
         (&block.stack, "boot stack"),
         (&block.page_tables, "page tables"),
+        (&block.cpuid_page, "CPUID page"),
+        (&block.secrets_page, "secrets page"),
         (&block.command_line, "command line"),
         (&block.initrd, "initrd"),
     ];

@@ -70,6 +70,23 @@ fn firmware_and_host_fill_the_pages_that_the_launch_block_names() {
 }
 
 #[test]
+fn inspection_names_these_pages_and_shows_what_the_tables_allow() {
+    let image = built();
+    let block = block(&image);
+    let map = image.inspection().map;
+    let find = |what: &str| map.iter().find(|extent| extent.what == what).unwrap();
+    for (what, start, access) in [
+        ("CPUID page", block.cpuid_page.start, "r--"),
+        ("secrets page", block.secrets_page.start, "r--"),
+        ("code", block.text.start, "r-x"),
+        ("boot stack", block.stack.start, "rw-"),
+        ("launch block", block.stack.end(), "r--"),
+    ] {
+        assert_eq!((find(what).start, find(what).access), (start, access), "{what}");
+    }
+}
+
+#[test]
 fn the_launch_block_lists_exactly_the_pages_that_are_filled() {
     let image = built();
     let block = block(&image);
