@@ -95,7 +95,11 @@ fn run(native: &'static Backend, index: u32) -> ! {
     let machine: &'static Machine<Backend> = unsafe { &*MACHINE.load(Ordering::Acquire) };
     let cpu = match native.processor(index) {
         Ok(cpu) => cpu,
-        Err(error) => give_up(error.reason(), u64::from(index)),
+        Err(error) => {
+            let reason = error.reason();
+            // Its own memory is told by processor, everything else by the step of the start.
+            give_up(reason, if reason == Reason::ProcessorMemory { index.into() } else { 2 })
+        }
     };
     match Vcpu::new(machine, index, cpu) {
         Some(vcpu) => vcpu.run(),

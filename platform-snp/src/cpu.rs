@@ -171,7 +171,7 @@ impl SnpCpu {
         let gpa = fault.gpa.unwrap_or_default();
         let (acceptance, stretch) = (self.snp.acceptance(), stretch_of(gpa));
         let emulate = Some(Exit { reason: ExitReason::Memory(fault), next_rip: 0 });
-        let broken = Some(Exit { reason: ExitReason::Broken(Reason::PagesRefused, gpa.0), next_rip: 0 });
+        let broken = Some(Exit { reason: ExitReason::Broken(Reason::GuestMemory, gpa.0), next_rip: 0 });
         let accepted = acceptance.is_accepted(stretch);
         if !acceptance.ram().contains(gpa, 1) || validated && accepted {
             return emulate;

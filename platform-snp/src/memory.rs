@@ -37,7 +37,7 @@ impl SnpMemory {
         match ensure(&self.acceptance, gpa, bytes as u64) {
             Ok(()) => Ok(ptr::with_exposed_provenance_mut(gpa.0 as usize)),
             // Nobody may go on with a host that exchanges pages.
-            Err(MemoryError::Host) => end(Termination::Fatal(Reason::PagesRefused, gpa.0)),
+            Err(MemoryError::Host) => end(Termination::Fatal(Reason::GuestMemory, gpa.0)),
             Err(other) => Err(other),
         }
     }

@@ -36,6 +36,8 @@ pub enum StartError {
     NoTimer,
     /// The heap does not suffice.
     OutOfMemory,
+    /// The heap does not suffice for one processor.
+    ProcessorMemory,
     /// Another processor did not come up.
     ProcessorStart,
 }
@@ -47,6 +49,7 @@ impl StartError {
             Self::Host => Reason::PagesRefused,
             Self::NoTimer => Reason::NoClock,
             Self::OutOfMemory => Reason::OutOfMemory,
+            Self::ProcessorMemory => Reason::ProcessorMemory,
             Self::ProcessorStart => Reason::ProcessorStart,
         }
     }
@@ -214,7 +217,7 @@ impl Snp {
     pub fn processor(&'static self, index: u32) -> Result<SnpCpu, StartError> {
         let local = Local::current();
         let doorbell = local.doorbell().ok_or(StartError::Host)?;
-        let vmsa = new_vmsa()?;
+        let vmsa = new_vmsa().map_err(|_| StartError::ProcessorMemory)?;
         let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
         let cpu = SnpCpu::new(self, local, doorbell, vmsa, c_mask() >> 1);
         mark_vmsa(gpa)?;
