@@ -83,6 +83,9 @@ pub(crate) struct Words {
     pub(crate) images: AtomicU32,
     pub(crate) interrupts: AtomicU32,
     pub(crate) nmis: AtomicU32,
+    /// Interrupts in a row during one beat, and which.
+    pub(crate) storm: AtomicU32,
+    pub(crate) storm_beat: AtomicU32,
     /// The stack pointer to come back to from foreign code.
     pub(crate) saved: AtomicU64,
     /// Accesses that exited for certain.

@@ -6,11 +6,8 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use specs::apic::{IOAPIC_BASE, IOAPIC_REDIRECTION, IOREGSEL, IOWIN};
-
-use crate::area::{self, Area, state};
+use crate::area::{self, Area, Words, state};
 use crate::canary;
-use crate::start::place;
 
 const STUB: u64 = 32;
 
@@ -185,8 +182,6 @@ pub(crate) fn enter(area: &Area, entry: &Entry) -> u32 {
 extern "C" fn handle(frame: &mut Frame, area: &Area) {
     const FLAGS: u64 = 2;
     const TRAP: u64 = 1 << 8 | 1 << 18;
-    const INTERRUPTS: u64 = 1 << 9;
-    const MOST_AT_ONCE: u32 = 64;
     let words = &area.words;
     if words.armed.swap(0, SeqCst) != 0 {
         words.vector.store(frame.vector as u32 + 1, SeqCst);
@@ -217,12 +212,7 @@ extern "C" fn handle(frame: &mut Frame, area: &Area) {
         }
         32.. => {
             words.recovery.store(recovery, SeqCst);
-            // A line that stays up, or a timer that is too fast, interrupts again behind each end of an interrupt, and
-            // nothing else would run any more.
-            if words.interrupts.fetch_add(1, SeqCst) % MOST_AT_ONCE == MOST_AT_ONCE - 1 {
-                frame.flags &= !INTERRUPTS;
-                mask_all();
-            }
+            give_up_in_a_storm(words);
             end_of_interrupt();
         }
         vector => {
@@ -241,22 +231,20 @@ pub(crate) fn clear_breakpoints() {
     unsafe { core::arch::asm!("mov dr7, {}", in(reg) 0x400u64, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Masks all lines of the IOAPIC and of both 8259s, and what the local APIC itself can raise without end. Another victim may
-/// select a register in between, with no harm done.
-fn mask_all() {
-    use guests::apic::register::{LVT_LINT0, LVT_LINT1, LVT_TIMER};
-    const MASKED: u32 = 1 << 16;
-    for register in [LVT_TIMER, LVT_LINT0, LVT_LINT1] {
-        write_apic(register, MASKED);
+/// A line that stays up, or a timer that is too fast, interrupts again behind each end of an interrupt, so that the victim
+/// never comes to its next access. That is the end of its job.
+fn give_up_in_a_storm(words: &Words) {
+    const MOST_AT_ONCE: u32 = 256;
+    words.interrupts.fetch_add(1, SeqCst);
+    let beat = words.beat.load(SeqCst);
+    if words.storm_beat.swap(beat, SeqCst) != beat {
+        words.storm.store(0, SeqCst);
     }
-    for line in 0..24 {
-        let entry = u32::from(IOAPIC_REDIRECTION + 2 * line);
-        for (register, value) in [(IOREGSEL, entry), (IOWIN, MASKED)] {
-            // SAFETY: the IOAPIC is mapped one to one, and what it is told is its own affair.
-            unsafe { place::<u32>(IOAPIC_BASE + register).write_volatile(value) };
-        }
+    if words.storm.fetch_add(1, SeqCst) >= MOST_AT_ONCE {
+        words.storm.store(0, SeqCst);
+        words.state.store(state::DONE, SeqCst);
+        guests::machine::halt_forever();
     }
-    guests::smp::mask_8259s();
 }
 
 /// Writes a register of the local APIC in whatever mode that is.
