@@ -23,9 +23,7 @@ pub(crate) struct SparseRam {
     pub(crate) twice: Option<u64>,
     /// A write that was let through by nobody's right.
     pub(crate) astray: Option<u64>,
-    /// Pages are moved up by one where this is set: a planted bug.
-    pub(crate) shifted: bool,
-    /// Short writes go eight bytes low: another.
+    /// Short writes go eight bytes low where this is set: a planted bug.
     pub(crate) low: bool,
 }
 
@@ -33,7 +31,7 @@ impl SparseRam {
     /// The memory of a guest with so many bytes, a multiple of the page size.
     pub(crate) fn new(bytes: u64) -> Self {
         let (pages, claimed) = Default::default();
-        Self { bytes, pages, claimed, twice: None, astray: None, shifted: false, low: false }
+        Self { bytes, pages, claimed, twice: None, astray: None, low: false }
     }
 
     /// Whether the guest has all of these bytes.
@@ -92,7 +90,6 @@ impl SparseRam {
 
 impl GuestRam for SparseRam {
     fn write(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), OutsideRam> {
-        let gpa = if self.shifted && bytes.len() as u64 == PAGE { gpa + PAGE } else { gpa };
         let gpa = if self.low && bytes.len() <= 8 { gpa.saturating_sub(8) } else { gpa };
         self.note(gpa, bytes.len() as u64);
         if !self.has(gpa, bytes.len() as u64) {

@@ -7,6 +7,7 @@
 //! - a file that is loaded is placed byte by byte as `igvm-tools`, which reads the format by itself, says;
 //! - the entry of the image's page table that the host borrows is a free one.
 
+use platform::Slip;
 use reference_host::handover::Slot;
 use reference_host::image::Image;
 use reference_host::loader::{Machine, load};
@@ -23,9 +24,9 @@ pub const TARGET: Target = Target {
     name: "igvm-loader",
     run: |data| play(data, None),
     planted: &[
-        ("a page with data goes to the next address", |data| play(data, Some(Bug::Shifted))),
+        ("a page with data goes to the next address", |data| Slip::Shifted.planted(|| play(data, None))),
         ("a parameter lands eight bytes low", |data| play(data, Some(Bug::Low))),
-        ("a refusal names a place behind the file", |data| play(data, Some(Bug::Offset))),
+        ("a refusal names a place behind the file", |data| Slip::Offset.planted(|| play(data, None))),
     ],
     longest: 4096,
     mutations: 250_000,
@@ -34,9 +35,7 @@ pub const TARGET: Target = Target {
 /// What is wrong on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Bug {
-    Shifted,
     Low,
-    Offset,
 }
 
 /// No file of an input is longer.
@@ -91,7 +90,6 @@ fn play(data: &[u8], bug: Option<Bug>) {
     let mut bits = vec![0; PageSet::bytes(&machine.map) as usize];
     let mut placed = PageSet::new(machine.map, &mut bits);
     let mut ram = SparseRam::new(memory);
-    ram.shifted = bug == Some(Bug::Shifted);
     ram.low = bug == Some(Bug::Low);
     let result =
         Image::parse(&file).map_err(Stop::from).and_then(|image| load(&image, &machine, &mut ram, &mut placed));
@@ -105,10 +103,6 @@ fn play(data: &[u8], bug: Option<Bug>) {
             }
         }
         Err(stop) => {
-            let mut stop = stop;
-            if let (Stop::Image(bad), Some(Bug::Offset)) = (&mut stop, bug) {
-                bad.offset += u64::from(bad.what == "header type") << 20;
-            }
             check_refusal(&stop, file.len());
         }
     }

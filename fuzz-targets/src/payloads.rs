@@ -21,7 +21,7 @@ use image_abi::{
     BOOT_STRUCTURES, Digest, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_DIGESTS, PAYLOAD_LIMIT, REGION_LIMIT, Range,
 };
 use paravisor_core::{DigestError, Launch, judge_payload};
-use platform::Gpa;
+use platform::{Gpa, Slip};
 use reference_host::image::Image;
 use reference_host::loader::{Machine, load};
 use reference_host::memory::{GuestMap, PageSet};
@@ -36,7 +36,7 @@ pub const TARGET: Target = Target {
     run: |data| play(data, None),
     planted: &[
         ("what a kernel needs beyond its file is not reserved", |data| play(data, Some(Bug::Unreserved))),
-        ("a page with data goes to the next address", |data| play(data, Some(Bug::Shifted))),
+        ("a page with data goes to the next address", |data| Slip::Shifted.planted(|| play(data, None))),
         ("the guest gets the page before Parados's end", |data| play(data, Some(Bug::Generous))),
         ("a part of the payload is neither measured nor judged", |data| play(data, Some(Bug::Unjudged))),
         ("an entry point behind the file's bytes is taken", |data| play(data, Some(Bug::Entry))),
@@ -49,7 +49,6 @@ pub const TARGET: Target = Target {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Bug {
     Unreserved,
-    Shifted,
     Generous,
     Entry,
     Unjudged,
@@ -166,7 +165,6 @@ fn build(payload: &Payload<'_>, file: &[u8], (kind, more): (u8, usize), initrd: 
     let mut bits = vec![0; PageSet::bytes(&machine.map) as usize];
     let mut placed = PageSet::new(machine.map, &mut bits);
     let mut ram = SparseRam::new(2 * GIB);
-    ram.shifted = bug == Some(Bug::Shifted);
     let parsed = Image::parse(&image.bytes).expect("the reference host refuses what igvm-tools built");
     let context = load(&parsed, &machine, &mut ram, &mut placed).expect("the reference host cannot load it");
     assert_eq!((ram.twice, ram.astray), (None, None));

@@ -21,6 +21,7 @@ mod exit;
 mod host;
 mod machine;
 mod memory;
+mod planted;
 mod ram;
 mod register;
 mod release;
@@ -38,6 +39,7 @@ pub use exit::{
 pub use host::{Console, HostAccess, HostEvent, HostEvents, Waker};
 pub use machine::Platform;
 pub use memory::{GuestMemory, GuestPages, MemoryError, PageRange, PageSize, PageState, Visibility};
+pub use planted::Slip;
 pub use ram::{RAM_RANGES, RamMap, RamMapError};
 pub use register::{
     Control, DescriptorTable, Gpr, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,

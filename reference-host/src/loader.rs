@@ -16,6 +16,7 @@ use igvm_defs::{
     IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VP_CONTEXT,
     IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType, IgvmVariableHeaderType, MemoryMapEntryType,
 };
+use platform::Slip;
 use zerocopy::IntoBytes;
 
 /// The guest's physical memory. An access outside the guest's RAM does nothing and is an error.
@@ -266,7 +267,8 @@ impl<R: GuestRam> Loader<'_, '_, R> {
         let result = if page.file_offset == 0 {
             self.ram.zero(page.gpa, bytes)
         } else {
-            self.ram.write(page.gpa, self.image.data(page.file_offset, bytes as usize, header)?)
+            let gpa = if Slip::Shifted.is_planted() { page.gpa + PAGE } else { page.gpa };
+            self.ram.write(gpa, self.image.data(page.file_offset, bytes as usize, header)?)
         };
         result.map_err(|OutsideRam| outside(header))?;
         self.launched(header, page.gpa, bytes, kind)
@@ -426,6 +428,6 @@ impl<R: GuestRam> Loader<'_, '_, R> {
     }
 }
 
-const fn outside(header: &Header<'_>) -> BadImage {
+fn outside(header: &Header<'_>) -> BadImage {
     header.bad("guest-physical address", "expected RAM that the VM has; give it more memory")
 }

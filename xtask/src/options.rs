@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use igvm_tools::Platform;
 use lexopt::{Parser, ValueExt};
+use platform::Slip;
 
 use crate::failure::{Failure, Result};
 
@@ -24,6 +25,7 @@ pub(crate) fn size(text: &str) -> Result<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase().as_str() {
         "" | "B" => 1,
+        "K" | "KIB" if Slip::Unit.is_planted() => 1000,
         "K" | "KIB" => 1 << 10,
         "M" | "MIB" => 1 << 20,
         "G" | "GIB" => 1 << 30,

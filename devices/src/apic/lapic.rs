@@ -9,7 +9,7 @@ use crate::apic::lapic_timer::{Timer, TimerMode};
 use crate::apic::port::{ApicPort, Identity, Signals};
 use crate::apic::vectors::{self, Summary};
 use core::mem::{offset_of, size_of};
-use platform::{Clock, Instant};
+use platform::{Clock, Instant, Slip};
 use specs::apic::{self, ApicBase, ErrorStatus, LapicRegisters, Lvt, Slot};
 use vmm_interface::{InterruptMessage, TriggerMode};
 
@@ -289,6 +289,9 @@ impl Lapic {
     fn deliverable(&self) -> Option<u8> {
         let vector = self.highest_request()?;
         let class = u32::from(vector >> 4);
+        if Slip::Nested.is_planted() {
+            return Some(vector);
+        }
         (class > self.registers.processor_priority.value >> 4 && self.takes_vectors()).then_some(vector)
     }
 
@@ -337,6 +340,9 @@ impl Lapic {
             return Effect::None;
         }
         self.end_lint(vector);
+        if vector >= 0x80 && Slip::SilentEnd.is_planted() {
+            return Effect::None;
+        }
         Effect::EndOfInterrupt(vector)
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Nothing ticks. The timer remembers at which time the count had which value, and computes the rest.
 
-use platform::{Clock, Instant};
+use platform::{Clock, Instant, Slip};
 
 /// The timer's input clock ("bus clock" or "core crystal clock") in Hz, before the divider. 1 GHz, so that a tick at
 /// divisor 1 is a nanosecond and the arithmetic is exact.
@@ -124,6 +124,7 @@ impl Timer {
         if !self.mode.counts() {
             return;
         }
+        let initial = if Slip::Count.is_planted() { initial & !0x10 } else { initial };
         self.initial = initial;
         self.count = initial;
         self.anchor = now;

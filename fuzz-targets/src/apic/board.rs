@@ -28,9 +28,6 @@ const DIVIDE: u16 = 0x3e0;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Bug {
     Lost,
-    Nested,
-    SilentEnd,
-    Count,
     NoKick,
 }
 
@@ -187,7 +184,6 @@ pub(super) struct Board {
     bus: Bus,
     pub(super) time: Time,
     intr: Cell<bool>,
-    bug: Option<Bug>,
     /// Pins whose entry was written while it waited for an EOI.
     rewritten: u32,
     /// A local APIC was ever disturbed after an interrupt could have reached it.
@@ -237,7 +233,6 @@ impl Board {
             bus,
             time: Time(Cell::new(1_000_000)),
             intr: Cell::new(false),
-            bug,
             rewritten: 0,
             disturbed: false,
         };
@@ -275,9 +270,7 @@ impl Board {
             }
             Effect::EndOfInterrupt(vector) => {
                 local.ended = Some(vector);
-                if self.bug != Some(Bug::SilentEnd) || vector < 0x80 {
-                    self.with_pc(|pc, around| pc.end_of_interrupt(vector, around));
-                }
+                self.with_pc(|pc, around| pc.end_of_interrupt(vector, around));
             }
         }
     }
@@ -304,9 +297,6 @@ impl Board {
                 let one_shot = registers.lvt_timer.value >> 17 & 3 == 0;
                 let shift = oracle::divider(registers.divide.value);
                 local.countdown = one_shot.then_some((now, value, shift));
-                if self.bug == Some(Bug::Count) {
-                    return value & !0x10;
-                }
             }
             _ => {}
         }
@@ -458,11 +448,7 @@ impl Board {
 
     pub(super) fn take(&mut self, index: usize) {
         let local = &mut self.lapics[index];
-        let mut pending = local.lapic.pending();
-        if self.bug == Some(Bug::Nested) && pending.is_none() {
-            pending = oracle::Vectors::of(&local.lapic.registers().request).highest();
-        }
-        let Some(vector) = pending else { return };
+        let Some(vector) = local.lapic.pending() else { return };
         let got = without_heap(|| local.lapic.acknowledge(vector));
         assert_eq!(got, vector, "a deliverable vector is spurious");
         local.taken = Some(vector);

@@ -15,6 +15,8 @@
 mod board;
 mod oracle;
 
+use platform::Slip;
+
 use crate::Target;
 use crate::input::Input;
 use board::{Board, Bug};
@@ -25,9 +27,9 @@ pub const TARGET: Target = Target {
     run: |data| play(data, None),
     planted: &[
         ("a message with one vector gets lost", |data| play(data, Some(Bug::Lost))),
-        ("an interrupt is taken over one of its class", |data| play(data, Some(Bug::Nested))),
-        ("an EOI does not reach the IOAPIC", |data| play(data, Some(Bug::SilentEnd))),
-        ("the timer's initial count lacks a bit", |data| play(data, Some(Bug::Count))),
+        ("an interrupt is taken over one of its class", |data| Slip::Nested.planted(|| play(data, None))),
+        ("an EOI does not reach the IOAPIC", |data| Slip::SilentEnd.planted(|| play(data, None))),
+        ("the timer's initial count lacks a bit", |data| Slip::Count.planted(|| play(data, None))),
         ("a kick is forgotten", |data| play(data, Some(Bug::NoKick))),
     ],
     longest: 1024,

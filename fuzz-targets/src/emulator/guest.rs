@@ -9,7 +9,7 @@ use platform::{
     Control, DescriptorTable, Gpa, Gpr, GuestCpu, GuestMemory, MemoryError, SegmentRegister, TableRegister, Visibility,
 };
 use vc_handlers::testing::{FakeClock, FakeCpu};
-use vc_handlers::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation, Outcome, Target, Token};
+use vc_handlers::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation, Target, Token};
 
 use crate::input::Input;
 
@@ -243,15 +243,6 @@ pub(super) static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     words.flat_map(u64::to_le_bytes).collect()
 });
 
-/// What is wrong on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Bug {
-    Spill,
-    Width,
-    LateFault,
-    Order,
-}
-
 /// Memory that is told apart from devices, as the state table would.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -260,7 +251,6 @@ pub(super) struct Memory {
     held: RefCell<Vec<u8>>,
     /// Those devices are memory.
     devices_are_memory: bool,
-    bug: Option<Bug>,
     /// Completed copies to memory.
     pub(super) stores: Cell<u32>,
     /// A page was met that changes its state.
@@ -302,9 +292,6 @@ impl GuestMemory for Memory {
     fn copy_out(&self, gpa: Gpa, _: Visibility, data: &[u8]) -> Result<(), MemoryError> {
         self.with(gpa, data.len(), |bytes, at| {
             bytes[at..at + data.len()].copy_from_slice(data);
-            if self.bug == Some(Bug::Spill) && data.len() == 2 {
-                bytes[at + 2] ^= 0x55;
-            }
         })?;
         self.stores.set(self.stores.get() + 1);
         Ok(())
@@ -350,17 +337,15 @@ pub(super) struct Machine {
     pub(super) not_emulated: bool,
     /// Reads of ports.
     port_reads: u64,
-    bug: Option<Bug>,
 }
 
 impl Machine {
-    pub(super) fn new(script: &Script, bug: Option<Bug>) -> Self {
+    pub(super) fn new(script: &Script) -> Self {
         let before = script.memory();
         let memory = Memory {
             bytes: RefCell::new(before.clone()),
             held: RefCell::new(PATTERN.clone()),
             devices_are_memory: false,
-            bug,
             stores: Cell::new(0),
             met_change: Cell::new(false),
         };
@@ -376,7 +361,6 @@ impl Machine {
             defers: false,
             not_emulated: false,
             port_reads: 0,
-            bug,
         }
     }
 
@@ -437,13 +421,6 @@ impl Machine {
         assert_eq!(token.0, self.total.0, "the token is not the last one");
         (self.parked.take().expect("deferred, and nothing parked"), self.answer())
     }
-
-    /// Plants the bugs that are in no access.
-    pub(super) fn meddle(&self, outcome: &Outcome, cpu: &mut FakeCpu) {
-        if self.bug == Some(Bug::LateFault) && matches!(outcome, Outcome::Inject(fault) if fault.vector == 14) {
-            cpu.state.gprs[Gpr::Rax as usize] ^= 1;
-        }
-    }
 }
 
 impl Env for Machine {
@@ -458,17 +435,8 @@ impl Env for Machine {
         &self.clock
     }
 
-    fn access(&mut self, mut request: DeviceRequest) -> DeviceReply {
+    fn access(&mut self, request: DeviceRequest) -> DeviceReply {
         assert!(self.total.0 < MOST_REQUESTS, "device accesses without end");
-        if self.bug == Some(Bug::Order)
-            && let Operation::Write(value) = &mut request.operation
-            && request.width == 8
-        {
-            *value = value.rotate_left(32);
-        }
-        if self.bug == Some(Bug::Width) && request.width == 4 && matches!(request.operation, Operation::Write(_)) {
-            request.width = 8;
-        }
         let value = match request.operation {
             Operation::Read => 0,
             Operation::Write(value) => !value,

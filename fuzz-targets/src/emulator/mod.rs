@@ -17,24 +17,24 @@ mod oracle;
 
 use std::sync::Once;
 
-use platform::{Access, Direction, Gpa, GuestCpu, IoAccess, IoWidth, MemoryFault};
+use platform::{Access, Direction, Gpa, GuestCpu, IoAccess, IoWidth, MemoryFault, Slip};
 use vc_handlers::testing::FakeCpu;
 use vc_handlers::{Outcome, emulate, resume};
 
 use crate::Target;
 use crate::input::Input;
 use crate::memory_use;
-use guest::{Bug, Machine, Script};
+use guest::{Machine, Script};
 
 /// The fuzzer.
 pub const TARGET: Target = Target {
     name: "emulator",
-    run: |data| play(data, None),
+    run: play,
     planted: &[
-        ("a 16-bit store spills into the next byte", |data| play(data, Some(Bug::Spill))),
-        ("a device write goes out with a wrong width", |data| play(data, Some(Bug::Width))),
-        ("a device gets the halves of eight bytes swapped", |data| play(data, Some(Bug::Order))),
-        ("a fault comes after its register write", |data| play(data, Some(Bug::LateFault))),
+        ("a 16-bit store spills into the next byte", |data| Slip::Spill.planted(|| play(data))),
+        ("a device write goes out with a wrong width", |data| Slip::Width.planted(|| play(data))),
+        ("a device gets the halves of eight bytes swapped", |data| Slip::Order.planted(|| play(data))),
+        ("registers are written before a store that may fail", |data| Slip::EarlyRegisters.planted(|| play(data))),
     ],
     longest: 160,
     mutations: 60_000,
@@ -70,7 +70,7 @@ impl Exit {
     }
 }
 
-fn play(data: &[u8], bug: Option<Bug>) {
+fn play(data: &[u8]) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         emulate::initialise();
@@ -79,11 +79,10 @@ fn play(data: &[u8], bug: Option<Bug>) {
     let mut input = Input::new(data);
     let script = Script::read(&mut input);
     let exit = Exit::read(&mut input, &script.cpu);
-    let (prompt, mut cpu) = (&mut Machine::new(&script, bug), script.cpu.clone());
+    let (prompt, mut cpu) = (&mut Machine::new(&script), script.cpu.clone());
     let outcome = memory_use::without_heap(|| exit.emulate(&mut cpu, prompt));
-    prompt.meddle(&outcome, &mut cpu);
     oracle::check(&script, prompt, &cpu, outcome);
-    let (late, mut late_cpu) = (&mut Machine::new(&script, bug), script.cpu.clone());
+    let (late, mut late_cpu) = (&mut Machine::new(&script), script.cpu.clone());
     late.defers = true;
     let late_outcome = memory_use::without_heap(|| {
         let mut outcome = exit.emulate(&mut late_cpu, late);
@@ -93,21 +92,20 @@ fn play(data: &[u8], bug: Option<Bug>) {
         }
         outcome
     });
-    late.meddle(&late_outcome, &mut late_cpu);
     assert_eq!(outcome, late_outcome, "a late answer changes the outcome");
     assert_eq!(prompt.requests, late.requests, "a late answer changes the device accesses");
     assert_eq!(prompt.total, late.total, "a late answer changes the device accesses");
     assert!(*prompt.ram() == *late.ram(), "a late answer changes memory");
     oracle::same_registers(&cpu, &late_cpu, "after a late answer");
     if !prompt.not_emulated && prompt.total.0 > 0 && matches!(outcome, Outcome::Complete(_) | Outcome::Inject(_)) {
-        compare_with_memory(&script, exit, (prompt, &cpu, outcome), bug);
+        compare_with_memory(&script, exit, (prompt, &cpu, outcome));
     }
 }
 
 /// The same instruction where memory is in place of the devices. The processor itself would execute it there, but says that
 /// it cannot, and the emulator does as it is told, one element of a repetition at a time.
-fn compare_with_memory(script: &Script, exit: Exit, devices: (&Machine, &FakeCpu, Outcome), bug: Option<Bug>) {
-    let (machine, mut cpu) = (&mut Machine::new(script, bug.filter(|bug| *bug != Bug::Order)), script.cpu.clone());
+fn compare_with_memory(script: &Script, exit: Exit, devices: (&Machine, &FakeCpu, Outcome)) {
+    let (machine, mut cpu) = (&mut Machine::new(script), script.cpu.clone());
     machine.make_devices_memory();
     let exit = match exit {
         Exit::Memory(fault) => Exit::Memory(MemoryFault { gpa: None, access: Access::Read, ..fault }),
@@ -120,7 +118,6 @@ fn compare_with_memory(script: &Script, exit: Exit, devices: (&Machine, &FakeCpu
         }
         outcome = exit.emulate(&mut cpu, machine);
     }
-    machine.meddle(&outcome, &mut cpu);
     let (other, other_cpu, other_outcome) = devices;
     if machine.code_changed(script) || other.code_changed(script) {
         // A repetition that overwrites itself: one of the two looked at its bytes more often.

@@ -7,7 +7,7 @@
 //! Hostile party: the guest chose the instruction and everything that it works on, and its other processors write the
 //! same memory meanwhile. Every loop here has a bound.
 
-use platform::{Gpa, GuestCpu, GuestMemory, MemoryFault};
+use platform::{Gpa, GuestCpu, GuestMemory, MemoryFault, Slip};
 
 use super::bits::rflags::TF;
 use super::context::Context;
@@ -134,6 +134,9 @@ impl Machine {
                     let inputs = Inputs { cpu, context, decoded: &self.decoded, loaded: &self.loaded };
                     self.effects = inputs.execute(self.operation, env.memory())?;
                     self.enter(Stage::Store);
+                    if Slip::EarlyRegisters.is_planted() {
+                        self.effects.apply(cpu);
+                    }
                     None
                 }
                 Stage::Store => self.store(env)?,
@@ -194,7 +197,8 @@ impl Machine {
             return Ok(None);
         };
         if let Next::Ram { gpa, length } = piece {
-            let part = self.effects.stored.part(usize::from(self.done), length);
+            let spilled = usize::from(length == 2 && Slip::Spill.is_planted());
+            let part = self.effects.stored.part(usize::from(self.done), length + spilled);
             // A page that just ceased to be memory ignores writes, as absent hardware does.
             stop::operand(gpa, |view| env.memory().copy_out(gpa, view, part))?;
             self.done = self.done.saturating_add(length as u8);
@@ -220,6 +224,13 @@ impl Machine {
         let operation = match stored {
             Some(bytes) => DeviceOperation::Write(bytes.get(usize::from(self.done), usize::from(width))),
             None => DeviceOperation::Read,
+        };
+        let (width, operation) = match operation {
+            DeviceOperation::Write(value) if width == 8 && Slip::Order.is_planted() => {
+                (width, DeviceOperation::Write(value.rotate_left(32)))
+            }
+            DeviceOperation::Write(_) if width == 4 && Slip::Width.is_planted() => (8, operation),
+            _ => (width, operation),
         };
         Some(DeviceRequest { target, width, operation })
     }

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bugs on purpose, in the code that the fuzzers are for: a fuzzer that misses them has no eyes (`docs/fuzzing.md`).
+//!
+//! They exist with the feature `planted-bugs` alone, which the fuzzers turn on, and even there each one sleeps until it is
+//! asked for. Without the feature [`Slip::is_planted`] is a constant, and nothing of a slip is compiled. What runs on bare
+//! metal does not compile with the feature at all, so that no image can have it.
+
+#[cfg(all(feature = "planted-bugs", target_os = "none"))]
+compile_error!("planted bugs are for the fuzzers, never for an image");
+
+/// One thing done wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Slip {
+    /// Emulator: a 16-bit store spills into the next byte.
+    Spill = 1,
+    /// Emulator: a device write of four bytes goes out as one of eight.
+    Width,
+    /// Emulator: a device gets the halves of eight bytes swapped.
+    Order,
+    /// Emulator: registers are written before the store, which may fail.
+    EarlyRegisters,
+    /// Local APIC: an interrupt is taken over one of its class.
+    Nested,
+    /// Local APIC: the end of a level-triggered interrupt with a high vector is not told.
+    SilentEnd,
+    /// Local APIC: the timer's initial count lacks a bit.
+    Count,
+    /// Reference host: a page with data goes to the next address.
+    Shifted,
+    /// Reference host: a refusal names a place behind the file.
+    Offset,
+    /// Sizes: a kibibyte has 1000 bytes.
+    Unit,
+    /// Command output: a trailer that comes in pieces is output.
+    Pieces,
+}
+
+#[cfg(feature = "planted-bugs")]
+mod active {
+    use core::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Slip;
+
+    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+
+    struct Cleared;
+
+    impl Drop for Cleared {
+        fn drop(&mut self) {
+            ACTIVE.store(0, Ordering::Relaxed);
+        }
+    }
+
+    impl Slip {
+        /// Whether the code is to do this wrong.
+        pub fn is_planted(self) -> bool {
+            ACTIVE.load(Ordering::Relaxed) == self as u8
+        }
+
+        /// Runs something with this one wrong, also if that panics. For one thread alone.
+        pub fn planted<T>(self, body: impl FnOnce() -> T) -> T {
+            let _cleared = Cleared;
+            ACTIVE.store(self as u8, Ordering::Relaxed);
+            body()
+        }
+    }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+impl Slip {
+    /// Whether the code is to do this wrong: never.
+    #[inline(always)]
+    pub const fn is_planted(self) -> bool {
+        false
+    }
+}
