@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use igvm_tools::{Config, Kind};
+use igvm_tools::{Config, Kind, POLICY};
 use platform::Slip;
 
 use crate::input::Input;
@@ -90,10 +90,9 @@ fn configuration(text: &str, bug: Option<Bug>) {
         flags |= image_abi::flag::DEBUG_LOG;
     }
     // A flag needs its name and a true somewhere.
-    let names = ["test_devices", "command", "statistics", "debug_log"];
-    for (bit, name) in names.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 != 0) {
+    for (name, flag) in POLICY.iter().filter(|(_, flag)| flags & flag != 0) {
         // A name may be quoted and escaped.
-        assert!(text.contains(name) || text.contains('\\'), "{name} (bit {bit}) is on");
+        assert!(text.contains(name) || text.contains('\\'), "{name} (flag {flag:#x}) is on");
         assert!(text.contains("true"), "{name} is on, and nothing is true");
     }
     for file in [&config.kernel, &config.initrd, &config.paravisor].into_iter().flatten() {

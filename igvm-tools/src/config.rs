@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The keys of `[policy]`, each with its bit of the launch block.
-pub(crate) const POLICY: [(&str, u32); 6] = [
+pub const POLICY: [(&str, u32); 6] = [
     ("test_devices", flag::TEST_DEVICES),
     ("command", flag::COMMAND),
     ("statistics", flag::STATISTICS),

@@ -45,7 +45,7 @@ pub mod verify;
 
 pub use build::{Contents, Image, ImageSpec, Input, Platform, build, build_from};
 pub use combine::combine;
-pub use config::Config;
+pub use config::{Config, POLICY};
 pub use diff::diff;
 pub use error::{Error, Kind};
 pub use input::write_atomically;
