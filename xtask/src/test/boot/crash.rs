@@ -39,7 +39,7 @@ fn backtrace(context: &Context) -> Outcome {
         "Machine<P>::end",
         "VcpuEnv<P>::port",
         "Vcpu<P>::run",
-        "paravisor::start::start",
+        "parados_main",
     ];
     let mut at = 0;
     for name in names {
