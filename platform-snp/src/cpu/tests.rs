@@ -152,7 +152,7 @@ fn memory_that_the_host_took_away_ends_the_vm() {
     let record = Record { code: 0x404, info1: 0, info2: 6 << 20, next_rip: 0, rip: RIP };
     assert_eq!(cpu.handle(&record), None, "once more");
     let Some(Exit { reason: ExitReason::Broken(reason, 0x60_0000), .. }) = cpu.handle(&record) else { panic!() };
-    assert_eq!(reason, Reason::PagesRefused);
+    assert_eq!(reason, Reason::GuestMemory);
 }
 
 #[test]
