@@ -22,6 +22,7 @@ use zerocopy::{FromZeros, IntoBytes};
 /// The other processor's VMSA, in a large page of its own.
 const LARGE: u64 = FREE + 0x180_0000;
 const VMSA: u64 = LARGE + 0x1000;
+const SECOND_VMSA: u64 = LARGE + 0x2000;
 /// A shared page for the list of processors.
 const LIST: u64 = FREE + 0x1f_7000;
 const OTHER: u64 = 1;
@@ -141,8 +142,8 @@ fn features() -> u64 {
     (SevFeatures::SNP_ACTIVE | SevFeatures::RESTRICTED_INJECTION).bits()
 }
 
-fn write_vmsa(vmsa: &Vmsa) {
-    for (at, chunk) in (VMSA..).step_by(8).zip(vmsa.as_bytes().chunks_exact(8)) {
+fn write_vmsa(place: u64, vmsa: &Vmsa) {
+    for (at, chunk) in (place..).step_by(8).zip(vmsa.as_bytes().chunks_exact(8)) {
         write(at, u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
     }
 }
@@ -152,7 +153,7 @@ fn start() {
     doorbell::set_up();
     set_hook(listen);
     check!(pvalidate(LARGE, true, true) == (0, false));
-    write_vmsa(&vmsa());
+    write_vmsa(VMSA, &vmsa());
     check!(rmpadjust(VMSA, 1, 0, true) == 0);
     check!(create(CREATE, 0, VMSA, features()) == (0, 0));
     wait(|| ARRIVED.load(SeqCst) == 1);
@@ -236,13 +237,25 @@ fn again() {
     // The host ends it in its own time.
     wait(|| rmpadjust(VMSA, 1, 0, false) == 0);
     COMMAND.store(NOTHING, SeqCst);
-    write_vmsa(&vmsa());
+    write_vmsa(VMSA, &vmsa());
     check!(rmpadjust(VMSA, 1, 0, true) == 0);
     check!(create(CREATE_ON_INIT, 0, VMSA, features()) == (0, 0));
     (0..200_000).for_each(|_| spin_loop());
     check!(ARRIVED.load(SeqCst) == 1);
     send(OTHER, 0x4500);
     wait(|| ARRIVED.load(SeqCst) == 2);
+    // And once more while it runs, from another page: what waits for INIT waits, whatever else its host does meanwhile.
+    COMMAND.store(NOTHING, SeqCst);
+    write_vmsa(SECOND_VMSA, &vmsa());
+    check!(rmpadjust(SECOND_VMSA, 1, 0, true) == 0);
+    check!(create(CREATE_ON_INIT, 0, SECOND_VMSA, features()) == (0, 0));
+    let [_, other] = &HEARD;
+    send(OTHER, 0x400);
+    wait(|| other.load(SeqCst) & NMI_HEARD != 0);
+    other.store(0, SeqCst);
+    check!(ARRIVED.load(SeqCst) == 2);
+    send(OTHER, 0x4500);
+    wait(|| ARRIVED.load(SeqCst) == 3);
 }
 
 /// A processor without paging, in 32-bit code, gets #VC as well.
@@ -264,7 +277,7 @@ fn legacy_mode() {
     let data = segment(0x18, 0xc93);
     let (cs, gdtr, idtr) = (segment(0x10, 0xc9b), table(0x1f, gdt), table(0xff, idt));
     let (efer, cr0, cr3, cr4, rip, rsp) = (0x1000, 0x11, 0, 0, code, stack);
-    write_vmsa(&Vmsa { cs, ss: data, ds: data, es: data, gdtr, idtr, efer, cr0, cr3, cr4, rip, rsp, ..vmsa() });
+    write_vmsa(VMSA, &Vmsa { cs, ss: data, ds: data, es: data, gdtr, idtr, efer, cr0, cr3, cr4, rip, rsp, ..vmsa() });
     check!(rmpadjust(VMSA, 1, 0, true) == 0);
     check!(create(CREATE, 0, VMSA, features()) == (0, 0));
     wait(|| read(seen) != 0);
@@ -357,7 +370,7 @@ pub(crate) fn commit(task: u64) {
         13 => {
             doorbell::set_up();
             check!(pvalidate(LARGE, true, true) == (0, false));
-            write_vmsa(&vmsa());
+            write_vmsa(VMSA, &vmsa());
             create(CREATE, 0, VMSA, features());
         }
         // vmsa.in-use-write

@@ -402,7 +402,10 @@ impl Machine {
         let mut reachable = false;
         for view in self.views.iter_mut().flatten() {
             for place in places {
-                reachable |= bytes > PAGE || view.tables.find(*place).is_some();
+                if bytes == PAGE && view.tables.find(*place).is_none() {
+                    continue;
+                }
+                reachable = true;
                 if view.tables.unmap(*place, bytes).is_err() {
                     self.broken = Some(Broken { rule: Rule::NotModelled, gpa: *place, found: 3 });
                 }

@@ -62,6 +62,8 @@ fn rouse(number: u32) {
 /// What others want of a processor.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Orders {
+    /// Whether there are any.
+    given: bool,
     /// A VMSA for a VMPL, or none any more.
     pub(super) vmsas: [Option<Order>; VMPLS],
     /// VMSAs that come with INIT.
@@ -70,6 +72,17 @@ pub(super) struct Orders {
     pub(super) nmi: bool,
     /// A start-up IPI.
     pub(super) startup: bool,
+}
+
+impl Orders {
+    /// What has been ordered since the last call. VMSAs that wait for INIT go on waiting.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        if !self.given {
+            return None;
+        }
+        let kept = Self { with_init: self.with_init, ..Self::default() };
+        Some(core::mem::replace(self, kept))
+    }
 }
 
 /// The VMSA and the features that the host was told.
@@ -106,12 +119,14 @@ impl Shared {
             Some((gpa, features)) => *order = Some(Order::Take(gpa, features)),
             None => (*order, *with_init) = (Some(Order::Drop), None),
         }
+        orders.given = true;
         rouse(apic_id);
     }
 
     /// One processor tells others something.
     pub(super) fn signal(&mut self, signal: &Signal) {
         for (number, orders) in (0u32..).zip(&mut self.orders).filter(|(number, _)| signal.targets >> number & 1 != 0) {
+            orders.given = true;
             match signal.kind {
                 SignalKind::Nmi => orders.nmi = true,
                 SignalKind::Startup => orders.startup = true,
