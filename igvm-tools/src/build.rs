@@ -7,7 +7,7 @@
 
 use crate::context::{self, Start};
 use crate::error::{Error, Flaw};
-use crate::inspect::{EVERYBODY, Inspection, examine};
+use crate::inspect::{Inspection, examine};
 use crate::layout::{Fill, Layout, MEMORY_MAP_AREA, PROCESSOR_COUNT_AREA, lay_out};
 use crate::measure::sha384;
 use crate::paravisor::{self, Paravisor};
@@ -435,7 +435,7 @@ fn serialize(
     if read_back.platforms() != built.platforms() || !same(read_back.directives(), built.directives()) {
         return Err(Flaw::new("the image does not read back as it was written"));
     }
-    let report = examine(&file::read(&bytes)?, EVERYBODY)?;
+    let report = examine(&file::read(&bytes)?, file::EVERYBODY)?;
     Ok((bytes, report))
 }
 

@@ -11,7 +11,7 @@
 use crate::build::Image;
 use crate::error::{Error, Flaw};
 use crate::file;
-use crate::inspect::{EVERYBODY, examine};
+use crate::inspect::examine;
 use crate::measure::{Measurement, compute};
 use igvm::IgvmFile;
 
@@ -37,7 +37,7 @@ fn merge(images: &[Image]) -> Result<Image, Flaw> {
     if measurements(&bytes)? != expected {
         return Err(Flaw::new("a platform would not measure what it measures of its own image"));
     }
-    let report = examine(&file::read(&bytes)?, EVERYBODY)?;
+    let report = examine(&file::read(&bytes)?, file::EVERYBODY)?;
     let inputs = images.iter().flat_map(|image| &image.inputs).cloned().collect();
     Ok(Image { bytes, report, inputs })
 }
@@ -56,7 +56,7 @@ mod tests {
     use igvm_defs::{IgvmPageDataType, IgvmPlatformType};
 
     fn image(bytes: Vec<u8>) -> Image {
-        let report = examine(&file::read(&bytes).unwrap(), EVERYBODY).unwrap();
+        let report = examine(&file::read(&bytes).unwrap(), file::EVERYBODY).unwrap();
         Image { bytes, report, inputs: Vec::new() }
     }
 

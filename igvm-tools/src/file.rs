@@ -396,6 +396,14 @@ fn check_overlap(file: &File<'_>) -> Result<(), Flaw> {
     Ok(())
 }
 
+/// The mask of all platforms, and of what is in a file for none.
+pub(crate) const EVERYBODY: u32 = u32::MAX;
+
+/// Whether what has a compatibility mask is for a platform of another mask.
+pub(crate) const fn is_for(own: u32, mask: u32) -> bool {
+    own & mask != 0 || mask == EVERYBODY
+}
+
 /// What a page header covers.
 pub(crate) fn page_bytes(page: &IGVM_VHS_PAGE_DATA) -> u64 {
     if page.flags.is_2mb_page() { 2 << 20 } else { PAGE }
@@ -410,16 +418,16 @@ impl<'a> File<'a> {
         })
     }
 
-    /// The headers for the platforms of a mask, in file order. What has no mask is for all.
+    /// The headers for the platforms of a mask, in file order. What has no mask is for all; everybody is also nobody.
     pub(crate) fn headers_for(&self, mask: u32) -> impl Iterator<Item = &Header> {
         self.headers.iter().filter(move |header| match header.content {
-            Content::Platform(platform) => platform.compatibility_mask & mask != 0,
-            Content::Page(page) => page.compatibility_mask & mask != 0,
-            Content::Context(context) => context.compatibility_mask & mask != 0,
-            Content::ParameterInsert(insert) => insert.compatibility_mask & mask != 0,
-            Content::RequiredMemory(memory) => memory.compatibility_mask & mask != 0,
-            Content::ErrorRange(range) => range.compatibility_mask & mask != 0,
-            Content::GuestPolicy(policy) => policy.compatibility_mask & mask != 0,
+            Content::Platform(platform) => is_for(platform.compatibility_mask, mask),
+            Content::Page(page) => is_for(page.compatibility_mask, mask),
+            Content::Context(context) => is_for(context.compatibility_mask, mask),
+            Content::ParameterInsert(insert) => is_for(insert.compatibility_mask, mask),
+            Content::RequiredMemory(memory) => is_for(memory.compatibility_mask, mask),
+            Content::ErrorRange(range) => is_for(range.compatibility_mask, mask),
+            Content::GuestPolicy(policy) => is_for(policy.compatibility_mask, mask),
             _ => true,
         })
     }

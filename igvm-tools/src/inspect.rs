@@ -6,7 +6,7 @@
 
 use crate::PAGE;
 use crate::error::{Error, Flaw};
-use crate::file::{self, Content, File, page_bytes};
+use crate::file::{self, Content, EVERYBODY, File, is_for, page_bytes};
 use crate::page_tables::{self, Mapping};
 use igvm_defs::{
     IGVM_VHS_PAGE_DATA, IGVM_VHS_SUPPORTED_PLATFORM, IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType,
@@ -108,9 +108,6 @@ pub fn inspect_file(path: &Path, platform: Option<&str>) -> Result<Inspection, E
     mask.and_then(|mask| examine(&file, mask)).map_err(|flaw| flaw.of(path))
 }
 
-/// The mask of all platforms.
-pub(crate) const EVERYBODY: u32 = u32::MAX;
-
 /// The platform of a file that has this name.
 pub(crate) fn named(file: &File<'_>, name: &str) -> Result<IGVM_VHS_SUPPORTED_PLATFORM, Flaw> {
     let found = file.platforms().find(|platform| platform_name(platform.platform_type) == name);
@@ -162,7 +159,7 @@ pub(crate) fn platform_name(kind: IgvmPlatformType) -> String {
 
 /// The pages for the platforms of a mask, in file order.
 fn pages_for(file: &File<'_>, mask: u32) -> impl Iterator<Item = IGVM_VHS_PAGE_DATA> {
-    file.pages().map(|(_, page)| page).filter(move |page| page.compatibility_mask & mask != 0)
+    file.pages().map(|(_, page)| page).filter(move |page| is_for(page.compatibility_mask, mask))
 }
 
 fn platforms(file: &File<'_>, mask: u32) -> Vec<PlatformHeader> {

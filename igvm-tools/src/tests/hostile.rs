@@ -30,6 +30,14 @@ fn patched(offset: usize, with: &[u8]) -> Vec<u8> {
     resealed(bytes)
 }
 
+/// Nobody loads such a page, but who inspects a file wants to know of it.
+#[test]
+fn a_page_for_no_platform_is_shown_all_the_same() {
+    let bytes = image();
+    let without_mask = inspect(Path::new("x.igvm"), &patched(header(&bytes, 0x302) + 16, &[0; 4])).unwrap();
+    assert_eq!(without_mask.pages, inspect(Path::new("x.igvm"), &bytes).unwrap().pages);
+}
+
 #[test]
 fn an_untouched_file_survives_resealing() {
     assert!(resealed(image()) == image());
