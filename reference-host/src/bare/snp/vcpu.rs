@@ -278,10 +278,8 @@ impl Vcpu {
 
     /// What others want, and what waits for the guest.
     fn prepare(&mut self, shared: &mut Shared) -> Flow {
-        if let Some(orders) = shared.orders.get_mut(self.number as usize) {
-            if let Some(orders) = orders.take() {
-                self.obey(&mut shared.machine, &orders)?;
-            }
+        if let Some(orders) = shared.orders.get_mut(self.number as usize).and_then(Orders::take) {
+            self.obey(&mut shared.machine, &orders)?;
         }
         if self.activity == Activity::Halted && self.has_pending() {
             self.wake(&mut shared.machine)?;
