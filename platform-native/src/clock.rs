@@ -5,9 +5,7 @@
 //! readings, and the tightest of several counts, because the emulator can be held up at any instruction. The measurement
 //! runs while other things are being set up, and so costs no time of its own.
 
-use core::arch::x86_64::_rdtsc;
-
-use platform::{Clock, Instant};
+use platform_shared::clock::{TscClock, tsc};
 
 use crate::port;
 
@@ -19,71 +17,6 @@ const WINDOW: u16 = 6000;
 const ATTEMPTS: usize = 20;
 /// Readings at either end of a measurement, of which the tightest counts.
 const READINGS: usize = 8;
-/// Frequencies outside 10 MHz to 100 GHz are taken for a broken timer.
-const PLAUSIBLE: core::ops::RangeInclusive<u64> = 10_000_000..=100_000_000_000;
-
-/// The clock: the guest's TSC starts at zero together with [`Instant`].
-#[derive(Clone, Copy, Debug)]
-pub struct TscClock {
-    /// The hardware TSC at [`Instant`] zero.
-    origin: u64,
-    hz: u64,
-    /// Nanoseconds a tick, as a 32.32 fixed-point number.
-    nanos_per_tick: u64,
-}
-
-impl TscClock {
-    /// The clock of a processor with this TSC frequency, zero at `origin`. `None` if the frequency makes no sense.
-    fn new(origin: u64, hz: u64) -> Option<Self> {
-        if !PLAUSIBLE.contains(&hz) {
-            return None;
-        }
-        let nanos_per_tick = u64::try_from((1_000_000_000u128 << 32) / u128::from(hz)).ok()?;
-        Some(Self { origin, hz, nanos_per_tick })
-    }
-
-    /// A clock for tests, which has just begun.
-    #[cfg(test)]
-    pub(crate) fn of_hz(hz: u64) -> Self {
-        Self::new(tsc(), hz).unwrap()
-    }
-
-    /// What the hardware adds to its TSC for the guest.
-    pub(crate) const fn guest_offset(&self) -> u64 {
-        self.origin.wrapping_neg()
-    }
-}
-
-/// The processor's time-stamp counter.
-#[inline(always)]
-pub(crate) fn tsc() -> u64 {
-    // SAFETY: RDTSC exists on every x86-64 processor and has no side effect.
-    unsafe { _rdtsc() }
-}
-
-impl Clock for TscClock {
-    fn now(&self) -> Instant {
-        self.instant_of_tsc(self.guest_tsc())
-    }
-
-    fn guest_tsc(&self) -> u64 {
-        tsc().wrapping_sub(self.origin)
-    }
-
-    #[inline(always)]
-    fn cycles(&self) -> u64 {
-        tsc()
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        self.hz
-    }
-
-    fn instant_of_tsc(&self, tsc: u64) -> Instant {
-        let nanos = (u128::from(tsc) * u128::from(self.nanos_per_tick)) >> 32;
-        Instant(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
 
 /// A measurement that has begun.
 pub struct Measurement {

@@ -4,11 +4,9 @@
 //! QEMU stores no next RIP, so only a port access, whose EXITINFO2 holds it, comes with one; for the others the core reads
 //! the instruction, which must then agree with the code.
 
-use platform::{
-    Access, Control, ControlAccess, DebugAccess, Direction, Exception, Exit, ExitReason, Gpa, IoAccess, IoWidth,
-    MemoryFault, MsrAccess, Reason, SensitiveInstruction,
-};
-use specs::svm::{exit, ioio, npf};
+use platform::{Exit, ExitReason, Reason};
+use platform_shared::exit::{control, debug, exception, io, memory_fault, msr, sensitive};
+use specs::svm::exit;
 
 /// Bits of EXITINFO2 that QEMU leaves in a nested fault's address although no four-level walk uses them.
 const GPA_MASK: u64 = (1 << 48) - 1;
@@ -20,8 +18,8 @@ pub(crate) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
     let reason = match code {
         exit::CPUID => ExitReason::Cpuid,
         exit::IOIO => return Exit { reason: io(info1), next_rip: info2 },
-        exit::MSR => ExitReason::Msr(MsrAccess { direction: direction(info1 & 1 != 0) }),
-        exit::NPF => memory(info1, info2),
+        exit::MSR => msr(info1),
+        exit::NPF => ExitReason::Memory(memory_fault(info1, info2 & GPA_MASK)),
         exit::INTR | exit::NMI | exit::SMI => ExitReason::HostInterrupt,
         exit::HLT => ExitReason::Hlt,
         exit::VINTR => ExitReason::InterruptWindow,
@@ -32,93 +30,25 @@ pub(crate) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
 
 #[inline(never)]
 fn rare(code: u64, info1: u64, info2: u64) -> ExitReason {
-    use SensitiveInstruction as Instruction;
     match code {
         exit::CR0_READ..=exit::CR15_WRITE => control(code),
-        exit::DR0_READ..=exit::DR15_WRITE => ExitReason::Debug(DebugAccess {
-            register: code as u8 & 7,
-            direction: direction(code & 0x10 != 0),
-            operand: None,
-        }),
-        exit::EXCEPTION_0..=exit::EXCEPTION_31 => exception((code - exit::EXCEPTION_0) as u8, info1, info2),
+        exit::DR0_READ..=exit::DR15_WRITE => debug(code),
+        exit::EXCEPTION_0..=exit::EXCEPTION_31 => exception(code, info1, info2),
         exit::XSETBV => ExitReason::Xsetbv,
         exit::VMMCALL => ExitReason::Vmmcall,
         exit::SHUTDOWN => ExitReason::Shutdown,
         exit::INIT => ExitReason::Init,
         exit::IDTR_WRITE | exit::GDTR_WRITE | exit::LDTR_WRITE | exit::TR_WRITE => ExitReason::LoadTable,
-        exit::ICEBP => ExitReason::Sensitive(Instruction::Icebp),
-        exit::RDTSC => ExitReason::Sensitive(Instruction::Rdtsc),
-        exit::RDTSCP => ExitReason::Sensitive(Instruction::Rdtscp),
-        exit::RDPMC | exit::RDPRU => ExitReason::Sensitive(Instruction::Rdpmc),
-        exit::RSM => ExitReason::Sensitive(Instruction::Rsm),
-        exit::INVD => ExitReason::Sensitive(Instruction::Invd),
-        exit::WBINVD => ExitReason::Sensitive(Instruction::Wbinvd),
-        exit::PAUSE => ExitReason::Sensitive(Instruction::Pause),
-        exit::MONITOR => ExitReason::Sensitive(Instruction::Monitor),
-        exit::MWAIT | exit::MWAIT_ARMED => ExitReason::Sensitive(Instruction::Mwait),
-        exit::INVLPGA | exit::VMRUN | exit::VMLOAD | exit::VMSAVE | exit::STGI | exit::CLGI | exit::SKINIT => {
-            ExitReason::Sensitive(Instruction::Svm)
-        }
         _ if code & 0xffff_ffff == exit::INVALID_LOW => ExitReason::Broken(Reason::InvalidGuestState, 0),
-        _ => ExitReason::Broken(Reason::UnknownExit, code),
+        _ => sensitive(code).map_or(ExitReason::Broken(Reason::UnknownExit, code), ExitReason::Sensitive),
     }
-}
-
-const fn direction(write: bool) -> Direction {
-    if write { Direction::Write } else { Direction::Read }
-}
-
-fn control(code: u64) -> ExitReason {
-    let register = match code & 0xf {
-        0 => Control::Cr0,
-        2 => Control::Cr2,
-        3 => Control::Cr3,
-        4 => Control::Cr4,
-        8 => Control::Cr8,
-        _ => return ExitReason::Broken(Reason::UnknownExit, code),
-    };
-    ExitReason::Control(ControlAccess { register, direction: direction(code & 0x10 != 0), operand: None })
-}
-
-fn exception(vector: u8, info1: u64, info2: u64) -> ExitReason {
-    ExitReason::Exception(Exception {
-        vector,
-        error_code: matches!(vector, 8 | 10..=14 | 17).then_some(info1 as u32),
-        fault_address: (vector == 14).then_some(info2),
-    })
-}
-
-fn io(info1: u64) -> ExitReason {
-    let width = if info1 & ioio::SIZE_32 != 0 {
-        IoWidth::Dword
-    } else if info1 & ioio::SIZE_16 != 0 {
-        IoWidth::Word
-    } else {
-        IoWidth::Byte
-    };
-    ExitReason::Io(IoAccess {
-        port: (info1 >> ioio::PORT_SHIFT) as u16,
-        width,
-        direction: direction(info1 & ioio::IN == 0),
-        string: info1 & ioio::STRING != 0,
-        repeat: info1 & ioio::REPEAT != 0,
-    })
-}
-
-fn memory(info1: u64, info2: u64) -> ExitReason {
-    let access = if info1 & npf::FETCH != 0 {
-        Access::Fetch
-    } else if info1 & npf::WRITE != 0 {
-        Access::Write
-    } else {
-        Access::Read
-    };
-    let table_walk = info1 & npf::TABLE_WALK != 0;
-    ExitReason::Memory(MemoryFault { gpa: Some(Gpa(info2 & GPA_MASK)), gva: None, access, table_walk })
 }
 
 #[cfg(test)]
 mod tests {
+    use platform::*;
+    use specs::svm::ioio;
+
     use super::*;
 
     #[test]

@@ -9,14 +9,15 @@ use platform::{
     Clock, Console, Gpa, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PageRange,
     PageSize, Platform, Termination, Timer, Waker,
 };
+use platform_shared::clock::TscClock;
 use svm::{IoPermissions, MsrPermissions, NestedTables, Rights, TableMemory};
 
-use crate::clock::TscClock;
+use crate::console::CONSOLES;
 use crate::cpu::NativeCpu;
 use crate::interrupts::{self, DescriptorTable};
 use crate::live::LIVE_MSRS;
 use crate::memory::NativeMemory;
-use crate::{apic, console, ending, log, port, power_button};
+use crate::{apic, ending, log, power_button};
 
 /// Every port exits.
 static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
@@ -36,25 +37,20 @@ static MSR_PERMISSIONS: MsrPermissions = {
     map
 };
 
-/// QEMU's MC146818: index, then data.
-const CLOCK_INDEX: u16 = 0x70;
-
 /// The host: QEMU's devices, and the other processors.
 pub struct NativeHost;
 
 impl HostAccess for NativeHost {
     fn transmit(&self, console: Console, byte: u8) {
-        console::transmit(console, byte);
+        CONSOLES.transmit(console, byte);
     }
 
     fn receive(&self, console: Console) -> Option<u8> {
-        console::receive(console)
+        CONSOLES.receive(console)
     }
 
     fn clock_register(&self, register: u8) -> u8 {
-        // The index port's upper bit masks NMIs; it is clear.
-        port::write::<u8>(CLOCK_INDEX, register & 0x7f);
-        port::read(CLOCK_INDEX + 1)
+        CONSOLES.clock_register(register)
     }
 }
 
@@ -148,7 +144,7 @@ impl Native {
 
     /// The guest's memory, without Parados's own.
     pub fn ram(&self) -> &platform::RamMap {
-        self.memory.ram()
+        &self.memory.reach().0
     }
 }
 

@@ -14,7 +14,8 @@ use x86_64::registers::control::Cr3;
 
 use crate::machine::Native;
 use crate::start::StartError;
-use crate::{apic, clock, own_tables, start};
+use crate::{apic, start};
+use platform_shared::{clock, own_tables};
 
 /// The page where processors start; a start-up IPI names it by number.
 const PAGE: usize = image_abi::START_PAGE as usize;

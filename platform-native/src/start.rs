@@ -9,18 +9,22 @@ use core::sync::atomic::AtomicU64;
 
 use image_abi::LaunchBlock;
 use platform::{MemoryError, PageRange, RamMap, Reason};
+use platform_shared::clock::{self, TscClock};
+use platform_shared::descriptor::Descriptors;
+use platform_shared::exceptions::{OnException, set_handler};
+use platform_shared::own_tables;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use svm::NestedTables;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
-use crate::clock::{self, Measurement, TscClock};
+use crate::clock::Measurement;
+use crate::console::CONSOLES;
 use crate::cpu::NativeCpu;
-use crate::descriptor::Descriptors;
-use crate::interrupts::{self, DescriptorTable, OnException};
+use crate::interrupts::{DescriptorTable, descriptor_table};
 use crate::machine::{HeapTables, Native, NativePages, Parts};
-use crate::memory::NativeMemory;
-use crate::{apic, console, own_tables, port, power_button, smp};
+use crate::memory::{GuestRam, NativeMemory};
+use crate::{apic, port, power_button, smp};
 
 /// CPUID 8000_0001h ECX: SVM.
 const SVM: u32 = 1 << 2;
@@ -67,7 +71,7 @@ impl From<MemoryError> for StartError {
 
 /// Leads exceptions in Parados itself to `on_exception`. First of all.
 pub fn early(on_exception: OnException) {
-    interrupts::set_handler(on_exception);
+    set_handler(on_exception);
 }
 
 /// Memory behind the image for the heap. Here it is all of it, as it is.
@@ -105,7 +109,7 @@ pub fn prepare(
         return Err(StartError::NoSvm);
     }
     load_descriptors()?;
-    let table: &'static DescriptorTable = Box::leak(boxed(DescriptorTable::new(true))?);
+    let table: &'static DescriptorTable = Box::leak(boxed(descriptor_table(true))?);
     table.load();
     quiet_interrupt_controllers();
     let huge = extended(0x8000_0001).edx & HUGE_PAGES != 0;
@@ -114,7 +118,7 @@ pub fn prepare(
     own_tables::map_first_page().map_err(|_| StartError::OutOfMemory)?;
     uncover_low_memory();
     apic::enable();
-    console::initialise();
+    let Ok(()) = CONSOLES.initialise();
     power_button::initialise();
     route_interrupts();
     let clock = measurement.finish(tsc).ok_or(StartError::NoTimer)?;
@@ -129,11 +133,11 @@ pub fn prepare(
     flushed.try_reserve_exact(processors as usize).map_err(|_| StartError::OutOfMemory)?;
     flushed.resize_with(processors as usize, || AtomicU64::new(0));
     let parts = Parts {
-        memory: NativeMemory::new(ram),
+        memory: NativeMemory::new(GuestRam(ram)),
         clock,
         processors,
         nested_root: pages.tables.root(),
-        descriptor_table: Box::leak(boxed(DescriptorTable::new(false))?),
+        descriptor_table: Box::leak(boxed(descriptor_table(false))?),
         has_xsave: basic(1).ecx & XSAVE != 0,
         apic_hz: measure_apic(&clock),
         flushed: flushed.into_boxed_slice(),
@@ -209,21 +213,13 @@ fn has_svm() -> bool {
 }
 
 fn load_descriptors() -> Result<(), StartError> {
-    Box::leak(boxed(Descriptors::new())?).load();
+    Box::leak(boxed(Descriptors::default())?).load();
     Ok(())
 }
 
-/// A box that reports a full heap instead of panicking.
+/// A box; an error if the heap is full.
 fn boxed<T>(value: T) -> Result<Box<T>, StartError> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(1).map_err(|_| StartError::OutOfMemory)?;
-    room.push(value);
-    // A vector of one element without spare room is a boxed slice of one element.
-    let slice: Box<[T]> = room.into_boxed_slice();
-    let array: Box<[T; 1]> = slice.try_into().map_err(|_| StartError::OutOfMemory)?;
-    let pointer = Box::into_raw(array).cast::<T>();
-    // SAFETY: `[T; 1]` and `T` have the same layout, and the pointer came from a box of the former.
-    Ok(unsafe { Box::from_raw(pointer) })
+    platform_shared::heap::boxed(value).ok_or(StartError::OutOfMemory)
 }
 
 /// A zeroed box that never passes through the stack.

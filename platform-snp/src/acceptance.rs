@@ -48,7 +48,7 @@ pub(crate) enum Claim {
 }
 
 /// The states, and what the stretches are made of.
-pub(crate) struct Acceptance {
+pub struct Acceptance {
     stretches: Vec<AtomicU8>,
     ram: RamMap,
     placed: [Range; PLACED_RANGES],

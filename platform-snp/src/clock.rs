@@ -4,9 +4,7 @@
 //! Without Secure TSC the host scales the TSC as it likes, so it could make the guest's clock fast or slow without lying here
 //! as well; that it cannot do is to turn it back. Readings are bracketed, because a request takes as long as the host wants.
 
-use core::arch::x86_64::_rdtsc;
-
-use platform::{Clock, Instant};
+use platform_shared::clock::{TscClock, tsc};
 
 use crate::ghcb::{Refusal, port_read, port_write};
 
@@ -18,53 +16,6 @@ const WINDOW: u16 = 12_000;
 const ATTEMPTS: usize = 3;
 /// Readings at either end of a measurement, of which the tightest counts.
 const READINGS: usize = 6;
-/// Frequencies outside 10 MHz to 100 GHz are taken for a broken timer.
-const PLAUSIBLE: core::ops::RangeInclusive<u64> = 10_000_000..=100_000_000_000;
-
-/// The clock. The guest reads the TSC that Parados reads: without Secure TSC only the host could give it another offset.
-#[derive(Clone, Copy, Debug)]
-pub struct TscClock {
-    hz: u64,
-    /// Nanoseconds a tick, as a 32.32 fixed-point number.
-    nanos_per_tick: u64,
-}
-
-impl TscClock {
-    /// The clock of a processor with this TSC frequency. `None` if the frequency makes no sense.
-    pub(crate) fn new(hz: u64) -> Option<Self> {
-        if !PLAUSIBLE.contains(&hz) {
-            return None;
-        }
-        let nanos_per_tick = u64::try_from((1_000_000_000u128 << 32) / u128::from(hz)).ok()?;
-        Some(Self { hz, nanos_per_tick })
-    }
-}
-
-/// The processor's time-stamp counter.
-#[inline(always)]
-pub(crate) fn tsc() -> u64 {
-    // SAFETY: RDTSC exists on every x86-64 processor and has no side effect.
-    unsafe { _rdtsc() }
-}
-
-impl Clock for TscClock {
-    fn now(&self) -> Instant {
-        self.instant_of_tsc(self.guest_tsc())
-    }
-
-    fn guest_tsc(&self) -> u64 {
-        tsc()
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        self.hz
-    }
-
-    fn instant_of_tsc(&self, tsc: u64) -> Instant {
-        let nanos = (u128::from(tsc) * u128::from(self.nanos_per_tick)) >> 32;
-        Instant(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
-}
 
 /// A measurement that has begun.
 pub struct Measurement(Result<Begun, Refusal>);
@@ -82,11 +33,13 @@ impl Measurement {
     }
 
     /// Ends the measurement, and makes it again if the counter ran out meanwhile. `None` if the timer is broken.
+    ///
+    /// The guest reads the TSC that Parados reads, from zero: without Secure TSC only the host could give it another offset.
     pub(crate) fn finish(self) -> Option<TscClock> {
         let mut measurement = self;
         for _ in 0..ATTEMPTS {
             if let Ok(Some(hz)) = measurement.0.and_then(frequency) {
-                return TscClock::new(hz);
+                return TscClock::new(0, hz);
             }
             measurement = Self::begin();
         }
@@ -141,23 +94,4 @@ fn read() -> Result<(u64, u16), Refusal> {
         }
     }
     Ok((best.1, best.2))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_become_nanoseconds() {
-        let clock = TscClock::new(2_500_000_000).unwrap();
-        assert_eq!(clock.instant_of_tsc(2_500_000_000).0 / 1000, 999_999);
-        assert_eq!(clock.instant_of_tsc(0), Instant(0));
-    }
-
-    #[test]
-    fn frequencies_that_no_processor_has_are_refused() {
-        for hz in [0, 1, 9_999_999, 100_000_000_001, u64::MAX] {
-            assert!(TscClock::new(hz).is_none(), "{hz}");
-        }
-    }
 }

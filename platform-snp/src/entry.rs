@@ -14,10 +14,9 @@ use core::mem::offset_of;
 
 use image_abi::LaunchBlock;
 use platform::Reason;
+use platform_shared::own_tables::C_MASK;
 use specs::ghcb::msr;
 use specs::sev::{MSR_GHCB, MSR_SEV_STATUS, cpuid_page, leaf};
-
-use crate::own_tables::C_MASK;
 
 /// What the MSR protocol says to end the VM because a feature is missing.
 const MISSING_FEATURE: u64 = {

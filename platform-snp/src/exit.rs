@@ -6,12 +6,10 @@
 //! processor has written one: whoever has handled a code overwrites it with [`HANDLED`], so that a spurious entry finds
 //! nothing new.
 
-use platform::{
-    Access, Control, ControlAccess, DebugAccess, Direction, Exception, Exit, ExitReason, Gpa, IoAccess, IoWidth,
-    MemoryFault, MsrAccess, Reason, SensitiveInstruction,
-};
+use platform::{Exit, ExitReason, MemoryFault, Reason, SensitiveInstruction};
+use platform_shared::exit::{control, debug, exception, io, memory_fault, msr, sensitive};
 use specs::sev::{exit as sev, npf as sev_npf};
-use specs::svm::{exit, ioio, npf};
+use specs::svm::exit;
 
 /// What is left in the VMSA of an exit that has been handled: INTR, which wants nothing.
 pub(crate) const HANDLED: u64 = exit::INTR;
@@ -58,7 +56,7 @@ pub(crate) fn decode(record: &Record) -> Decoded {
     match code {
         exit::CPUID => instruction(ExitReason::Cpuid),
         exit::IOIO => instruction(io(info1)),
-        exit::MSR => instruction(ExitReason::Msr(MsrAccess { direction: direction(info1 & 1 != 0) })),
+        exit::MSR => instruction(msr(info1)),
         exit::NPF => nested(info1, info2),
         exit::INTR => Decoded::Nothing,
         // An automatic exit: the processor has moved RIP already.
@@ -69,38 +67,20 @@ pub(crate) fn decode(record: &Record) -> Decoded {
 
 #[inline(never)]
 fn rare(record: &Record) -> Decoded {
-    use SensitiveInstruction as Instruction;
     let &Record { code, info1, info2, next_rip, rip } = record;
     let plain = |reason| Decoded::Exit(Exit { reason, next_rip: 0 });
     let instruction = |reason| Decoded::Exit(Exit { reason, next_rip });
-    let sensitive = |it| instruction(ExitReason::Sensitive(it));
     match code {
         sev::NOT_VALIDATED => Decoded::Withheld { fault: fault(info1, info2), validated: false },
         exit::CR0_READ..=exit::CR15_WRITE => instruction(control(code)),
-        exit::DR0_READ..=exit::DR15_WRITE => instruction(ExitReason::Debug(DebugAccess {
-            register: code as u8 & 7,
-            direction: direction(code & 0x10 != 0),
-            operand: None,
-        })),
-        exit::EXCEPTION_0..=exit::EXCEPTION_31 => plain(exception((code - exit::EXCEPTION_0) as u8, info1, info2)),
+        exit::DR0_READ..=exit::DR15_WRITE => instruction(debug(code)),
+        exit::EXCEPTION_0..=exit::EXCEPTION_31 => plain(exception(code, info1, info2)),
         exit::XSETBV => instruction(ExitReason::Xsetbv),
         exit::VMMCALL => instruction(ExitReason::Vmmcall),
         exit::SHUTDOWN => plain(ExitReason::Shutdown),
         exit::IDTR_WRITE | exit::GDTR_WRITE | exit::LDTR_WRITE | exit::TR_WRITE => instruction(ExitReason::LoadTable),
-        exit::ICEBP => sensitive(Instruction::Icebp),
-        exit::RDTSC => sensitive(Instruction::Rdtsc),
-        exit::RDTSCP => sensitive(Instruction::Rdtscp),
-        exit::RDPMC | exit::RDPRU => sensitive(Instruction::Rdpmc),
-        exit::RSM => sensitive(Instruction::Rsm),
-        exit::INVD => sensitive(Instruction::Invd),
-        exit::WBINVD => sensitive(Instruction::Wbinvd),
-        exit::MONITOR => sensitive(Instruction::Monitor),
-        exit::MWAIT | exit::MWAIT_ARMED => sensitive(Instruction::Mwait),
-        INVLPGB | INVLPGB_ILLEGAL => sensitive(Instruction::Invlpgb),
-        TLBSYNC => sensitive(Instruction::Tlbsync),
-        exit::INVLPGA | exit::VMRUN | exit::VMLOAD | exit::VMSAVE | exit::STGI | exit::CLGI | exit::SKINIT => {
-            sensitive(Instruction::Svm)
-        }
+        INVLPGB | INVLPGB_ILLEGAL => instruction(ExitReason::Sensitive(SensitiveInstruction::Invlpgb)),
+        TLBSYNC => instruction(ExitReason::Sensitive(SensitiveInstruction::Tlbsync)),
         // What a processor without SEV-ES executes as VMMCALL, for the prefix means nothing there.
         sev::VMGEXIT => {
             Decoded::Back(Exit { reason: ExitReason::Vmmcall, next_rip: rip }, rip.wrapping_sub(VMGEXIT_BYTES))
@@ -112,12 +92,11 @@ fn rare(record: &Record) -> Decoded {
         // Parados holds the VMSA itself: the host tried to run it.
         sev::BUSY => Decoded::Nothing,
         // INVPCID, MCOMMIT, a fault that cannot be restarted: the host has no business with them.
-        _ => plain(ExitReason::Broken(Reason::UnknownExit, code)),
+        _ => sensitive(code).map_or_else(
+            || plain(ExitReason::Broken(Reason::UnknownExit, code)),
+            |it| instruction(ExitReason::Sensitive(it)),
+        ),
     }
-}
-
-const fn direction(write: bool) -> Direction {
-    if write { Direction::Write } else { Direction::Read }
 }
 
 /// A nested fault: of emulated memory, which the host has marked with a reserved bit, or of memory that only Parados may touch.
@@ -134,56 +113,15 @@ fn nested(info1: u64, info2: u64) -> Decoded {
 }
 
 /// EXITINFO2 is taken for the guest-physical address, also of a #VC 404h, whose documents promise only CR2 (*assumed*).
-fn fault(info1: u64, info2: u64) -> MemoryFault {
-    let access = if info1 & npf::FETCH != 0 {
-        Access::Fetch
-    } else if info1 & npf::WRITE != 0 {
-        Access::Write
-    } else {
-        Access::Read
-    };
-    MemoryFault { gpa: Some(Gpa(info2)), gva: None, access, table_walk: info1 & npf::TABLE_WALK != 0 }
-}
-
-fn control(code: u64) -> ExitReason {
-    let register = match code & 0xf {
-        0 => Control::Cr0,
-        2 => Control::Cr2,
-        3 => Control::Cr3,
-        4 => Control::Cr4,
-        8 => Control::Cr8,
-        _ => return ExitReason::Broken(Reason::UnknownExit, code),
-    };
-    ExitReason::Control(ControlAccess { register, direction: direction(code & 0x10 != 0), operand: None })
-}
-
-fn exception(vector: u8, info1: u64, info2: u64) -> ExitReason {
-    ExitReason::Exception(Exception {
-        vector,
-        error_code: matches!(vector, 8 | 10..=14 | 17).then_some(info1 as u32),
-        fault_address: (vector == 14).then_some(info2),
-    })
-}
-
-fn io(info1: u64) -> ExitReason {
-    let width = if info1 & ioio::SIZE_32 != 0 {
-        IoWidth::Dword
-    } else if info1 & ioio::SIZE_16 != 0 {
-        IoWidth::Word
-    } else {
-        IoWidth::Byte
-    };
-    ExitReason::Io(IoAccess {
-        port: (info1 >> ioio::PORT_SHIFT) as u16,
-        width,
-        direction: direction(info1 & ioio::IN == 0),
-        string: info1 & ioio::STRING != 0,
-        repeat: info1 & ioio::REPEAT != 0,
-    })
+const fn fault(info1: u64, info2: u64) -> MemoryFault {
+    memory_fault(info1, info2)
 }
 
 #[cfg(test)]
 mod tests {
+    use platform::*;
+    use specs::svm::{ioio, npf};
+
     use super::*;
 
     const RIP: u64 = 0xffff_ffff_8100_0000;

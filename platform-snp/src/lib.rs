@@ -26,7 +26,6 @@ mod clock;
 mod console;
 mod cpu;
 mod cpuid;
-mod descriptor;
 mod doorbell;
 mod ending;
 #[cfg(target_os = "none")]
@@ -40,16 +39,15 @@ mod log;
 mod machine;
 mod memory;
 mod msr_protocol;
-mod own_tables;
 mod smp;
 mod start;
 
-pub use clock::{Measurement, TscClock};
+pub use clock::Measurement;
 pub use cpu::SnpCpu;
 pub use ending::{Ending, claim_end, end};
-pub use interrupts::{OnException, control_registers};
 pub use log::{last_words, say};
 pub use machine::{Snp, SnpHost, SnpPages};
 pub use memory::SnpMemory;
-pub use own_tables::is_mapped;
+pub use platform_shared::exceptions::{OnException, control_registers};
+pub use platform_shared::own_tables::is_mapped;
 pub use start::{StartError, cpuid, early, prepare, take_memory};

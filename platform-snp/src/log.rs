@@ -5,7 +5,6 @@
 //! all, the type [`Outbound`] decides. A host that does not take a line loses it.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use platform::{EndRecord, Outbound, Termination};
 use spin::mutex::SpinMutex;
@@ -75,21 +74,9 @@ pub fn last_words(text: Outbound<'_>) {
     write(&mut Line::new(), format_args!("[parados] {text}\n"));
 }
 
-/// Takes the console for good, from whoever writes a line or died with it. Called by the processor that ends the VM.
+/// Takes the console for good. Called by the processor that ends the VM.
 pub(crate) fn silence_others() {
-    // Far longer than any line takes.
-    const PATIENCE: u32 = 10_000_000;
-    static SILENT: AtomicBool = AtomicBool::new(false);
-    if SILENT.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    for _ in 0..PATIENCE {
-        if let Some(console) = CONSOLE.try_lock() {
-            core::mem::forget(console);
-            break;
-        }
-        core::hint::spin_loop();
-    }
+    platform_shared::log::silence_others(&CONSOLE);
 }
 
 /// Writes the record of how the VM ended, from the processor that has silenced the others: the last line of all.

@@ -5,35 +5,31 @@ use platform::{
     Clock, Console, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PAGE_SIZE,
     PageRange, PageSize, Platform, Termination, Timer, Waker,
 };
+use platform_shared::clock::TscClock;
 use specs::sev::VmplRights;
 
 use crate::accept::{self, ALL_RIGHTS, grant};
 use crate::acceptance::{Acceptance, stretch_of};
-use crate::clock::TscClock;
+use crate::console::CONSOLES;
 use crate::cpu::SnpCpu;
 use crate::instructions::{flush_all, halt_unless_rung};
 use crate::memory::SnpMemory;
-use crate::{apic, console, doorbell, ending, ghcb, log};
-
-/// The MC146818: index, then data.
-const CLOCK_INDEX: u16 = 0x70;
+use crate::{apic, doorbell, ending, log};
 
 /// The host: its devices through the GHCB, and the other processors.
 pub struct SnpHost;
 
 impl HostAccess for SnpHost {
     fn transmit(&self, console: Console, byte: u8) {
-        console::transmit(console, byte);
+        CONSOLES.transmit(console, byte);
     }
 
     fn receive(&self, console: Console) -> Option<u8> {
-        console::receive(console)
+        CONSOLES.receive(console)
     }
 
     fn clock_register(&self, register: u8) -> u8 {
-        // The index port's upper bit masks NMIs; it is clear. A host without the clock, or that refuses, has no time to tell.
-        let selected = ghcb::port_write(CLOCK_INDEX, 1, u32::from(register & 0x7f));
-        selected.and_then(|()| ghcb::port_read(CLOCK_INDEX + 1, 1)).map_or(0xff, |value| value as u8)
+        CONSOLES.clock_register(register)
     }
 }
 
@@ -59,7 +55,7 @@ impl Snp {
     }
 
     pub(crate) const fn acceptance(&self) -> &Acceptance {
-        self.memory.acceptance()
+        self.memory.reach()
     }
 }
 

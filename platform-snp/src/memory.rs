@@ -1,140 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's memory, through Parados's private identity map of all RAM.
-//!
-//! Other processors of the guest may write what is copied here at any time, so the copies are made by instructions that
-//! the compiler cannot see into, and nothing is read twice. Memory that nobody has touched yet is accepted first.
+//! Which memory is the guest's, and private. Memory that nobody has touched yet is accepted first.
 
-use core::arch::asm;
 use core::ptr;
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use platform::{Gpa, GuestMemory, MemoryError, Reason, Termination, Visibility};
+use platform::{Gpa, MemoryError, Reason, Termination, Visibility};
+use platform_shared::direct_map::{DirectMap, Reach};
 
 use crate::accept::ensure;
 use crate::acceptance::Acceptance;
 use crate::ending::end;
 
-/// The guest's memory; knows which addresses are the guest's.
-pub struct SnpMemory {
-    acceptance: Acceptance,
-}
+/// The guest's memory; what of it has been accepted is its reach.
+pub type SnpMemory = DirectMap<Acceptance>;
 
-impl SnpMemory {
-    pub(crate) const fn new(acceptance: Acceptance) -> Self {
-        Self { acceptance }
-    }
-
-    /// What has been accepted.
-    pub(crate) const fn acceptance(&self) -> &Acceptance {
-        &self.acceptance
-    }
-
+// SAFETY: what is accepted is identity-mapped private RAM of the guest's, which is never unmapped.
+unsafe impl Reach for Acceptance {
     /// No page of the guest's is shared yet, so there is nothing to reach in that view.
     fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<*mut u8, MemoryError> {
-        if view == Visibility::Shared || !self.acceptance.ram().contains(gpa, bytes as u64) {
+        if view == Visibility::Shared || !self.ram().contains(gpa, bytes as u64) {
             return Err(MemoryError::NotMemory);
         }
-        match ensure(&self.acceptance, gpa, bytes as u64) {
+        match ensure(self, gpa, bytes as u64) {
             Ok(()) => Ok(ptr::with_exposed_provenance_mut(gpa.0 as usize)),
             // Nobody may go on with a host that exchanges pages.
             Err(MemoryError::Host) => end(Termination::Fatal(Reason::GuestMemory, gpa.0)),
             Err(other) => Err(other),
         }
     }
-}
-
-impl GuestMemory for SnpMemory {
-    fn copy_in(&self, gpa: Gpa, view: Visibility, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        if buffer.is_empty() {
-            return Ok(());
-        }
-        let source = self.pointer(gpa, view, buffer.len())?;
-        // SAFETY: `source` is identity-mapped guest RAM for the whole length, checked above; `buffer` is ours.
-        unsafe { copy(buffer.as_mut_ptr(), source, buffer.len()) };
-        Ok(())
-    }
-
-    fn copy_out(&self, gpa: Gpa, view: Visibility, data: &[u8]) -> Result<(), MemoryError> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let target = self.pointer(gpa, view, data.len())?;
-        // SAFETY: `target` is identity-mapped guest RAM for the whole length, checked above; `data` is ours.
-        unsafe { copy(target, data.as_ptr(), data.len()) };
-        Ok(())
-    }
-
-    fn compare_exchange(
-        &self,
-        gpa: Gpa,
-        view: Visibility,
-        width: usize,
-        current: u128,
-        new: u128,
-    ) -> Result<u128, MemoryError> {
-        if !matches!(width, 1 | 2 | 4 | 8 | 16) || !gpa.0.is_multiple_of(width as u64) {
-            return Err(MemoryError::NotMemory);
-        }
-        let at = self.pointer(gpa, view, width)?;
-        macro_rules! exchange {
-            ($atomic:ty, $int:ty) => {{
-                // SAFETY: `at` is valid and aligned for this width, checked above, and RAM is never unmapped.
-                let cell = unsafe { <$atomic>::from_ptr(at.cast()) };
-                let found = cell.compare_exchange(current as $int, new as $int, Ordering::SeqCst, Ordering::SeqCst);
-                u128::from(found.unwrap_or_else(|found| found))
-            }};
-        }
-        Ok(match width {
-            1 => exchange!(AtomicU8, u8),
-            2 => exchange!(AtomicU16, u16),
-            4 => exchange!(AtomicU32, u32),
-            8 => exchange!(AtomicU64, u64),
-            // SAFETY: `at` is valid and aligned to 16 bytes, checked above.
-            _ => unsafe { compare_exchange_16(at, current, new) },
-        })
-    }
-}
-
-/// Copies bytes one of whose ends the guest may be writing.
-///
-/// # Safety
-/// Both pointers are valid for `bytes` bytes and do not overlap.
-unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) {
-    match bytes {
-        // SAFETY: the pointers are valid for the width; MOV has no alignment rule.
-        4 => unsafe {
-            asm!("mov {t:e}, [{from}]", "mov [{to}], {t:e}", t = out(reg) _, from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
-        },
-        // SAFETY: as above.
-        8 => unsafe {
-            asm!("mov {t}, [{from}]", "mov [{to}], {t}", t = out(reg) _, from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
-        },
-        // SAFETY: as above, for the whole length; the direction flag is clear by the calling convention.
-        _ => unsafe {
-            asm!("rep movsb", inout("rcx") bytes => _, inout("rsi") from => _, inout("rdi") to => _, options(nostack, preserves_flags));
-        },
-    }
-}
-
-/// LOCK CMPXCHG16B, which the compiler offers no stable name for.
-///
-/// # Safety
-/// `at` is valid for 16 bytes and aligned to 16.
-unsafe fn compare_exchange_16(at: *mut u8, current: u128, new: u128) -> u128 {
-    let (mut low, mut high) = (current as u64, (current >> 64) as u64);
-    // SAFETY: the caller vouches for `at`. RBX is the compiler's, so it is swapped in and out around the instruction.
-    unsafe {
-        asm!(
-            "xchg rbx, {new_low}",
-            "lock cmpxchg16b [{at}]",
-            "xchg rbx, {new_low}",
-            new_low = inout(reg) new as u64 => _,
-            at = in(reg) at,
-            inout("rax") low,
-            inout("rdx") high,
-            in("rcx") (new >> 64) as u64,
-            options(nostack),
-        );
-    }
-    u128::from(high) << 64 | u128::from(low)
 }

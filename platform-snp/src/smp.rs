@@ -14,16 +14,17 @@ use alloc::alloc::{Layout, alloc_zeroed};
 use alloc::boxed::Box;
 
 use platform::{Clock, PAGE_SIZE, Platform, Termination};
+use platform_shared::clock;
+use platform_shared::own_tables::{c_mask, unmap};
 use specs::svm::VmcbSegment;
 use specs::vmsa::{SevFeatures, Vmsa};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
 use crate::ending::end;
+use crate::ghcb;
 use crate::local::Local;
 use crate::machine::Snp;
-use crate::own_tables::{c_mask, unmap};
 use crate::start::{self, SharedPages, StartError, boxed, make_vmsa, new_vmsa};
-use crate::{clock, ghcb};
 
 /// Bytes of a processor's stack, and of the guard below it.
 const STACK: usize = 16 << 10;

@@ -4,28 +4,30 @@
 
 use alloc::alloc::Layout;
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use image_abi::LaunchBlock;
 use platform::{Clock, Gpa, MemoryError, PAGE_SIZE, PageRange, PageSize, RamMap, Reason, Termination};
+use platform_shared::clock::{TscClock, tsc};
+use platform_shared::descriptor::Descriptors;
+use platform_shared::exceptions::{OnException, set_handler};
+use platform_shared::own_tables::{self, c_mask};
 use specs::ghcb::{msr, page_state};
 use specs::sev::{VmplRights, cpuid_page, result};
 use specs::vmsa::Vmsa;
 
 use crate::accept::{accept_own, rescind_own};
 use crate::acceptance::Acceptance;
-use crate::clock::{self, Measurement};
+use crate::clock::Measurement;
+use crate::console::CONSOLES;
 use crate::cpu::{FEATURES, SnpCpu};
-use crate::descriptor::Descriptors;
 use crate::ending::end;
 use crate::ghcb::{self, Refusal};
 use crate::instructions::rmpadjust;
-use crate::interrupts::{self, DescriptorTable, OnException};
+use crate::interrupts::{DescriptorTable, descriptor_table};
 use crate::local::Local;
 use crate::machine::{Snp, SnpPages};
-use crate::own_tables::c_mask;
-use crate::{accept, apic, console, msr_protocol, own_tables, smp};
+use crate::{accept, apic, msr_protocol, smp};
 
 /// Why the platform cannot run a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +74,7 @@ impl From<Refusal> for StartError {
 
 /// Leads exceptions in Parados itself to `on_exception`, and sees whether the host offers what is needed. First of all.
 pub fn early(on_exception: OnException) {
-    interrupts::set_handler(on_exception);
+    set_handler(on_exception);
     let local = Local::boot();
     local.enter();
     let answer = local.ask(msr::SEV_INFO_REQUEST);
@@ -163,7 +165,7 @@ fn connect(local: &'static Local) -> Result<(), StartError> {
 /// Puts another processor into the state in which guests run.
 pub(crate) fn set_up_processor(local: &'static Local) -> Result<(), StartError> {
     connect(local)?;
-    Box::leak(boxed(Descriptors::new())?).load();
+    Box::leak(boxed(Descriptors::default())?).load();
     load_gates();
     ring_the_doorbell()?;
     Ok(apic::enable()?)
@@ -189,15 +191,15 @@ pub fn prepare(
     _tsc: u64,
     measurement: Measurement,
 ) -> Result<(&'static Snp, SnpPages), StartError> {
-    Box::leak(boxed(Descriptors::new())?).load();
-    GATES.store(Box::leak(boxed(DescriptorTable::new())?), Ordering::Release);
+    Box::leak(boxed(Descriptors::default())?).load();
+    GATES.store(Box::leak(boxed(descriptor_table())?), Ordering::Release);
     load_gates();
     let end = ram.iter().last().map_or(0, |range| range.end().0);
-    own_tables::map_up_to(end).map_err(|_| StartError::OutOfMemory)?;
+    own_tables::map_up_to(end, false).map_err(|_| StartError::OutOfMemory)?;
     own_tables::map_first_page().map_err(|_| StartError::OutOfMemory)?;
     ring_the_doorbell()?;
     apic::enable()?;
-    console::initialise()?;
+    CONSOLES.initialise()?;
     apic::route_console()?;
     let clock = measurement.finish().ok_or(StartError::NoTimer)?;
     let apic_hz = measure_apic(&clock)?;
@@ -260,26 +262,18 @@ pub(crate) fn new_vmsa() -> Result<&'static mut Vmsa, StartError> {
     Err(StartError::OutOfMemory)
 }
 
-/// A box that reports a full heap instead of panicking.
+/// A box; an error if the heap is full.
 pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, StartError> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(1).map_err(|_| StartError::OutOfMemory)?;
-    room.push(value);
-    // A vector of one element without spare room is a boxed slice of one element.
-    let slice: Box<[T]> = room.into_boxed_slice();
-    let array: Box<[T; 1]> = slice.try_into().map_err(|_| StartError::OutOfMemory)?;
-    let pointer = Box::into_raw(array).cast::<T>();
-    // SAFETY: `[T; 1]` and `T` have the same layout, and the pointer came from a box of the former.
-    Ok(unsafe { Box::from_raw(pointer) })
+    platform_shared::heap::boxed(value).ok_or(StartError::OutOfMemory)
 }
 
 /// Counts the timer's ticks over a millisecond of the clock; Hz. A host that counts wrong makes timers late or early, and
 /// early ones cost it time.
-fn measure_apic(clock: &clock::TscClock) -> Result<u64, StartError> {
+fn measure_apic(clock: &TscClock) -> Result<u64, StartError> {
     let hz = clock.tsc_hz();
     apic::start_timer(u32::MAX)?;
     let (begun, first) = bracketed_timer()?;
-    while clock::tsc().wrapping_sub(begun) < hz / 1000 {}
+    while tsc().wrapping_sub(begun) < hz / 1000 {}
     let (ended, last) = bracketed_timer()?;
     apic::start_timer(0)?;
     let (ticks, passed) = (first.wrapping_sub(last), ended.wrapping_sub(begun));
@@ -291,9 +285,9 @@ fn bracketed_timer() -> Result<(u64, u32), StartError> {
     const READINGS: usize = 6;
     let mut best = (u64::MAX, 0, 0);
     for _ in 0..READINGS {
-        let before = clock::tsc();
+        let before = tsc();
         let left = apic::timer_left()?;
-        let slack = clock::tsc().wrapping_sub(before);
+        let slack = tsc().wrapping_sub(before);
         if slack < best.0 {
             best = (slack, before.wrapping_add(slack / 2), left);
         }

@@ -26,6 +26,8 @@ const BARE_METAL: &[&str] = &[
     "paravisor-core",
     "platform",
     "platform-native",
+    "platform-shared",
+    "platform-snp",
     "reference-host",
     "snp-host",
     "snp-model",
@@ -58,6 +60,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("formatting, fuzz", &|| tool(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))),
         ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
         ("clippy, bare metal", &|| tool(bare_metal(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
+        ("clippy, bare metal, SNP", &|| tool(bare_metal_snp(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
         ("documentation", &|| tool(documentation(&mut cargo()))),
     ];
     let (mut passed, mut failed) = (0, 0);
@@ -89,6 +92,13 @@ fn bare_metal(command: &mut Command) -> &mut Command {
         command.args(["--package", package]);
     }
     command
+}
+
+/// The image of the other platform, in the folder where it is built.
+fn bare_metal_snp(command: &mut Command) -> &mut Command {
+    command.args(["--release", "--quiet", "--target", TARGET, "--package", "paravisor"]);
+    command.args(["--no-default-features", "--features", "statistics,snp", "--target-dir"]);
+    command.arg(build::target_directory().join("snp"))
 }
 
 fn documentation(command: &mut Command) -> &mut Command {

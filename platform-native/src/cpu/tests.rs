@@ -5,23 +5,23 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use platform::{Exception, RamMap};
+use platform_shared::clock::{TscClock, tsc};
 use zerocopy::FromZeros;
 
 use super::*;
-use crate::clock::TscClock;
-use crate::interrupts::DescriptorTable as InterruptTable;
+use crate::interrupts::descriptor_table;
 use crate::machine::Parts;
-use crate::memory::NativeMemory;
+use crate::memory::{GuestRam, NativeMemory};
 
 const RIP: u64 = 0x20_9f8b;
 
 fn cpu() -> NativeCpu {
     let native = Native::new(Parts {
-        memory: NativeMemory::new(RamMap::default()),
-        clock: TscClock::of_hz(1_000_000_000),
+        memory: NativeMemory::new(GuestRam(RamMap::default())),
+        clock: TscClock::new(tsc(), 1_000_000_000).unwrap(),
         processors: 1,
         nested_root: 0,
-        descriptor_table: Box::leak(Box::new(InterruptTable::new(false))),
+        descriptor_table: Box::leak(Box::new(descriptor_table(false))),
         has_xsave: false,
         apic_hz: 1_000_000_000,
         flushed: Vec::new().into_boxed_slice(),

@@ -5,12 +5,12 @@ use alloc::boxed::Box;
 
 use image_abi::{PLACED_RANGES, Range};
 use platform::{Gpa, PageRange, RamMap};
+use platform_shared::clock::TscClock;
 use specs::svm::exit;
 use zerocopy::FromZeros;
 
 use super::*;
 use crate::acceptance::Acceptance;
-use crate::clock::TscClock;
 
 const RIP: u64 = 0x20_9f8b;
 const TOP: u64 = 1 << 46;
@@ -19,7 +19,7 @@ fn cpu() -> SnpCpu {
     let mut ram = RamMap::default();
     ram.push(PageRange::new(Gpa(0), Gpa(16 << 20)).unwrap()).unwrap();
     let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES]).unwrap();
-    let clock = TscClock::new(1_000_000_000).unwrap();
+    let clock = TscClock::new(0, 1_000_000_000).unwrap();
     let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000)));
     let doorbell: &'static SharedPage = Box::leak(Box::new(SharedPage::zeroed()));
     let vmsa = Box::leak(Box::new(Vmsa::new_zeroed()));

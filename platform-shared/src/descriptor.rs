@@ -4,13 +4,13 @@
 use core::arch::asm;
 
 /// Selector of the 64-bit code segment.
-pub(crate) const CODE_SELECTOR: u16 = 0x08;
+pub const CODE_SELECTOR: u16 = 0x08;
 /// Selector of the data segment.
 const DATA_SELECTOR: u16 = 0x10;
 /// Selector of the task-state segment.
 const TASK_SELECTOR: u16 = 0x18;
 /// Which IST entry #DF uses during start-up.
-pub(crate) const DOUBLE_FAULT_IST: u8 = 1;
+pub const DOUBLE_FAULT_IST: u8 = 1;
 /// Bytes of the #DF stack.
 const DOUBLE_FAULT_STACK: usize = 2048;
 
@@ -28,15 +28,15 @@ struct TaskState {
 
 /// The descriptors of one processor. Must not move once loaded.
 #[repr(C, align(16))]
-pub(crate) struct Descriptors {
+pub struct Descriptors {
     table: [u64; 5],
     task: TaskState,
     stack: [u8; DOUBLE_FAULT_STACK],
 }
 
-impl Descriptors {
-    /// Descriptors that are complete but for the addresses, which [`Self::load`] fills in.
-    pub(crate) const fn new() -> Self {
+impl Default for Descriptors {
+    /// Descriptors that are complete but for the addresses, which [`Descriptors::load`] fills in.
+    fn default() -> Self {
         Self {
             // Null, 64-bit code, data, and two words of task-state descriptor.
             table: [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0],
@@ -52,9 +52,11 @@ impl Descriptors {
             stack: [0; DOUBLE_FAULT_STACK],
         }
     }
+}
 
+impl Descriptors {
     /// Makes these the processor's descriptors.
-    pub(crate) fn load(&'static mut self) {
+    pub fn load(&'static mut self) {
         let top = (&raw mut self.stack).expose_provenance() as u64 + DOUBLE_FAULT_STACK as u64;
         self.task.ist = [top & !15, 0, 0, 0, 0, 0, 0];
         let task = (&raw mut self.task).expose_provenance() as u64;

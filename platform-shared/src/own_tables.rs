@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Parados's own page tables: the image brings those for the low 4 GiB along, `entry` has patched the C-bit into them, and
-//! here they grow: memory above 4 GiB, guard pages under stacks, pages that are shared with the host.
+//! Parados's own page tables, which the image brings along for the low 4 GiB and which grow here: memory above, guard pages
+//! under stacks, the page that starts other processors, pages that are shared with the host.
 //!
-//! Everything is identity-mapped; data is never executable; all but what [`share`] names is private.
+//! Everything is identity-mapped; data is never executable; with a C-bit, all but what [`share`] names is private.
 
 use alloc::alloc::{Layout, alloc_zeroed};
 use core::ptr;
@@ -22,46 +22,59 @@ const DATA: u64 = PRESENT | WRITE | ACCESSED | DIRTY | NO_EXECUTE;
 const TABLE: u64 = PRESENT | WRITE | ACCESSED;
 const GIB: u64 = 1 << 30;
 
-/// The C-bit as a mask. Written once, by the code in `entry`.
-pub(crate) static C_MASK: AtomicU64 = AtomicU64::new(0);
+/// The C-bit as a mask, zero where memory is not encrypted. Written once, by the first instructions of an SNP image.
+pub static C_MASK: AtomicU64 = AtomicU64::new(0);
 
 /// The C-bit as a mask.
-pub(crate) fn c_mask() -> u64 {
+pub fn c_mask() -> u64 {
     C_MASK.load(Ordering::Relaxed)
 }
 
 /// No memory for a page table, or an address that has none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NoTable;
+pub struct NoTable;
 
-/// Maps all memory up to `end` as private data. The low 4 GiB are mapped already.
-pub(crate) fn map_up_to(end: u64) -> Result<(), NoTable> {
+/// Maps all memory up to `end` as private data, by pages of 1 GiB if those are `huge`. The low 4 GiB are mapped already.
+pub fn map_up_to(end: u64, huge: bool) -> Result<(), NoTable> {
     if end > 512 * GIB {
         return Err(NoTable);
     }
     let pdpt = address(entry(root(), 0));
     for slot in 4..end.div_ceil(GIB) {
-        let directory = fresh()?;
-        for index in 0..512 {
-            set(directory, index, (slot * GIB + index * (2 << 20)) | DATA | LARGE | c_mask());
-        }
-        set(pdpt, slot, directory | TABLE | c_mask());
+        let base = slot * GIB;
+        let value = if huge {
+            base | DATA | LARGE
+        } else {
+            let directory = fresh()?;
+            for index in 0..512 {
+                set(directory, index, (base + index * (2 << 20)) | DATA | LARGE | c_mask());
+            }
+            directory | TABLE
+        };
+        set(pdpt, slot, value | c_mask());
     }
     Ok(())
 }
 
-/// Maps page 0, which the image leaves absent: it is the guest's memory.
-pub(crate) fn map_first_page() -> Result<(), NoTable> {
+/// Maps page 0, which the image leaves absent: it is the guest's memory, with its real-mode vectors and often the
+/// code that starts its other processors.
+pub fn map_first_page() -> Result<(), NoTable> {
     change(0, DATA | c_mask())
 }
 
 /// Makes the 4 KiB page at `address` absent: a guard.
-pub(crate) fn unmap(address: u64) -> Result<(), NoTable> {
+pub fn unmap(address: u64) -> Result<(), NoTable> {
     change(address, 0)
 }
 
+/// Makes the 4 KiB page at `address` private code (readable, executable) or data again.
+pub fn set_code(address: u64, code: bool) -> Result<(), NoTable> {
+    let flags = if code { PRESENT | ACCESSED } else { DATA };
+    change(address, address & ADDRESS | flags | c_mask())
+}
+
 /// Maps the 4 KiB page at `address` shared with the host.
-pub(crate) fn share(address: u64) -> Result<(), NoTable> {
+pub fn share(address: u64) -> Result<(), NoTable> {
     change(address, address & ADDRESS | DATA)
 }
 
