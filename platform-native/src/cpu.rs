@@ -10,7 +10,8 @@ use core::ptr::NonNull;
 
 use platform::{
     Control, ControlAccess, DescriptorTable, Direction, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, InjectionState,
-    Instant, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister, VcpuState,
+    Instant, Platform, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
+    VcpuState, Waker,
 };
 use specs::svm::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
 use svm::GuestRegisters;
@@ -72,6 +73,16 @@ struct Step {
     iret: Option<u64>,
 }
 
+/// What the next entry is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Entry {
+    Run,
+    /// The event that is queued, and nothing more: an NMI waits for it.
+    DeliverOnly,
+    /// Nothing: the guest can take the NMI that waits.
+    Window,
+}
+
 /// One virtual processor.
 pub struct NativeCpu {
     registers: GuestRegisters,
@@ -82,6 +93,8 @@ pub struct NativeCpu {
     shadow: Option<u64>,
     /// The instruction that is completed next in software starts a shadow.
     begins_shadow: bool,
+    /// A shadow or a waiting NMI has to be looked at before the next entry.
+    unsettled: bool,
     /// An interrupt window of this class is wanted.
     window: Option<u8>,
     nmi_window: bool,
@@ -126,6 +139,7 @@ impl NativeCpu {
             physical,
             shadow: None,
             begins_shadow: false,
+            unsettled: false,
             window: None,
             nmi_window: false,
             nmi_blocked: false,
@@ -229,12 +243,29 @@ impl NativeCpu {
     }
 
     /// Everything before VMRUN that is not needed on every entry.
+    ///
+    /// A window for an NMI is nothing that the hardware has. Whatever exit ends a step, or follows the delivery of what was
+    /// queued, may be one after which nobody looks at interrupts; so a waiting NMI is looked at here.
     #[cold]
-    fn prepare_entry(&mut self) {
-        if self.needs_step() {
-            self.set_virtual_interrupt(None);
-            self.begin_step(None);
+    fn prepare_entry(&mut self) -> Entry {
+        let state = self.injection_state();
+        if state.queued || !self.shadowed() {
+            // What is queued ends it when it is delivered. A step would leave its trap flag in the frame.
+            self.shadow = None;
         }
+        let entry = if state.queued {
+            if self.nmi_window { Entry::DeliverOnly } else { Entry::Run }
+        } else if self.nmi_window && state.nmi {
+            Entry::Window
+        } else {
+            if self.needs_step() {
+                self.set_virtual_interrupt(None);
+                self.begin_step(None);
+            }
+            Entry::Run
+        };
+        self.unsettled = self.shadow.is_some() || self.nmi_window;
+        entry
     }
 
     /// Arranges for an exit as soon as an interrupt of the wanted class can be taken.
@@ -303,6 +334,7 @@ impl NativeCpu {
         let rip = self.saved().rip;
         if state & SHADOW != 0 {
             self.shadow = Some(rip);
+            self.unsettled = true;
         }
         if let Some(step) = self.step
             && self.end_step(step, code)
@@ -421,6 +453,7 @@ impl NativeCpu {
         if begins_shadow {
             // It holds back the trap as well; with the trap flag set, the next instruction raises one anyway.
             self.shadow = Some(next_rip);
+            self.unsettled = true;
             self.control_mut().interrupt_state |= SHADOW;
         } else if save.rflags & RFLAGS_TF != 0 {
             // The trap that the hardware would have raised after the instruction.
@@ -451,8 +484,13 @@ const fn returns_to_another_task(rflags: u64, efer: u64) -> bool {
 
 impl GuestCpu for NativeCpu {
     fn run(&mut self) -> Exit {
-        if self.shadow.is_some() {
-            self.prepare_entry();
+        if self.unsettled {
+            match self.prepare_entry() {
+                Entry::Run => {}
+                // An interrupt of the host's that is pending at VMRUN is an exit as soon as the event is delivered.
+                Entry::DeliverOnly => self.native.host().kick(self.index),
+                Entry::Window => return Exit { reason: ExitReason::NmiWindow, next_rip: 0 },
+            }
         }
         if self.saved().cr4 & MIRRORED != self.mirrored {
             self.mirror_cr4();
@@ -743,6 +781,7 @@ impl GuestCpu for NativeCpu {
 
     fn request_nmi_window(&mut self, wanted: bool) {
         self.nmi_window = wanted;
+        self.unsettled |= wanted;
     }
 
     fn save(&mut self) -> VcpuState {
@@ -769,6 +808,7 @@ impl GuestCpu for NativeCpu {
 
     fn restore(&mut self, state: &VcpuState) {
         (self.shadow, self.step, self.nmi_blocked, self.nmi_window) = (None, None, false, false);
+        self.unsettled = false;
         self.task_return = None;
         // What is live and no part of `state` stays as it is.
         self.fetch_live_state();

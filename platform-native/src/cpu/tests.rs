@@ -160,3 +160,50 @@ fn a_completed_instruction_clears_rf_and_an_element_of_a_repetition_does_not() {
     cpu.complete_instruction(RIP + 4);
     assert_eq!(cpu.rflags(), RFLAGS_TF | 2);
 }
+
+/// An NMI that came within a shadow was lost for good if the instruction there made an exit of its own: the exit ended the step
+/// that was to open the window, and nobody asked again.
+#[test]
+fn an_exit_in_a_shadow_does_not_lose_the_nmi_that_waits() {
+    let mut cpu = cpu();
+    cpu.saved_mut().rflags = RFLAGS_IF | 2;
+    cpu.control_mut().interrupt_state = SHADOW;
+    exit_with(&mut cpu, exit::INTR, 0);
+    assert!(!cpu.injection_state().nmi);
+    cpu.request_nmi_window(true);
+    assert_eq!((cpu.prepare_entry(), cpu.rflags()), (Entry::Run, RFLAGS_IF | RFLAGS_TF | 2));
+    exit_with(&mut cpu, exit::IOIO, 0);
+    cpu.complete_instruction(RIP + 2);
+    assert!(cpu.unsettled);
+    assert_eq!((cpu.prepare_entry(), cpu.rflags()), (Entry::Window, RFLAGS_IF | 2));
+}
+
+/// The frame of an exception that an instruction in a shadow raised had the step's trap flag.
+#[test]
+fn an_nmi_that_waits_for_a_queued_event_wants_an_exit_behind_it_and_no_step() {
+    let mut cpu = cpu();
+    cpu.saved_mut().rflags = RFLAGS_IF | 2;
+    cpu.control_mut().interrupt_state = SHADOW;
+    exit_with(&mut cpu, exit::INTR, 0);
+    cpu.request_nmi_window(true);
+    cpu.inject(Event::Exception(Exception::GENERAL_PROTECTION));
+    cpu.saved_mut().rflags = RFLAGS_IF | 2;
+    assert_eq!((cpu.prepare_entry(), cpu.rflags()), (Entry::DeliverOnly, RFLAGS_IF | 2));
+    cpu.control_mut().interrupt_state = 0;
+    exit_with(&mut cpu, exit::INTR, 0);
+    assert_eq!(cpu.prepare_entry(), Entry::Window);
+}
+
+#[test]
+fn a_shadow_that_is_left_behind_needs_no_second_look() {
+    let mut cpu = cpu();
+    cpu.control_mut().interrupt_state = SHADOW;
+    exit_with(&mut cpu, exit::INTR, 0);
+    assert!(cpu.unsettled);
+    assert_eq!(cpu.prepare_entry(), Entry::Run);
+    assert!(cpu.unsettled);
+    cpu.control_mut().interrupt_state = 0;
+    cpu.saved_mut().rip = RIP + 1;
+    exit_with(&mut cpu, exit::INTR, 0);
+    assert!(cpu.prepare_entry() == Entry::Run && !cpu.unsettled);
+}

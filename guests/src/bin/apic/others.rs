@@ -89,6 +89,7 @@ pub(crate) fn run(report: &mut Report, processors: usize) {
     lowest_priority(report, processors);
     held_back(report);
     nmi_wakes(report);
+    nmis_in_shadows(report);
 }
 
 fn clear(processors: usize) {
@@ -285,4 +286,26 @@ fn nmi_wakes(report: &mut Report) {
         slept && woke && order,
         format_args!("{slept} {woke} {:x}", cpu(1).log()),
     );
+}
+
+/// NMIs that come in an interrupt shadow whose instruction makes an exit: each is taken, and none waits for the next.
+fn nmis_in_shadows(report: &mut Report) {
+    const ENOUGH: u32 = 1500;
+    STAGE.store(0, SeqCst);
+    smp::run_on(1, |_| {
+        cpu(1).clear();
+        STAGE.store(1, SeqCst);
+        while STAGE.load(SeqCst) == 1 {
+            // SAFETY: changes only the interrupt flag, and leaves it clear. Port 80h exits.
+            unsafe { asm!("sti", "in al, 0x80", "nop", "cli", out("al") _, options(nostack)) };
+        }
+    });
+    wait(PATIENCE, || STAGE.load(SeqCst) == 1);
+    let lost = (1..=ENOUGH).find(|sent| {
+        apic::send(1, command::NMI);
+        !wait(PATIENCE, || cpu(1).count(NMI) >= *sent)
+    });
+    STAGE.store(2, SeqCst);
+    wait(PATIENCE, || smp::is_idle(1));
+    report.check("nmi in a shadow, exit", lost.is_none(), format_args!("lost {lost:?} of {ENOUGH}"));
 }
