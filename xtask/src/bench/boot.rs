@@ -76,9 +76,8 @@ pub(super) fn measure_model(bench: &Bench, pairs: usize, figures: &mut Vec<Figur
 pub(super) fn measure_snp(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
     let request = Request { platform: Platform::Snp, figure: true, ..Request::default() };
     let payload = request.payload(&bench.scratch)?;
-    let built = request.build()?;
     let image = bench.scratch.file("snp.igvm");
-    write_atomically(&image, &built.bytes)?;
+    write_atomically(&image, &request.build()?.bytes)?;
     let (mut bare, mut snp) = (Vec::new(), Vec::new());
     for pair in 0..=pairs {
         say::progress(&format!("bench snp: pair {pair} of {pairs}"));
@@ -95,9 +94,6 @@ pub(super) fn measure_snp(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>
     let none = || Failure::new(status::FAILED, "bench snp: no CPU time was measured");
     figures.push(ratio_of_minima("boot.snp.vs_bare", &bare, &snp, SNP_AIM).ok_or_else(none)?);
     figures.extend(Figure::median("boot.snp.cpu_seconds", &snp, "s", None));
-    if let Some(bytes) = built.report.image_bytes {
-        figures.push(Figure::fixed("image.snp.bytes", bytes as f64, "bytes", Some((512 << 10) as f64)));
-    }
     Ok(())
 }
 

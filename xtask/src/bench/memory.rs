@@ -3,7 +3,7 @@
 //!
 //! Parados says the latter two itself, in records that it sends when the guest starts.
 
-use igvm_tools::write_atomically;
+use igvm_tools::{Platform, write_atomically};
 use serde_json::Value;
 
 use super::figure::Figure;
@@ -11,6 +11,7 @@ use super::machine::Bench;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::Request;
+use crate::options::{SNP_CPU, SNP_HOST_OPTIONS};
 use crate::process::Ended;
 use crate::qemu::Machine;
 use crate::say;
@@ -56,7 +57,25 @@ pub(super) fn measure(bench: &Bench, figures: &mut Vec<Figure>) -> Result<()> {
         starts.push(start_ms(&run(2, 1)?)?);
     }
     figures.extend(best("start.native.ms", &starts, Some(START_AIM)));
-    measure_hashing(bench, figures)
+    measure_hashing(bench, figures)?;
+    measure_snp(bench, figures)
+}
+
+/// The image for SNP and what it takes, which is to be no more than on the native platform.
+fn measure_snp(bench: &Bench, figures: &mut Vec<Figure>) -> Result<()> {
+    let request = Request { platform: Platform::Snp, figure: true, ..Request::default() };
+    let built = request.build()?;
+    let image = bench.scratch.file("memory-snp.igvm");
+    write_atomically(&image, &built.bytes)?;
+    if let Some(bytes) = built.report.image_bytes {
+        figures.push(Figure::fixed("image.snp.bytes", bytes as f64, "bytes", Some(IMAGE_AIM)));
+    }
+    say::progress("bench memory: 2 processors, 1 GiB, SNP");
+    let host_options = SNP_HOST_OPTIONS.into();
+    let machine = Machine { processors: 2, memory: GIB, cpu: SNP_CPU.into(), host_options, ..bench.hosted(&image) };
+    let bytes = private_bytes(&bench.run(machine, USER_MODE)?)?;
+    figures.push(Figure::fixed("memory.snp.2vcpu.bytes", bytes, "bytes", Some(PRIVATE_AIM)));
+    Ok(())
 }
 
 /// What it takes to judge the default guest's kernel and RAM disk by their digests, which images for confidential platforms
