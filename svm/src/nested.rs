@@ -88,7 +88,7 @@ impl<M: TableMemory> NestedTables<M> {
     }
 
     /// Maps `bytes` at guest-physical `gpa` to system-physical `target`, with the largest leaves that fit. Replaces what
-    /// was there. The caller flushes.
+    /// was there, but for tables: nobody gives their memory back, so they stay and are filled. The caller flushes.
     pub fn map(&mut self, gpa: u64, target: u64, bytes: u64, rights: Rights) -> Result<(), MapError> {
         let mut flags = PRESENT | USER | ACCESSED | DIRTY;
         if rights.contains(Rights::WRITE) {
@@ -159,10 +159,22 @@ impl<M: TableMemory> NestedTables<M> {
                 self.split(table, gpa, level, entry)?
             };
         }
-        let size = if leaf > 1 { LARGE } else { 0 };
-        let entry = target.map_or(0, |target| target | flags | size);
-        self.write(table, index(gpa, leaf), entry);
+        self.overwrite(table, index(gpa, leaf), leaf, target, flags);
         Ok(())
+    }
+
+    /// Writes a leaf, or what says the same to the table that is there.
+    fn overwrite(&mut self, table: u64, slot: usize, level: u32, target: Option<u64>, flags: u64) {
+        let before = self.read(table, slot);
+        if level > 1 && before & PRESENT != 0 && before & LARGE == 0 {
+            for below in 0..512 {
+                let target = target.map(|target| target + below as u64 * span(level - 1));
+                self.overwrite(before & ADDRESS, below, level - 1, target, flags);
+            }
+            return;
+        }
+        let size = if level > 1 { LARGE } else { 0 };
+        self.write(table, slot, target.map_or(0, |target| target | flags | size));
     }
 
     /// Replaces a hole or a large leaf by a table that says the same.
@@ -263,6 +275,26 @@ mod tests {
         tables.huge = false;
         tables.map(1 << 39, 0, 2 << 30, ALL).unwrap();
         assert_eq!(tables.memory.0.len(), 5, "one more table of 1 GiB slots, two of 2 MiB leaves");
+    }
+
+    /// Memory ran out when a guest had small pages made and a large one put in their place often enough.
+    #[test]
+    fn what_replaces_a_table_takes_no_memory() {
+        let mut tables = tables();
+        tables.map(0x1000, 0x1000, 0x1000, ALL).unwrap();
+        let made = tables.memory.0.len();
+        for target in [0, 1 << 30] {
+            tables.map(0, target, 1 << 21, ALL).unwrap();
+            assert_eq!(tables.find(0x1f_ffff), Some((target + 0x1f_ffff, ALL)));
+            tables.map(0x5000, 0x9000, 0x1000, Rights::WRITE).unwrap();
+            assert_eq!(tables.find(0x5001), Some((0x9001, Rights::WRITE)));
+            tables.unmap(0, 1 << 21).unwrap();
+            assert!((0..512).all(|page| tables.find(page << 12).is_none()));
+            tables.map(0, 0, 1 << 30, ALL).unwrap();
+            assert_eq!(tables.find(0x3fff_ffff), Some((0x3fff_ffff, ALL)));
+            tables.unmap(0, 1 << 30).unwrap();
+        }
+        assert_eq!(tables.memory.0.len(), made);
     }
 
     #[test]
