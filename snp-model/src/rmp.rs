@@ -52,7 +52,8 @@ const ASID: u64 = 0x3ff << ASID_SHIFT;
 const VMSA: u64 = 1 << 61;
 const VALIDATED: u64 = 1 << 62;
 
-/// The page's content is not what anyone wrote: it is noise from the next look on.
+/// The content is not what anyone wrote: it is noise from the next look on. Each 4 KiB has its own note of that, inside a
+/// 2 MiB page too, so that nobody need fill more than is looked at.
 const NOISE: u32 = 1 << 0;
 /// A VMSA that a processor runs.
 const IN_USE: u32 = 1 << 1;
@@ -101,11 +102,6 @@ impl Entry {
         self.notes & IN_USE != 0
     }
 
-    /// Whether its content is lost.
-    pub const fn noise(&self) -> bool {
-        self.notes & NOISE != 0
-    }
-
     /// What a VMPL may do.
     pub fn rights(&self, vmpl: u8) -> VmplRights {
         VmplRights::from_bits_truncate(self.rights.get(usize::from(vmpl)).copied().unwrap_or(0))
@@ -141,8 +137,6 @@ impl Entry {
         entry.set(IMMUTABLE, immutable);
         // APM vol. 2, 15.36.7: a newly assigned page is all VMPL0's and nobody else's.
         entry.set_rights(0, VmplRights::all());
-        // Its content was encrypted with another key, or not at all.
-        entry.note(NOISE, true);
         entry
     }
 }
@@ -229,12 +223,33 @@ impl<'a> Rmp<'a> {
         self.entries.get_mut(index)
     }
 
-    /// Whether the content of the page is lost, which is answered once: whoever asks fills it with noise.
+    /// Whether the content of these 4 KiB is lost, which is answered once: whoever asks fills them with noise.
     pub fn take_noise(&mut self, spa: u64) -> bool {
-        let Some(entry) = self.entry_mut(spa) else { return false };
-        let noise = entry.noise();
+        let Some(entry) = self.index(spa).and_then(|index| self.entries.get_mut(index)) else { return false };
+        let noise = entry.notes & NOISE != 0;
         entry.note(NOISE, false);
         noise
+    }
+
+    /// Whether any of the pages from `spa` on still waits for its noise.
+    pub fn has_noise(&self, spa: u64, bytes: u64) -> bool {
+        let Some(start) = self.index(spa) else { return false };
+        let entries = self.entries.iter().skip(start).take((bytes / PAGE) as usize);
+        entries.into_iter().any(|entry| entry.notes & NOISE != 0)
+    }
+
+    /// Whether 512 entries of 4 KiB, from `spa` on, say the same of a page each: owner, rights, state, and addresses in a row.
+    pub fn is_even(&self, spa: u64) -> bool {
+        let Some(entries) = self.index(spa).and_then(|start| self.entries.get(start..start + SUBPAGES)) else {
+            return false;
+        };
+        let Some((head, rest)) = entries.split_first() else { return false };
+        let even = |(entry, page): (&Entry, u64)| {
+            entry.word == head.word + page * PAGE && entry.rights == head.rights && entry.notes & IN_USE == 0
+        };
+        let small =
+            head.assigned() && head.size() == Size::Small && head.notes & IN_USE == 0 && spa.is_multiple_of(LARGE);
+        small && rest.iter().zip(1..).all(even)
     }
 
     /// Marks a VMSA as running or not.
@@ -278,21 +293,14 @@ impl<'a> Rmp<'a> {
             // The head of a 2 MiB page, addressed as 4 KiB.
             return result::FAIL_OVERLAP;
         }
-        let new = if state.assigned {
-            Entry::of_guest(state.asid, state.gpa, state.size, state.immutable)
-        } else {
-            // What a guest wrote is ciphertext to everybody else.
-            let mut entry = Entry::HYPERVISOR;
-            entry.note(NOISE, head.assigned());
-            entry
-        };
-        if state.assigned && state.size == Size::Large {
-            entries.fill(Entry::HYPERVISOR);
-            if let Some(first) = entries.first_mut() {
-                *first = new;
-            }
-        } else {
-            entries.fill(new);
+        // What a guest gets was encrypted with another key, or not at all; what it wrote is ciphertext to everybody else.
+        for entry in entries.iter_mut() {
+            let noise = state.assigned || one || entry.assigned() || entry.notes & NOISE != 0;
+            *entry = Entry { notes: if noise { NOISE } else { 0 }, ..Entry::HYPERVISOR };
+        }
+        if let (true, Some(first)) = (state.assigned, entries.first_mut()) {
+            *first = Entry::of_guest(state.asid, state.gpa, state.size, state.immutable);
+            first.note(NOISE, true);
         }
         result::SUCCESS
     }
@@ -315,7 +323,7 @@ impl<'a> Rmp<'a> {
             return result::FAIL_PERMISSION;
         }
         for (entry, page) in entries.iter_mut().zip(0u64..) {
-            *entry = head;
+            *entry = Entry { notes: entry.notes, ..head };
             entry.set(LARGE_PAGE, false);
             entry.word = entry.word & !GPA | (head.gpa() + page * PAGE) & GPA;
         }
@@ -326,12 +334,14 @@ impl<'a> Rmp<'a> {
     /// `vmsa` makes it a processor's state.
     pub fn launch(&mut self, spa: u64, state: &State, vmsa: bool) -> u32 {
         let code = self.rmpupdate(spa, state);
-        if code == result::SUCCESS
-            && let Some(entry) = self.entry_mut(spa)
-        {
-            entry.note(NOISE, false);
-            entry.set_validated(true);
-            entry.set_vmsa(vmsa);
+        if code == result::SUCCESS {
+            for page in (spa..spa + state.size.bytes()).step_by(PAGE as usize) {
+                self.take_noise(page);
+            }
+            if let Some(entry) = self.entry_mut(spa) {
+                entry.set_validated(true);
+                entry.set_vmsa(vmsa);
+            }
         }
         code
     }
@@ -416,6 +426,45 @@ mod tests {
             assert!(rmp.take_noise(0x1000));
             assert_eq!(rmp.rmpupdate(0x2000, &host(Size::Small)), result::SUCCESS);
             assert!(!rmp.take_noise(0x2000), "nobody had it before");
+        });
+    }
+
+    #[test]
+    fn each_page_of_a_large_one_becomes_noise_by_itself() {
+        with_table(|rmp| {
+            rmp.rmpupdate(LARGE, &guest(LARGE, Size::Large));
+            assert!(rmp.take_noise(LARGE + PAGE) && !rmp.take_noise(LARGE + PAGE));
+            rmp.psmash(LARGE);
+            assert!(!rmp.take_noise(LARGE + PAGE) && rmp.take_noise(LARGE));
+            assert!(rmp.has_noise(LARGE, LARGE));
+            assert!((2..512).all(|page| rmp.take_noise(LARGE + page * PAGE)));
+            assert!(!rmp.has_noise(LARGE, LARGE) && !rmp.has_noise(1 << 40, PAGE));
+            rmp.rmpupdate(LARGE + PAGE, &host(Size::Small));
+            assert!(rmp.take_noise(LARGE + PAGE), "what a guest wrote");
+            assert!(!rmp.take_noise(LARGE + 2 * PAGE), "its neighbours keep what they hold");
+        });
+    }
+
+    #[test]
+    fn small_pages_are_even_if_all_say_the_same() {
+        with_table(|rmp| {
+            rmp.launch(LARGE, &guest(LARGE, Size::Large), false);
+            assert!(!rmp.is_even(LARGE), "one entry speaks for all");
+            rmp.psmash(LARGE);
+            assert!(rmp.is_even(LARGE) && !rmp.is_even(LARGE + PAGE) && !rmp.is_even(0) && !rmp.is_even(1 << 40));
+            let page = LARGE + 511 * PAGE;
+            rmp.set_in_use(page, true);
+            assert!(!rmp.is_even(LARGE));
+            rmp.set_in_use(page, false);
+            rmp.entry_mut(page).unwrap().set_rights(1, VmplRights::READ);
+            assert!(!rmp.is_even(LARGE));
+            rmp.entry_mut(page).unwrap().set_rights(1, VmplRights::empty());
+            rmp.entry_mut(LARGE).unwrap().set_validated(false);
+            assert!(!rmp.is_even(LARGE));
+            rmp.entry_mut(LARGE).unwrap().set_validated(true);
+            assert!(rmp.is_even(LARGE));
+            rmp.rmpupdate(page, &guest(LARGE, Size::Small));
+            assert!(!rmp.is_even(LARGE), "another address");
         });
     }
 

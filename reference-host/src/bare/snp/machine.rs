@@ -3,8 +3,12 @@
 //!
 //! Bit 47 of a guest-physical address is the C-bit, so each page has two views in one tree: the lower half of the address
 //! space is the shared view, the upper half the private one. A second root shows the private view at the bottom, for
-//! times when no page table can say otherwise, and for VMPLs with a virtual top of memory. Each VMPL has its own tree. A leaf exists only where `snp_model::access` allows what it allows;
-//! everything else faults and is judged there. Guest-physical and system-physical addresses are the same.
+//! times when no page table can say otherwise, and for VMPLs with a virtual top of memory. Each VMPL has its own tree. A leaf
+//! exists only where `snp_model::access` allows what it allows; everything else faults and is judged there. Guest-physical
+//! and system-physical addresses are the same.
+//!
+//! These tables are this program's, not the modelled host's, which has leaves in the sizes of the RMP: here 512 entries that
+//! say the same can be one leaf.
 
 use super::super::physical::{self, GuestMemory};
 use super::shared::quiesce;
@@ -276,13 +280,17 @@ impl Machine {
         }
     }
 
-    /// Fills what has become noise. Each page gets a word of its own: that is what QEMU can write fastest.
+    /// Fills what has become noise and was not looked at since. Each page gets a word of its own: that is what QEMU can
+    /// write fastest.
     fn settle(&mut self, gpa: u64, bytes: u64) {
         for page in (gpa..gpa + bytes).step_by(PAGE as usize) {
+            if !self.has(page) || !self.rmp.take_noise(page) {
+                continue;
+            }
             let words = [self.next_random(); LINE];
             let at = physical::pointer(page).cast::<[u64; LINE]>();
             for line in 0..PAGE as usize / size_of_val(&words) {
-                // SAFETY: within a page of the guest's RAM, by the callers' checks; no reference into it exists.
+                // SAFETY: within a page of the guest's RAM, by the check above; no reference into it exists.
                 unsafe { at.wrapping_add(line).write(words) };
             }
         }
@@ -330,9 +338,6 @@ impl Machine {
 
     fn map_private(&mut self, gpa: u64, vmpl: u8, size: Size, kind: Kind) -> Resolution {
         let head = gpa & !(size.bytes() - 1);
-        if self.rmp.take_noise(head) {
-            self.settle(head, size.bytes());
-        }
         let leaf = private_leaf(&self.rmp, ASID, vmpl, head, head, size);
         let mut rights = Rights::empty();
         rights.set(Rights::WRITE, leaf.write);
@@ -341,10 +346,15 @@ impl Machine {
             // Allowed at this privilege level only, which a leaf cannot say.
             return Resolution::Broken(Broken { rule: Rule::NotModelled, gpa, found: 1 });
         }
-        if size == Size::Small {
-            self.map_around(head, vmpl);
+        // One large leaf for what is the same throughout, however many entries say it: QEMU finds its way through that faster.
+        let region = gpa & !(LARGE - 1);
+        if size == Size::Large || self.rmp.is_even(region) {
+            self.settle(region, LARGE);
+            return self.place(vmpl, C_MASK | region, region, LARGE, rights);
         }
-        self.place(vmpl, C_MASK | head, head, size.bytes(), rights)
+        self.settle(gpa & !(AROUND - 1), AROUND);
+        self.map_around(head, vmpl);
+        self.place(vmpl, C_MASK | head, head, PAGE, rights)
     }
 
     /// Small pages come in crowds, and each would cost a fault: maps those beside one that are as open as can be.
@@ -352,8 +362,10 @@ impl Machine {
         let first = page & !(AROUND - 1);
         let open = Leaf { read: true, write: true, execute: true };
         for other in (first..first + AROUND).step_by(PAGE as usize) {
-            let settled = self.rmp.entry(other).is_some_and(|entry| entry.size() == Size::Small && !entry.noise());
-            if settled && self.has(other) && private_leaf(&self.rmp, ASID, vmpl, other, other, Size::Small) == open {
+            if self.rmp.entry(other).is_some_and(|entry| entry.size() == Size::Small)
+                && self.has(other)
+                && private_leaf(&self.rmp, ASID, vmpl, other, other, Size::Small) == open
+            {
                 self.place(vmpl, C_MASK | other, other, PAGE, Rights::all());
             }
         }
@@ -364,9 +376,7 @@ impl Machine {
         if self.watch.is_some_and(|watch| watch.gpa == page && !watch.open) {
             return Resolution::Watched;
         }
-        if self.rmp.take_noise(page) {
-            self.settle(page, PAGE);
-        }
+        self.settle(page, PAGE);
         // Without a C-bit there is one view, in which private and shared addresses are different ones.
         let at = if privacy == Privacy::CBit { page } else { C_MASK | page };
         self.place(vmpl, at, page, PAGE, Rights::WRITE)
@@ -378,13 +388,17 @@ impl Machine {
         match kind {
             Kind::Read | Kind::Write => self.place(vmpl, page, self.noise, PAGE, Rights::empty()),
             Kind::TableWalk => Resolution::PublicTable,
-            Kind::Fetch => self.place(vmpl, page, page, PAGE, Rights::EXECUTE),
+            Kind::Fetch => {
+                self.settle(page, PAGE);
+                self.place(vmpl, page, page, PAGE, Rights::EXECUTE)
+            }
         }
     }
 
     /// Shows a page of page tables in the shared view, for want of a better way: see `docs/fidelity.md`.
     pub(super) fn expose_table(&mut self, gpa: u64, vmpl: u8) -> Resolution {
         let page = gpa & !(PAGE - 1);
+        self.settle(page, PAGE);
         self.place(vmpl, page, page, PAGE, Rights::WRITE)
     }
 
@@ -457,10 +471,7 @@ impl Machine {
         if !self.has(gpa) || check(&self.rmp, ASID, &access).is_err() {
             return false;
         }
-        let (head, bytes) = (gpa & !(leaf.bytes() - 1), leaf.bytes());
-        if self.rmp.take_noise(head) {
-            self.settle(head, bytes);
-        }
+        self.settle(gpa & !(PAGE - 1), PAGE);
         self.memory.write(gpa, from).is_ok()
     }
 }
