@@ -5,13 +5,15 @@
 //!
 //! [`walk`] translates guest-virtual addresses, [`state`] moves a processor between a VMSA and a VMCB, [`decode`] recognises
 //! the few instructions that matter, [`operand`] finds the address of an access, [`deliver`] raises #VC, [`cpuid`] says which
-//! processor the guest has, [`firmware`] is the secure processor, [`dma`] keeps devices out of memory.
+//! processor the guest has, [`firmware`] is the secure processor, [`dma`] keeps devices out of memory,
+//! [`follow`] saves exits.
 
 pub mod cpuid;
 pub mod decode;
 pub mod deliver;
 pub mod dma;
 pub mod firmware;
+pub mod follow;
 pub mod operand;
 pub mod state;
 pub mod walk;

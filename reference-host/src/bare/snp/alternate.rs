@@ -78,6 +78,11 @@ impl Vcpu {
         stepped
     }
 
+    /// Whether the next instruction runs under the trap flag.
+    pub(super) const fn is_in_shadow(&self) -> bool {
+        self.alternate.shadow.is_some()
+    }
+
     fn end_step(&mut self) {
         self.alternate.shadow = None;
         self.save().rflags &= !RFLAGS_TF;

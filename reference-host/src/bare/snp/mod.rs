@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Plays an SNP processor and its host: launches the image's pages, and runs its boot processor.
 
+mod ahead;
 mod alternate;
 mod devices;
 mod exits;

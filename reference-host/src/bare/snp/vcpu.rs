@@ -92,10 +92,17 @@ pub(super) type Flow = Result<(), End>;
 
 /// A translation of code, kept as a TLB would keep it.
 #[derive(Clone, Copy)]
-struct CodePage {
+pub(super) struct CodePage {
     root: u64,
     page: u64,
-    gpa: u64,
+    pub(super) gpa: u64,
+}
+
+impl CodePage {
+    /// Whether it is the page of an address, with these tables.
+    pub(super) const fn holds(&self, root: u64, address: u64) -> bool {
+        self.root == root && self.page == address & !0xfff
+    }
 }
 
 /// What a virtual processor does.
@@ -142,11 +149,13 @@ pub(super) struct Vcpu {
     /// Interrupts that the host has acknowledged and the guest has not taken.
     pending: [u64; 4],
     /// The one that the VMCB offers.
-    offered: Option<u8>,
+    pub(super) offered: Option<u8>,
     /// What QEMU does not do for a VMSA with alternate injection.
     pub(super) alternate: Alternate,
+    /// Exits in a row for which the guest was not entered.
+    pub(super) ahead: u32,
     /// Where the last instruction was found.
-    code: Option<CodePage>,
+    pub(super) code: Option<CodePage>,
     /// The guest's bits of [`MIRRORED`], which our own CR4 shows as well; all ones before the first entry.
     mirrored: u64,
     strict: bool,
@@ -190,6 +199,7 @@ impl Vcpu {
             pending: [0; 4],
             offered: None,
             alternate: Alternate::default(),
+            ahead: 0,
             code: None,
             mirrored: u64::MAX,
             strict,
@@ -267,10 +277,12 @@ impl Vcpu {
                 outcome = self.approach(&mut held);
                 continue;
             }
-            held = match self.activity {
-                Activity::Running => self.run_once(shared, held),
-                _ => self.rest(shared, held),
-            };
+            let running = self.activity == Activity::Running;
+            if !running {
+                held = self.rest(shared, held);
+            } else if !self.anticipate(&held.machine) {
+                held = self.run_once(shared, held);
+            }
             held.machine.current = self.number;
             outcome = if self.activity == Activity::Running { self.conclude_exit(&mut held) } else { Ok(()) };
         }
@@ -511,12 +523,11 @@ impl Vcpu {
     pub(super) fn decode(&mut self, machine: &Machine) -> Instruction {
         let save = self.save();
         let (long, rip, root) = (save.cs.attributes & CODE_LONG != 0, save.rip, save.cr3);
-        let here = |code: &CodePage| code.root == root && code.page == rip & !0xfff;
         let mut window = [0; 8];
         // What the last instruction's page says is believed only if it is an instruction that exits.
         if long
             && rip & 0xfff <= 0xff8
-            && let Some(code) = self.code.filter(here)
+            && let Some(code) = self.code.filter(|code| code.holds(root, rip))
             && machine.hardware_read(code.gpa | rip & 0xfff, &mut window)
         {
             let found = decode::decode(&window, long);
