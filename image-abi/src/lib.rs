@@ -127,6 +127,20 @@ pub mod canary {
     }
 }
 
+/// What an operator gets who asks for a report with a nonce of his own.
+///
+/// The nonce is the host's to choose, and what Parados puts into a report in somebody else's name must not be: the same 64 bytes
+/// could be the digest of a key. So a report holds a digest that can only have been made of a nonce: REPORT_DATA is the SHA-512
+/// of [`attestation::DOMAIN`] and the nonce's bytes.
+pub mod attestation {
+    /// What precedes the nonce.
+    pub const DOMAIN: &[u8] = b"parados-nonce-1:";
+    /// How many bytes a nonce has.
+    pub const NONCE_BYTES: core::ops::RangeInclusive<usize> = 16..=64;
+    /// The file of fw_cfg that holds the nonce, in hexadecimal digits.
+    pub const FILE: &str = "opt/parados/nonce";
+}
+
 /// How much each module of the image logs: three bits of [`LaunchBlock::flags`] for each, from bit 8 on. Zero is
 /// [`log_level::DEFAULT`], other values are one more than the level's index in [`log_level::NAMES`].
 pub mod log_level {

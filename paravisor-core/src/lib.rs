@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod attestation;
 mod bios;
 mod digest;
 mod entry;
@@ -25,6 +26,7 @@ mod payload;
 pub mod statistics;
 mod vcpu;
 
+pub use attestation::attest;
 pub use digest::{DigestError, judge_payload};
 pub use launch::{Launch, LaunchError, region_bytes};
 pub use machine::{Hashed, Machine, MachineError};

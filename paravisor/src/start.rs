@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 extern crate alloc;
 
 use image_abi::{LaunchBlock, canary, flag};
-use paravisor_core::{Hashed, Image, Launch, Machine, Vcpu};
+use paravisor_core::{Hashed, Image, Launch, Machine, Vcpu, attest};
 use platform::{Clock, Outbound, Platform, Reason, Releasable, Termination};
 use vc_handlers::cpuid::Registers;
 
@@ -86,6 +86,7 @@ fn build(block: *const LaunchBlock) -> &'static Backend {
         native.record(Outbound::released(&CanaryPlace { start, words }));
     }
     report(&launch, native, tsc, hashed);
+    attest(native);
     native
 }
 

@@ -52,6 +52,26 @@ impl SharedPage {
     pub(crate) fn clear(&self) {
         self.0.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
+
+    /// Writes bytes at its start, and zeros behind them.
+    pub(crate) fn fill(&self, bytes: &[u8]) {
+        let words = bytes.chunks(8).map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+        let words = words.chain(core::iter::repeat(0));
+        self.0.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+    }
+
+    /// Copies bytes from its start, each once.
+    pub(crate) fn copy(&self, bytes: &mut [u8]) {
+        self.copy_from(0, bytes);
+    }
+
+    /// Copies bytes from an offset, which is a multiple of eight.
+    fn copy_from(&self, offset: usize, bytes: &mut [u8]) {
+        for (word, bytes) in self.0.iter().skip(offset / 8).zip(bytes.chunks_mut(8)) {
+            let word = word.load(Ordering::Relaxed).to_le_bytes();
+            bytes.iter_mut().zip(word).for_each(|(to, from)| *to = from);
+        }
+    }
 }
 
 /// Why the host did not do what it was asked to.
@@ -184,6 +204,27 @@ pub(crate) fn port_write_all(port: u16, bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// INS of bytes, as many at once as the page's buffer holds.
+pub(crate) fn port_read_all(port: u16, bytes: &mut [u8]) -> Result<(), Refusal> {
+    let local = Local::current();
+    let info1 = u64::from(port) << ioio::PORT_SHIFT | ioio::IN | ioio::SIZE_8 | ioio::STRING | ioio::REPEAT;
+    for piece in bytes.chunks_mut(page::SHARED_BUFFER_BYTES) {
+        let mut request = Request::new(local, exit::IOIO, info1, piece.len() as u64)?;
+        request.set(page::SW_SCRATCH, request.page.address() + page::SHARED_BUFFER as u64);
+        let page = request.page;
+        request.send(local)?;
+        page.copy_from(page::SHARED_BUFFER, piece);
+    }
+    Ok(())
+}
+
+/// SNP_GUEST_REQUEST: the message in one shared page to the firmware, its answer into the other. SW_EXITINFO2, whose halves are the
+/// host's and the firmware's word.
+pub(crate) fn guest_request(request: u64, answer: u64) -> Result<u64, Refusal> {
+    let local = Local::current();
+    Request::new(local, own::GUEST_REQUEST, request, answer)?.send(local)
+}
+
 /// RDMSR at the host.
 #[inline(never)]
 pub(crate) fn msr_read(number: u32) -> Result<u64, Refusal> {
@@ -238,5 +279,26 @@ pub(crate) fn run_vmpl(local: &Local, doorbell: &SharedPage, vmpl: u8) -> Result
     match Request::new(local, own::RUN_VMPL, vmpl.into(), 0)?.send_unless_rung(local, doorbell) {
         None => Ok(false),
         Some(answer) => answer.map(|_| true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_written_to_a_page_are_read_again_and_nothing_is_left_behind_them() {
+        let page = Box::new(SharedPage::zeroed());
+        page.fill(&[0xff; 4096]);
+        let bytes: Vec<u8> = (1..=21).collect();
+        page.fill(&bytes);
+        let mut read = [0; 32];
+        page.copy(&mut read);
+        assert_eq!((&read[..21], &read[21..]), (&bytes[..], &[0; 11][..]));
+        let mut read = [0; 3];
+        page.copy_from(8, &mut read);
+        assert_eq!(read, [9, 10, 11]);
+        page.copy_from(4096, &mut read);
+        assert_eq!((read, page.word(4088)), ([9, 10, 11], 0), "nothing is outside");
     }
 }

@@ -10,7 +10,8 @@
 //! | `entry` | the first instructions, to long mode |
 //! | `instructions`, `accept` | PVALIDATE, RMPADJUST, VMGEXIT; memory changing hands |
 //! | `msr_protocol`, `ghcb`, `doorbell`, `local` | the host, and each processor's pages for that |
-//! | `apic`, `console`, `log`, `clock` | the host's devices |
+//! | `apic`, `console`, `log`, `clock`, `fw_cfg` | the host's devices |
+//! | `message`, `attester` | the firmware |
 //! | `exit`, `cpu` | the guest's VMSA |
 //!
 //! Hostile parties: the guest, and the host.
@@ -22,6 +23,7 @@ extern crate alloc;
 mod accept;
 mod acceptance;
 mod apic;
+mod attester;
 mod clock;
 mod console;
 mod cpu;
@@ -31,6 +33,7 @@ mod ending;
 #[cfg(target_os = "none")]
 mod entry;
 mod exit;
+mod fw_cfg;
 mod ghcb;
 mod instructions;
 mod interrupts;
@@ -38,6 +41,7 @@ mod local;
 mod log;
 mod machine;
 mod memory;
+mod message;
 mod msr_protocol;
 mod smp;
 mod start;

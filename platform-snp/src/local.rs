@@ -89,11 +89,12 @@ impl Local {
     }
 }
 
-fn page(address: u64) -> Option<&'static SharedPage> {
+/// A page that is shared with the host.
+pub(crate) fn page(address: u64) -> Option<&'static SharedPage> {
     if address & protocol::FUNCTION != 0 || address == 0 {
         return None;
     }
-    // SAFETY: the addresses come from `set_pages`, whose callers have mapped the pages for ever, for this use alone. They are
-    // made of atomics, so that the host may write them at any time.
+    // SAFETY: the addresses are those of pages that `start::SharedPages` has mapped for ever, for this use alone. They are made
+    // of atomics, so that the host may write them at any time.
     Some(unsafe { &*core::ptr::with_exposed_provenance(address as usize) })
 }

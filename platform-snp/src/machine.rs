@@ -2,7 +2,7 @@
 //! The SNP platform as one value.
 
 use platform::{
-    Clock, Console, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PAGE_SIZE,
+    Attester, Clock, Console, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PAGE_SIZE,
     PageRange, PageSize, Platform, Termination, Timer, Waker,
 };
 use platform_shared::clock::TscClock;
@@ -10,6 +10,7 @@ use specs::sev::VmplRights;
 
 use crate::accept::{self, ALL_RIGHTS, grant};
 use crate::acceptance::{Acceptance, stretch_of};
+use crate::attester::SnpAttester;
 use crate::console::CONSOLES;
 use crate::cpu::SnpCpu;
 use crate::instructions::{flush_all, halt_unless_rung};
@@ -47,11 +48,18 @@ pub struct Snp {
     host: SnpHost,
     processors: u32,
     apic_hz: u64,
+    attester: SnpAttester,
 }
 
 impl Snp {
-    pub(crate) const fn new(acceptance: Acceptance, clock: TscClock, processors: u32, apic_hz: u64) -> Self {
-        Self { memory: SnpMemory::new(acceptance), clock, host: SnpHost, processors, apic_hz }
+    pub(crate) const fn new(
+        acceptance: Acceptance,
+        clock: TscClock,
+        processors: u32,
+        apic_hz: u64,
+        attester: SnpAttester,
+    ) -> Self {
+        Self { memory: SnpMemory::new(acceptance), clock, host: SnpHost, processors, apic_hz, attester }
     }
 
     pub(crate) const fn acceptance(&self) -> &Acceptance {
@@ -80,6 +88,10 @@ impl Platform for Snp {
 
     fn processors(&self) -> u32 {
         self.processors
+    }
+
+    fn attester(&self) -> Option<&dyn Attester> {
+        Some(&self.attester)
     }
 
     fn record(&self, json: Outbound<'_>) {

@@ -18,15 +18,17 @@ use specs::vmsa::Vmsa;
 
 use crate::accept::{accept_own, rescind_own};
 use crate::acceptance::Acceptance;
+use crate::attester::SnpAttester;
 use crate::clock::Measurement;
 use crate::console::CONSOLES;
 use crate::cpu::{FEATURES, SnpCpu};
 use crate::ending::end;
-use crate::ghcb::{self, Refusal};
+use crate::ghcb::{self, Refusal, SharedPage};
 use crate::instructions::rmpadjust;
 use crate::interrupts::{DescriptorTable, descriptor_table};
-use crate::local::Local;
+use crate::local::{self, Local};
 use crate::machine::{Snp, SnpPages};
+use crate::message::Channel;
 use crate::{accept, apic, msr_protocol, smp};
 
 /// Why the platform cannot run a guest.
@@ -150,6 +152,30 @@ impl SharedPages {
     }
 }
 
+impl SharedPages {
+    /// Two shared pages for other purposes than a processor's.
+    pub(crate) fn allocate_two() -> Result<[&'static SharedPage; 2], StartError> {
+        let pages = Self::allocate()?;
+        pages.share()?;
+        let page = |address| local::page(address).ok_or(StartError::Host);
+        Ok([page(pages.ghcb)?, page(pages.doorbell)?])
+    }
+}
+
+/// Takes what the firmware left in the secrets page: VMPCK0 to Parados, the other keys to nobody. Nothing reads the page again.
+fn take_secrets(page: u64) -> Result<Channel, StartError> {
+    if page == 0 {
+        return Ok(Channel::closed());
+    }
+    own_tables::set_code(page, false).map_err(|_| StartError::OutOfMemory)?;
+    // SAFETY: the launch block names a whole page of the image, whose content is the firmware's; it is mapped, and nobody else
+    // has a reference to it.
+    let secrets = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<[u8; PAGE_SIZE as usize]>(page as usize) };
+    let channel = Channel::take(secrets);
+    own_tables::unmap(page).map_err(|_| StartError::OutOfMemory)?;
+    Ok(channel)
+}
+
 /// Registers the running processor's GHCB, and empties both pages.
 fn connect(local: &'static Local) -> Result<(), StartError> {
     let (Some(ghcb), Some(doorbell)) = (local.ghcb(), local.doorbell()) else { return Err(StartError::Host) };
@@ -204,7 +230,8 @@ pub fn prepare(
     let clock = measurement.finish().ok_or(StartError::NoTimer)?;
     let apic_hz = measure_apic(&clock)?;
     let acceptance = Acceptance::new(ram, &block.placed)?;
-    let snp: &'static Snp = Box::leak(boxed(Snp::new(acceptance, clock, processors, apic_hz))?);
+    let attester = SnpAttester::new(take_secrets(block.secrets_page.start)?, clock.tsc_hz());
+    let snp: &'static Snp = Box::leak(boxed(Snp::new(acceptance, clock, processors, apic_hz, attester))?);
     Ok((snp, SnpPages { snp }))
 }
 

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod attester;
 mod cpu;
 mod death;
 mod event;
@@ -29,6 +30,7 @@ mod termination;
 mod time;
 
 pub use address::{Gpa, Gva, PAGE_SIZE};
+pub use attester::{AttestError, Attester, REPORT_ROOM};
 pub use cpu::{GuestCpu, InjectionState, Offer, VcpuState};
 pub use death::{EndClaim, OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters};
 pub use event::{Event, Exception};

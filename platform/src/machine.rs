@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A platform as a whole: which types play which role, and how a VM ends.
 
-use crate::{Clock, GuestCpu, GuestMemory, GuestPages, HostAccess, HostEvents, Outbound, Termination, Timer, Waker};
+use crate::{
+    Attester, Clock, GuestCpu, GuestMemory, GuestPages, HostAccess, HostEvents, Outbound, Termination, Timer, Waker,
+};
 
 /// One backend. The image names exactly one; the core is generic over it.
 ///
@@ -34,6 +36,10 @@ pub trait Platform: Sync {
     fn host(&self) -> &Self::Host;
     /// How many processors the VM has, the boot processor included; at least 1.
     fn processors(&self) -> u32;
+    /// Who gives evidence of the launch, if the platform has any.
+    fn attester(&self) -> Option<&dyn Attester> {
+        None
+    }
     /// Hands the host's operator a record: one JSON object on one line. Native: a line on the debug console.
     fn record(&self, json: Outbound<'_>);
     /// Hands the host's operator a line for people. Does not wait: false if it cannot be done at once.

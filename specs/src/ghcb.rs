@@ -106,6 +106,8 @@ pub mod malformed {
 pub mod guest_request {
     /// An extended request has too few pages for the certificates; RBX says how many it takes.
     pub const INVALID_LENGTH: u64 = 1 << 32;
+    /// Later, perhaps.
+    pub const BUSY: u64 = 2 << 32;
     /// Anything else.
     pub const GENERIC: u64 = 0xffff_ffff << 32;
 }

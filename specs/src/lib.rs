@@ -11,6 +11,7 @@ pub mod acpi;
 pub mod apic;
 pub mod cpuid;
 pub mod ghcb;
+pub mod guest_message;
 pub mod linux_boot;
 pub mod msr;
 pub mod multiboot;

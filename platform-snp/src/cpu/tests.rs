@@ -11,6 +11,8 @@ use zerocopy::FromZeros;
 
 use super::*;
 use crate::acceptance::Acceptance;
+use crate::attester::SnpAttester;
+use crate::message::Channel;
 
 const RIP: u64 = 0x20_9f8b;
 const TOP: u64 = 1 << 46;
@@ -20,7 +22,8 @@ fn cpu() -> SnpCpu {
     ram.push(PageRange::new(Gpa(0), Gpa(16 << 20)).unwrap()).unwrap();
     let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES]).unwrap();
     let clock = TscClock::new(0, 1_000_000_000).unwrap();
-    let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000)));
+    let attester = SnpAttester::new(Channel::closed(), 1_000_000_000);
+    let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000, attester)));
     let doorbell: &'static SharedPage = Box::leak(Box::new(SharedPage::zeroed()));
     let vmsa = Box::leak(Box::new(Vmsa::new_zeroed()));
     let mut cpu = SnpCpu::new(snp, Local::boot(), doorbell, vmsa, TOP);
