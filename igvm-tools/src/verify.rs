@@ -10,6 +10,8 @@
 use crate::build::Platform;
 use crate::error::Error;
 use crate::file;
+use image_abi::attestation::{DOMAIN, NONCE_BYTES};
+use ring::digest;
 use serde_json::{Value, json};
 use std::fmt;
 use std::path::Path;
@@ -54,6 +56,15 @@ impl Expected {
     fn rtmr(&self, number: usize) -> Option<&[u8]> {
         self.rtmrs.get(number).and_then(|rtmr| rtmr.as_deref())
     }
+}
+
+/// The REPORT_DATA of a report that Parados gives for a nonce.
+pub fn report_data(nonce: &[u8]) -> Result<Vec<u8>, String> {
+    if !NONCE_BYTES.contains(&nonce.len()) {
+        let (least, most) = (NONCE_BYTES.start(), NONCE_BYTES.end());
+        return Err(format!("{} bytes, expected {least} to {most}", nonce.len()));
+    }
+    Ok(digest::digest(&digest::SHA512, &[DOMAIN, nonce].concat()).as_ref().to_vec())
 }
 
 /// How a field was found.

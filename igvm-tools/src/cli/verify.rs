@@ -3,7 +3,7 @@
 
 use super::{decode, print};
 use clap::Args;
-use igvm_tools::verify::{Expected, Trust};
+use igvm_tools::verify::{Expected, Trust, report_data};
 use igvm_tools::{Config, Error, Platform, input, verify};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +38,10 @@ pub(crate) struct Options {
     /// The REPORT_DATA to expect, in hexadecimal; missing bytes are zero.
     #[arg(long, value_name = "HEX")]
     report_data: Option<String>,
+    /// The nonce that Parados was asked to report (`cargo xtask run --attest`), in hexadecimal: the REPORT_DATA that is made of
+    /// it, and VMPL 0.
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["report_data", "vmpl"])]
+    nonce: Option<String>,
     /// The HOST_DATA to expect (SNP), in hexadecimal; missing bytes are zero.
     #[arg(long, value_name = "HEX")]
     host_data: Option<String>,
@@ -80,6 +84,13 @@ fn policy(path: &Path) -> Result<(Platform, u64), Error> {
     policy.ok_or_else(|| Error::usage(format_args!("--config {}: a platform without guest policy", path.display())))
 }
 
+/// The REPORT_DATA for a nonce.
+fn nonce(text: &str) -> Result<Vec<u8>, Error> {
+    let bad = |why: &dyn std::fmt::Display| Error::usage(format_args!("--nonce {text}: {why}"));
+    let nonce = hex::decode(text).map_err(|error| bad(&error))?;
+    report_data(&nonce).map_err(|error| bad(&error))
+}
+
 fn expected(options: &Options) -> Result<Expected, Error> {
     let bytes =
         |name: &str, text: &Option<String>, length| text.as_ref().map(|text| decode(name, text, length)).transpose();
@@ -91,11 +102,13 @@ fn expected(options: &Options) -> Result<Expected, Error> {
         *slot = Some(decode("--rtmr", value, 48)?);
     }
     let policy = options.config.as_deref().map(policy).transpose()?;
+    let nonce = options.nonce.as_deref().map(nonce).transpose()?;
+    let vmpl = if nonce.is_some() { Some(0) } else { options.vmpl };
     Ok(Expected {
         policy,
-        report_data: bytes("--report-data", &options.report_data, 64)?,
+        report_data: bytes("--report-data", &options.report_data, 64)?.or(nonce),
         host_data: bytes("--host-data", &options.host_data, 32)?,
-        vmpl: options.vmpl,
+        vmpl,
         rtmrs,
     })
 }

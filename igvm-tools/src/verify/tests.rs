@@ -384,3 +384,13 @@ fn cut_evidence_and_damaged_certificates_never_panic() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// `(printf parados-nonce-1:; printf %s 000102030405060708090a0b0c0d0e0f | xxd -r -p) | sha512sum`
+#[test]
+fn what_a_report_says_for_a_nonce_can_be_made_with_other_tools() {
+    let nonce: Vec<u8> = (0..16).collect();
+    let data = hex::encode(report_data(&nonce).unwrap());
+    assert!(data.starts_with("6b41bd10564b48979c38d780cf2b904b") && data.len() == 128, "{data}");
+    assert!(report_data(&nonce[1..]).unwrap_err().contains("15 bytes, expected 16 to 64"));
+    assert!(report_data(&[0; 65]).is_err() && report_data(&[0; 64]).is_ok());
+}
