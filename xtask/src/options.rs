@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use igvm_tools::Platform;
+use image_abi::attestation::NONCE_BYTES;
 use lexopt::{Parser, ValueExt};
 use platform::Slip;
 
@@ -53,6 +54,16 @@ pub(crate) fn processors(text: &str) -> Result<u32> {
         Ok(number @ 1..=255) => Ok(number),
         _ => Err(Failure::usage(format!("--smp {text}: from 1 to 255 processors"))),
     }
+}
+
+/// `--attest`: a nonce as QEMU and Parados get it, in hexadecimal digits.
+pub(crate) fn nonce(text: &str) -> Result<String> {
+    let good = hex::decode(text).is_ok_and(|bytes| NONCE_BYTES.contains(&bytes.len()));
+    if good {
+        return Ok(text.to_owned());
+    }
+    let (least, most) = (NONCE_BYTES.start(), NONCE_BYTES.end());
+    Err(Failure::usage(format!("--attest {text}: expected {least} to {most} bytes in hexadecimal digits")))
 }
 
 /// `--timeout`: seconds, also fractions.
@@ -109,6 +120,18 @@ pub(crate) fn set<T>(slot: &mut Option<T>, name: &str, value: T) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_nonce_is_hexadecimal_and_neither_short_nor_long() {
+        for bytes in [16, 17, 64] {
+            assert!(nonce(&"aB".repeat(bytes)).is_ok(), "{bytes}");
+        }
+        for text in ["", "ab", &"ab".repeat(15), &"ab".repeat(65), &"a".repeat(33), &"xy".repeat(20), &"ab,".repeat(16)]
+        {
+            let failure = nonce(text).unwrap_err();
+            assert_eq!((failure.status, failure.message.contains('\n')), (64, false), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

@@ -59,6 +59,8 @@ pub(crate) enum Event<'a> {
     Output(&'a [u8]),
     /// Bytes of a console that is kept.
     Console(&'a [u8]),
+    /// A record of Parados that is not its last.
+    Facts(&'a Map<String, Value>),
 }
 
 /// The listener's answer.
@@ -316,7 +318,10 @@ impl Session {
             Message::Line(line) => self.tell(listener, Event::Line(&line)),
             // The first word counts: what follows is how the host saw the end that the image has told.
             Message::End(end) => drop(self.end.get_or_insert(end)),
-            Message::Facts(facts) => self.facts(facts),
+            Message::Facts(facts) => {
+                self.tell(listener, Event::Facts(&facts));
+                self.facts(facts);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask run`: a guest under Parados in QEMU, from the sources to its last word.
 
+mod attestation;
 mod conclusion;
 mod options;
 mod stats;
@@ -19,6 +20,7 @@ use crate::process::{self, Console, Ended, Event, Next, Streams};
 use crate::qemu::{Channel, Machine, Qemu, Start};
 use crate::say;
 use crate::scratch::Scratch;
+use attestation::Awaited;
 use conclusion::Conclusion;
 pub(crate) use options::Options;
 
@@ -43,9 +45,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
 
 /// Builds the image where it stays, and prints what would run it.
 fn print_command(options: &Options) -> Result<u8> {
-    let directory = image::directory();
-    std::fs::create_dir_all(&directory).map_err(|error| Failure::system(directory.display(), error))?;
-    let image = image_file(options, &directory.join("run.igvm"))?;
+    let image = image_file(options, &kept_image()?)?;
     let qemu = options.qemu.clone().unwrap_or_else(|| "qemu-system-x86_64".into());
     let start = Start::Host { host: build::reference_host()?, image };
     let machine = machine(options, qemu, start);
@@ -53,22 +53,43 @@ fn print_command(options: &Options) -> Result<u8> {
     Ok(status::OK)
 }
 
+/// Where an image stays that is not for one run alone.
+fn kept_image() -> Result<PathBuf> {
+    let directory = image::directory();
+    std::fs::create_dir_all(&directory).map_err(|error| Failure::system(directory.display(), error))?;
+    Ok(directory.join("run.igvm"))
+}
+
 fn execute(options: &Options) -> Result<Conclusion> {
     let scratch = Scratch::new()?;
-    let image = image_file(options, &scratch.file("image.igvm"))?;
+    // A report is worth nothing without the image that it is held against.
+    let place = if options.attest.is_some() { kept_image()? } else { scratch.file("image.igvm") };
+    let image = image_file(options, &place)?;
     let qemu = Qemu::find(options.qemu.as_deref())?;
+    let mut awaited = match (&options.attest, &options.out) {
+        (Some(nonce), Some(out)) => Some(Awaited::new(nonce, out, &image)),
+        _ => None,
+    };
     let start = Start::Host { host: build::reference_host()?, image };
     let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let machine = machine(options, qemu.path.clone(), start.clone());
-        let ended = once(options, machine, deadline)?;
+        let ended = once(options, machine, deadline, &mut awaited)?;
         let conclusion = conclusion::of(&ended, options);
         if conclusion.again {
             say::progress(&format!("{}; starting it again", conclusion.reason));
             continue;
         }
         show_console(options, &ended);
-        return report_statistics(options, &ended, conclusion);
+        let conclusion = report_statistics(options, &ended, conclusion)?;
+        return Ok(match awaited.and_then(Awaited::failure) {
+            Some(why) if conclusion.status == status::OK => Conclusion::no_report(why),
+            Some(why) => {
+                say::error(&why);
+                conclusion
+            }
+            None => conclusion,
+        });
     }
 }
 
@@ -99,16 +120,27 @@ fn machine(options: &Options, qemu: PathBuf, start: Start) -> Machine {
     let several = options.image.is_some() && options.hostile.is_none();
     let named = if several { format!(" platform={}", options.platform.name()) } else { String::new() };
     let host_options = named + &options.host_options();
-    Machine { processors, memory, cpu, command, host_options, ..Machine::new(qemu, start) }
+    let extra = options.attest.as_deref().map(attestation::qemu_arguments).unwrap_or_default();
+    Machine { processors, memory, cpu, command, host_options, extra, ..Machine::new(qemu, start) }
 }
 
-fn once(options: &Options, machine: Machine, deadline: Option<Instant>) -> Result<Ended> {
+fn once(
+    options: &Options,
+    machine: Machine,
+    deadline: Option<Instant>,
+    awaited: &mut Option<Awaited<'_>>,
+) -> Result<Ended> {
     let command = options.exec.is_some();
     let console = if command { Console::Kept } else { Console::Inherited { terminal: io::stdin().is_terminal() } };
     let mut listener = |event: Event| {
         match event {
             Event::Started(_) | Event::Console(_) => {}
             Event::Line(line) => say::line(line),
+            Event::Facts(facts) => {
+                if let Some(awaited) = awaited {
+                    awaited.look(facts);
+                }
+            }
             Event::Output(bytes) => {
                 if say::write_out(bytes).is_err() {
                     return Next::Stop;

@@ -23,6 +23,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it
+  --attest NONCE --out FILE   write an attestation report for NONCE (16 to 64 bytes in hexadecimal) to FILE; snp alone
   --hostile NAME           the host attacks an SNP image (docs/hostile-hosts.md)
 cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests|reproducible ...]
                     [--platform NAME] [--slow] [--qemu PATH]               default: all

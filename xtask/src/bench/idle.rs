@@ -125,7 +125,7 @@ impl Heard {
     fn take(&mut self, event: &Event) {
         match event {
             Event::Started(process) => self.process = Some(*process),
-            Event::Line(_) | Event::Console(_) => {}
+            Event::Line(_) | Event::Console(_) | Event::Facts(_) => {}
             Event::Output(bytes) => {
                 self.partial.extend(*bytes);
                 while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {

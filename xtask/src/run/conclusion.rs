@@ -31,6 +31,11 @@ impl Conclusion {
         Self::new("no-statistics", "Parados sent no statistics", status::TERMINATED).quiet()
     }
 
+    /// The run went well, but what was wanted of it did not come.
+    pub(crate) fn no_report(why: String) -> Self {
+        Self::new("no-report", why, status::TERMINATED)
+    }
+
     fn new(kind: &'static str, reason: impl Into<String>, status: u8) -> Self {
         Self { kind, reason: reason.into(), status, worth_a_line: true, again: false }
     }

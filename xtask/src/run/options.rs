@@ -39,6 +39,10 @@ pub(crate) struct Options {
     pub(crate) status_file: Option<PathBuf>,
     pub(crate) qemu: Option<PathBuf>,
     pub(crate) print_command: bool,
+    /// The nonce for which a report is wanted, in hexadecimal digits.
+    pub(crate) attest: Option<String>,
+    /// Where the report goes.
+    pub(crate) out: Option<PathBuf>,
     /// The attack that the reference host plays.
     pub(crate) hostile: Option<String>,
 }
@@ -50,7 +54,7 @@ impl Options {
         let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
         let (mut test_devices, mut no_reboot, mut print_command) = (false, false, false);
         let (mut stats, mut guest_stats, mut log) = (false, false, None);
-        let mut hostile = None;
+        let (mut hostile, mut attest, mut out) = (None, None, None);
         while let Some(argument) = parser.next()? {
             let name = match argument {
                 Long(name) => name.to_owned(),
@@ -82,6 +86,8 @@ impl Options {
                 "guest-stats" => guest_stats = true,
                 "log" => set(&mut log, &name, levels(&options::text(p)?)?)?,
                 "print-command" => print_command = true,
+                "attest" => set(&mut attest, &name, options::nonce(&options::text(p)?)?)?,
+                "out" => set(&mut out, &name, options::path(p)?)?,
                 "hostile" => set(&mut hostile, &name, options::text(p)?)?,
                 _ => {
                     return Err(Failure::usage(format!(
@@ -111,6 +117,8 @@ impl Options {
             status_file,
             qemu,
             print_command,
+            attest,
+            out,
             hostile,
         };
         options.check()?;
@@ -137,6 +145,12 @@ impl Options {
         }
         if self.hostile.as_deref().is_some_and(|name| name.contains(' ')) {
             return Err(Failure::usage("--hostile: one name of docs/hostile-hosts.md"));
+        }
+        if self.attest.is_some() != self.out.is_some() {
+            return Err(Failure::usage("--attest and --out: a report for a nonce goes into a file; give both"));
+        }
+        if self.attest.is_some() && self.platform != Platform::Snp {
+            return Err(Failure::usage("--attest: only with --platform snp; nothing vouches for a native image"));
         }
         if self.exec.is_some() && self.initrd.is_some() {
             return Err(Failure::usage("--exec and --initrd: only the default guest's RAM disk can run a command"));
@@ -221,11 +235,16 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_a_usage_error_of_one_line() {
-        let wrong: [&[&str]; 15] = [
+        let nonce = "ab".repeat(16);
+        let wrong: [&[&str]; 19] = [
             &["--image", "x", "--kernel", "y"],
             &["--image", "x", "--exec", "y"],
             &["--exec", "x", "--initrd", "y"],
             &["--gdb", ":1234"],
+            &["--platform", "snp", "--attest", &nonce],
+            &["--platform", "snp", "--out", "x"],
+            &["--attest", &nonce, "--out", "x"],
+            &["--platform", "snp", "--attest", "nonce", "--out", "x"],
             &["--hostile", "replay"],
             &["--platform", "tdx"],
             &["--platform", "snp", "--smp", "65"],

@@ -184,7 +184,7 @@ impl Watcher<'_> {
                     self.line(line);
                 }
             }
-            Event::Started(_) | Event::Output(_) => {}
+            Event::Started(_) | Event::Output(_) | Event::Facts(_) => {}
         }
         Next::Continue
     }
