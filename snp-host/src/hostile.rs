@@ -65,6 +65,8 @@ pub enum Deed {
     Repeat,
     /// The firmware's earlier answer once more, instead of asking it.
     Replay,
+    /// What was asked, and the firmware's answer changed: an offset in its page and what is flipped there.
+    Forge(u64, u64),
     /// What was asked, so many TSC cycles later.
     Delay(u64),
     /// What was asked; then a page of the guest's is taken away and given back, which leaves it not validated.
@@ -225,6 +227,10 @@ impl Host {
                     let changed = word(hardware, at) ^ flip;
                     let _ = hardware.write_shared(at, &changed.to_le_bytes());
                 }
+            }
+            Deed::Forge(offset, flip) => {
+                let changed = word(hardware, response + offset) ^ flip;
+                let _ = hardware.write_shared(response + offset, &changed.to_le_bytes());
             }
             Deed::FalsifyMsr(flip) => *msr ^= flip,
             Deed::Delay(cycles) => self.plot.consequence = Some(Consequence::Stall(*cycles)),

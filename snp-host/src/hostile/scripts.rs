@@ -3,7 +3,7 @@
 //! compared by a test.
 
 use super::{Act, Change, Deed, Event, Injection, Script, Watched};
-use specs::ghcb::{exit as own, msr, page};
+use specs::ghcb::{exit as own, guest_request, msr, page};
 use specs::svm::exit;
 
 const ALWAYS: u32 = u32::MAX;
@@ -17,6 +17,9 @@ const MOVE: Deed = Deed::Remap(PAGE_OF_THE_GUEST, PAGE_OF_THE_GUEST + 0x20_0000)
 const STRAY: Deed = Deed::Inject(2, Injection::Entry);
 /// A page of guests that place something there: the test images' initial RAM disk, or Parados.
 const PAGE_OF_THE_GUEST: u64 = 0x800_0000;
+
+/// Where a message has something encrypted.
+const ENCRYPTED: u64 = 0x100;
 
 /// After one read.
 const fn flip(offset: usize) -> Change {
@@ -73,6 +76,33 @@ pub const ALL: &[Script] = &[
         acts: &[
             Act { on: Event::Exit(own::GUEST_REQUEST), from: 2, times: ALWAYS, deed: Deed::Replay },
             Act { on: Event::Exit(own::EXTENDED_GUEST_REQUEST), from: 2, times: ALWAYS, deed: Deed::Replay },
+        ],
+    },
+    // A bit of what the firmware has encrypted.
+    Script {
+        name: "forged-answer",
+        acts: &[
+            always(Event::Exit(own::GUEST_REQUEST), Deed::Forge(ENCRYPTED, 1)),
+            always(Event::Exit(own::EXTENDED_GUEST_REQUEST), Deed::Forge(ENCRYPTED, 1)),
+        ],
+    },
+    Script {
+        name: "no-messenger",
+        acts: &[
+            always(Event::Exit(own::GUEST_REQUEST), Deed::Withhold),
+            always(Event::Exit(own::EXTENDED_GUEST_REQUEST), Deed::Withhold),
+        ],
+    },
+    Script {
+        name: "throttle",
+        acts: &[
+            Act { on: Event::Exit(own::GUEST_REQUEST), from: 1, times: 3, deed: Deed::Pretend(0, guest_request::BUSY) },
+            Act {
+                on: Event::Exit(own::EXTENDED_GUEST_REQUEST),
+                from: 1,
+                times: 3,
+                deed: Deed::Pretend(0, guest_request::BUSY),
+            },
         ],
     },
     // Another APIC ID, another number of processors, no hypervisor.

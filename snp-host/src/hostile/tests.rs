@@ -97,6 +97,17 @@ fn an_old_answer_of_the_firmware_comes_again() {
 }
 
 #[test]
+fn an_answer_of_the_firmware_is_forged_after_it_was_given() {
+    const ACTS: &[Act] = &[Act { on: Event::Exit(own::GUEST_REQUEST), from: 1, times: 1, deed: Deed::Forge(0x100, 2) }];
+    let (mut host, mut machine) = (host(), Machine::default());
+    host.play(script(ACTS));
+    let reply = Ask::new(own::GUEST_REQUEST).info(0x6000, 0x7000).run_at(0, &mut host, &mut machine);
+    let mut bytes = [0; 3];
+    machine.memory.read_shared(0x70ff, &mut bytes).unwrap();
+    assert_eq!((reply.info1, reply.info2, bytes), (0, 0, [0xab, 0xa9, 0xab]));
+}
+
+#[test]
 fn a_snatched_page_comes_back_without_its_validation() {
     const ACTS: &[Act] = &[Act { on: Event::Any, from: 1, times: 1, deed: Deed::Snatch(0x20_3000) }];
     let (mut host, mut machine) = (host(), Machine::default());

@@ -76,6 +76,7 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     tests.run("stock_kernel_brings_up_four_processors", || boots(qemu, 4))?;
     tests.run("one_file_for_two_platforms_starts_on_both", || combined(qemu))?;
     tests.run("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
+    tests.run("parados_gives_a_report_for_a_nonce_that_verifies", || attestation::for_a_nonce(qemu))?;
     let probe = build::guest("snp-probe")?;
     let ends = |task, rules: &str| {
         let image = snp_guest::build_probe(&probe, task, task >= DOORBELL)?;

@@ -3,15 +3,17 @@
 //! `igvm-tools` verifies it with the certificates that came along. The TEST root is named; nothing trusts it otherwise.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use igvm_tools::Platform;
 use igvm_tools::verify::{Expected, Trust, verify};
 
 use super::{IMAGE, MEMORY, Outcome, hosted};
 use crate::failure::Result;
-use crate::image::Payload;
+use crate::image::{Payload, Request};
 use crate::scratch::Scratch;
+use crate::test::driver::{self, Finished};
 use crate::{build, guest, say, snp_guest};
 
 /// What `guest-programs/src/bin/attest.rs` asks for.
@@ -43,6 +45,83 @@ pub(super) fn attests_with(qemu: Option<&Path>, words: &str) -> Result<(Outcome,
     let tail: Vec<_> = console.lines().rev().take(30).collect();
     log.extend(tail.iter().rev().map(|line| say::printable(line.get(..200).unwrap_or(line).as_bytes())));
     Ok((judge(&console, &scratch, &image), log))
+}
+
+/// The nonce of the tests.
+const NONCE: &str = "8c0ffee5eed5eed5eed5eed5eed5eed5";
+
+/// A run of Parados that is asked for a report, with a guest that only powers off.
+fn asked(qemu: Option<&Path>, arguments: &[&str]) -> std::result::Result<Finished, String> {
+    let fixed = ["--platform", "snp", "--attest", NONCE];
+    driver::run(qemu, &[&fixed[..], arguments].concat())
+}
+
+fn poweroff() -> std::result::Result<String, String> {
+    build::guest("poweroff").map(|guest| guest.to_string_lossy().into_owned()).map_err(|failure| failure.message)
+}
+
+/// Parados's report for a nonce, held against its image, against another nonce, and against another image; and its key, which
+/// the same image gets again and the other one does not.
+pub(super) fn for_a_nonce(qemu: Option<&Path>) -> Result<Outcome> {
+    let scratch = Scratch::new()?;
+    let images = ["one", "other"].map(|name| scratch.file(name));
+    for (image, flags) in images.iter().zip([0, image_abi::flag::STATISTICS]) {
+        let kernel = build::guest("poweroff")?;
+        let request = Request { platform: Platform::Snp, kernel: Some(&kernel), flags, ..Request::default() };
+        igvm_tools::write_atomically(image, &request.build()?.bytes)?;
+    }
+    Ok(nonces(qemu, &scratch, &images))
+}
+
+fn nonces(qemu: Option<&Path>, scratch: &Scratch, [one, other]: &[PathBuf; 2]) -> Outcome {
+    let out = scratch.file("report");
+    let run = |image: &Path| {
+        let finished = asked(qemu, &["--out", &out.to_string_lossy(), "--image", &image.to_string_lossy()])?;
+        let check = finished.stderr.lines().find_map(|line| line.split_once("has the check value "));
+        match (finished.status, check) {
+            (0, Some((_, check))) => Ok((fs::read(&out).map_err(|error| error.to_string())?, check.to_owned())),
+            _ => Err(format!("status {}, {:?}", finished.status, finished.stderr)),
+        }
+    };
+    let (first, again, foreign) = (run(one)?, run(one)?, run(other)?);
+    if first.1 != again.1 || first.1 == foreign.1 {
+        return Err(format!("keys: {} and {} of one image, {} of another", first.1, again.1, foreign.1));
+    }
+    if first.0 == again.0 {
+        return Err("two launches gave the same report".into());
+    }
+    let data = |nonce: &str| {
+        let bytes = hex::decode(nonce).map_err(|error| error.to_string())?;
+        igvm_tools::verify::report_data(&bytes)
+    };
+    let chain = build::workspace().join("snp-psp/test-chain/certs");
+    let root = chain.join("ark.der");
+    let trust =
+        Trust { certificates: Some(&chain), root: Some(&root), without_signature: false, now: SystemTime::now() };
+    let judged = |report: &[u8], image: &Path, nonce: &str| {
+        let expected = Expected { report_data: Some(data(nonce)?), vmpl: Some(0), ..Expected::default() };
+        let bytes = fs::read(image).map_err(|error| error.to_string())?;
+        let verdict = verify((Path::new("report"), report), (image, &bytes), &trust, &expected);
+        let verdict = verdict.map_err(|error| error.to_string())?;
+        Ok(verdict.differing().map(|check| check.name.clone()).collect::<Vec<_>>())
+    };
+    let expect = |what: &str, found: std::result::Result<Vec<String>, String>, wanted: &[&str]| match found? {
+        differing if differing == wanted => Ok(()),
+        differing => Err(format!("{what}: {differing:?} differ")),
+    };
+    expect("the report", judged(&first.0, one, NONCE), &[])?;
+    expect("another launch's report", judged(&again.0, one, NONCE), &[])?;
+    expect("another nonce", judged(&first.0, one, &NONCE.replace('8', "9")), &["report data"])?;
+    expect("another image", judged(&first.0, other, NONCE), &["measurement"])
+}
+
+/// A hostile host, and what comes of the question.
+pub(super) fn parados(qemu: Option<&Path>, script: &str, status: i32, words: &str) -> Outcome {
+    let scratch = Scratch::new().map_err(|failure| failure.message)?;
+    let (out, kernel) = (scratch.file("report"), poweroff()?);
+    let finished = asked(qemu, &["--out", &out.to_string_lossy(), "--kernel", &kernel, "--hostile", script])?;
+    let fits = finished.status == status && finished.stderr.contains(words) && out.exists() == (status == 0);
+    if fits { Ok(()) } else { Err(format!("status {}, {:?}", finished.status, finished.stderr)) }
 }
 
 fn judge(console: &str, scratch: &Scratch, image: &[u8]) -> Outcome {

@@ -63,7 +63,17 @@ const PARADOS: [(&str, i32, &str); 14] = [
 ];
 
 /// Against the driver for `/dev/sev-guest`: no report may come of it.
-const DRIVER: [&str; 2] = ["twice", "replay"];
+const DRIVER: [&str; 3] = ["twice", "replay", "forged-answer"];
+
+/// Against Parados that is asked for a report: script, status of the run, what is said. The guest runs in any case.
+const REPORT: [(&str, i32, &str); 5] = [
+    ("twice", 70, "no report: the firmware did not take the message, status 0x16"),
+    ("forged-answer", 70, "no report: the answer is not authentic"),
+    ("no-messenger", 70, "no report: the host refused to carry the message"),
+    // The report is the first message, the key the second.
+    ("replay", 0, "no key: the answer is out of sequence"),
+    ("throttle", 0, "this image's key on this chip has the check value"),
+];
 
 pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> Result<()> {
     for (script, task, restricted, reason) in PROBE {
@@ -80,6 +90,10 @@ pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> R
     }
     for (script, status, words) in PARADOS {
         tests.run(&format!("hostile_{script}_meets_parados"), || Ok(parados(qemu, script, status, words)))?;
+    }
+    for (script, status, words) in REPORT {
+        let name = format!("hostile_{script}_meets_a_request_for_a_report");
+        tests.run(&name, || Ok(attestation::parados(qemu, script, status, words)))?;
     }
     for script in DRIVER {
         tests.run(&format!("hostile_{script}_gets_no_report"), || {
