@@ -13,6 +13,7 @@ mod machine;
 mod measure;
 mod memory;
 mod plot;
+mod snp_exits;
 
 use std::path::PathBuf;
 
@@ -107,7 +108,8 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
             Suite::Exits => exits::measure(&bench, exit_pairs, &mut figures),
             Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),
             Suite::SnpModel => boot::measure_model(&bench, boot_pairs, &mut figures),
-            Suite::Snp => boot::measure_snp(&bench, boot_pairs, &mut figures),
+            Suite::Snp => snp_exits::measure(&bench, exit_pairs, &mut figures)
+                .and_then(|()| boot::measure_snp(&bench, boot_pairs, &mut figures)),
             Suite::Memory => lines::measure(&mut figures).and_then(|()| memory::measure(&bench, &mut figures)),
             Suite::Idle => idle::measure_idle(&bench, &mut figures),
             Suite::Clock => idle::measure_clock(&bench, &mut figures),

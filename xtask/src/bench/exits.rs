@@ -21,7 +21,7 @@ use crate::qemu::Machine;
 use crate::say;
 
 /// The kinds of exit, each with its aims: time against the floor, and instructions.
-const KINDS: [(&str, f64, Option<f64>); 4] =
+pub(super) const KINDS: [(&str, f64, Option<f64>); 4] =
     [("cpuid", 1.15, Some(300.0)), ("msr", 1.15, Some(300.0)), ("port", 1.15, Some(300.0)), ("mmio", 1.5, None)];
 
 /// What statistics may take of a CPUID exit, in instructions.
@@ -31,10 +31,10 @@ const STATISTICS_AIM: f64 = 12.0;
 const FLOOR_INSTRUCTIONS: f64 = 70.0;
 
 /// What the guest prints last.
-const LAST: &str = "\"kind\":\"mmio\"";
+pub(super) const LAST: &str = "\"kind\":\"mmio\"";
 
 /// The best of a guest's loops, by kind: ticks for one exit.
-type Costs = BTreeMap<String, f64>;
+pub(super) type Costs = BTreeMap<String, f64>;
 
 struct Exits<'a> {
     bench: &'a Bench,
@@ -95,7 +95,7 @@ impl Exits<'_> {
 }
 
 /// From lines such as `{"kind":"cpuid","cycles":[9000,8990],"n":1000}`; everything else on the console is left out.
-fn costs(console: &str) -> Costs {
+pub(super) fn costs(console: &str) -> Costs {
     let mut costs = Costs::new();
     for line in console.lines() {
         let Ok(Value::Object(record)) = serde_json::from_str(line.trim()) else { continue };

@@ -68,7 +68,12 @@ impl Vcpu {
             exit::INTR | exit::NMI => self.collect_interrupts(),
             exit::SMI => {}
             exit::NPF => return self.nested_fault(shared, info1, info2),
-            exit::MSR => return self.msr(machine, info1),
+            exit::MSR => {
+                if info1 & 1 != 0 && self.register(RCX) as u32 == MSR_GHCB {
+                    shared.counts.ghcb_msr_writes += 1;
+                }
+                return self.msr(&mut shared.machine, info1);
+            }
             exit::VMMCALL => return self.vmmcall(shared),
             exit::HLT => return self.halt(machine),
             exit::SHUTDOWN if self.vmpl == 0 => return Err(End::TripleFault(self.save().rip)),
@@ -370,7 +375,7 @@ impl Vcpu {
     }
 
     fn vmmcall(&mut self, shared: &mut Shared) -> Flow {
-        let Shared { machine, host, devices, .. } = shared;
+        let Shared { machine, host, devices, counts, .. } = shared;
         let instruction = self.decode(machine);
         if instruction.kind != Code::Vmgexit {
             return self.exception(machine, exit::VMMCALL, 0, 0);
@@ -381,6 +386,7 @@ impl Vcpu {
             // Software that is not to know of the host has nothing to say to it.
             return self.hand_up(machine, sev_exit::VMGEXIT, 0, 0);
         }
+        counts.requests += 1;
         let mut value = self.ghcb();
         let action = host.vmgexit(self.number, self.vmpl, &mut value, machine, devices);
         self.set_ghcb(value);

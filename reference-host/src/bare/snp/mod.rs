@@ -30,7 +30,7 @@ use reference_host::memory::{PAGE, PageSet, Range, Room};
 use reference_host::options::Options;
 use reference_host::report::{Hex, Stop};
 use reference_host::snp::C_BIT;
-use shared::{Orders, Shared, Spin};
+use shared::{Counts, Orders, Shared, Spin};
 use snp_host::{Host, PROCESSORS};
 use snp_model::assumed::Assumptions;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
@@ -113,7 +113,7 @@ pub(super) fn run(
     }
     let ghcb = host.initial_msr();
     let orders = [Orders::default(); PROCESSORS];
-    let shared = Spin::new(Shared { machine, host, devices, orders, exits: 0 });
+    let shared = Spin::new(Shared { machine, host, devices, orders, counts: Counts::default() });
     let shared = &raw const shared;
     // SAFETY: this function does not return, so what is on its stack stays.
     let shared = unsafe { &*shared };

@@ -9,6 +9,7 @@ use super::devices::Forwarded;
 use super::machine::Machine;
 use crate::bare::processors;
 use core::cell::UnsafeCell;
+use core::fmt;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use snp_host::apic::{Signal, SignalKind};
@@ -92,13 +93,32 @@ pub(super) enum Order {
     Drop,
 }
 
+/// What of a guest's running costs a host: reported when it ends.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// Exits of any VMPL.
+    pub(super) exits: u64,
+    /// VMGEXITs that the host was asked something with.
+    pub(super) requests: u64,
+    /// Writes of the GHCB MSR, which are exits here, but none on hardware.
+    pub(super) ghcb_msr_writes: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { exits, requests, ghcb_msr_writes } = self;
+        write!(f, "{{\"host\":{{\"exits\":{exits},\"requests\":{requests}")?;
+        write!(f, ",\"ghcb_msr_writes\":{ghcb_msr_writes}}}}}")
+    }
+}
+
 /// Everything that there is once.
 pub(super) struct Shared {
     pub(super) machine: Machine,
     pub(super) host: Host,
     pub(super) devices: Forwarded,
     pub(super) orders: [Orders; PROCESSORS],
-    pub(super) exits: u64,
+    pub(super) counts: Counts,
 }
 
 impl Shared {

@@ -127,7 +127,7 @@ impl Vcpu {
             if self.control().exit_code == exit::EXCEPTION_0 + DB {
                 self.save().dr6 = dr6;
                 self.control().event_injection = 0;
-                shared.exits += 1;
+                shared.counts.exits += 1;
                 return Ok(true);
             }
             let again = matches!(self.control().exit_code, exit::NPF | exit::NMI | exit::INTR);

@@ -9,7 +9,7 @@ use super::shared::{Held, Order, Orders, Place, Shared, Spin, be};
 use core::arch::asm;
 use core::fmt::Write;
 use core::ptr::NonNull;
-use reference_host::report::{End, Stop};
+use reference_host::report::{End, RECORD_SEPARATOR, Stop};
 use reference_host::snp::ASID;
 use reference_host::snp::decode::{self, Instruction};
 use reference_host::snp::walk::{Mapping, Paging, is_forced_private};
@@ -270,7 +270,8 @@ impl Vcpu {
             // The lock is kept for good at the end: nobody else has anything to say then.
             let next = outcome.and_then(|()| self.prepare(&mut held));
             if let Err(end) = next {
-                let _ = writeln!(console::Console, "[host] {} exits", held.exits);
+                let separator = char::from(RECORD_SEPARATOR);
+                let _ = writeln!(console::Console, "[host] {} exits\n{separator}{}", held.counts.exits, held.counts);
                 console::stop(&Stop::Ended(end))
             }
             if self.activity == Activity::Running && self.ambush.is_some() {
@@ -336,7 +337,7 @@ impl Vcpu {
     }
 
     pub(super) fn conclude_exit(&mut self, shared: &mut Shared) -> Flow {
-        shared.exits += 1;
+        shared.counts.exits += 1;
         self.note_delivery();
         self.handle(shared)?;
         if let Some(end) = shared.devices.end {
