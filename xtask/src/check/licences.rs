@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::Findings;
-use crate::build::cargo;
+use crate::build::{TARGET, cargo};
 use crate::failure::{Failure, Result, status};
 
 /// What may be linked into something under `MIT OR Apache-2.0`.
@@ -26,7 +26,9 @@ const ALLOWED: [&str; 12] = [
 /// Packages with another licence, or with none that is told.
 pub(super) fn findings() -> Result<Findings> {
     let mut command = cargo();
+    // Images have dependencies that no hosted program has.
     command.args(["metadata", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu"]);
+    command.arg(format!("--filter-platform={TARGET}"));
     let output = command.output().map_err(|error| Failure::system("cargo metadata", error))?;
     let metadata: Option<Value> = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success());
     let metadata = metadata.ok_or_else(|| {
