@@ -270,6 +270,8 @@ fn play_launch(input: &mut Input<'_>, bug: Option<Bug>) {
         placed: Default::default(),
         cpuid_page: Range::default(),
         secrets_page: Range::default(),
+        mailbox: Range::default(),
+        td_attributes: 0,
         digests: [Digest::NONE; PAYLOAD_DIGESTS],
     };
     if wish & 1 != 0 {

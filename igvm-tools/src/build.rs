@@ -12,8 +12,7 @@ use crate::layout::{Fill, Layout, MEMORY_MAP_AREA, PROCESSOR_COUNT_AREA, lay_out
 use crate::measure::sha384;
 use crate::paravisor::{self, Paravisor};
 use crate::payload::{self, Payload};
-use crate::snp_image;
-use crate::{PAGE, file, input, page_down, page_up};
+use crate::{PAGE, file, input, page_down, page_up, policy, snp_image, tdx_image};
 use igvm::{Arch, IgvmDirectiveHeader, IgvmFile, IgvmInitializationHeader, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{
     IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType,
@@ -35,8 +34,8 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// Those for which images can be built, in the order in which a combined image has them.
-    pub const BUILDABLE: &[Self] = &[Self::Native, Self::Snp];
+    /// All of them, in the order in which a combined image has them.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Snp, Self::Tdx];
 
     /// The name that commands and configurations use.
     pub const fn name(self) -> &'static str {
@@ -45,18 +44,6 @@ impl Platform {
             Self::Snp => "snp",
             Self::Tdx => "tdx",
         }
-    }
-
-    /// Refuses platforms whose backend boots no guest yet, so that there is nothing to build.
-    pub fn check_buildable(self) -> Result<(), Error> {
-        if Self::BUILDABLE.contains(&self) {
-            return Ok(());
-        }
-        let known = Self::BUILDABLE.iter().map(|platform| platform.name()).collect::<Vec<_>>().join(" or ");
-        Err(Error::usage(format_args!(
-            "platform '{}': no image can be built for it yet, expected {known}",
-            self.name()
-        )))
     }
 
     /// Whether the payload is measured page by page unless a configuration says otherwise. The firmware takes long over a page,
@@ -70,8 +57,7 @@ impl std::str::FromStr for Platform {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        let known = [Self::Native, Self::Snp, Self::Tdx];
-        let found = known.into_iter().find(|platform| platform.name() == name);
+        let found = Self::ALL.into_iter().find(|platform| platform.name() == name);
         found.ok_or_else(|| Error::usage(format_args!("unknown platform '{name}': native, snp or tdx")))
     }
 }
@@ -151,6 +137,7 @@ pub fn build(spec: &ImageSpec) -> Result<Image, Error> {
 pub fn build_from(spec: &ImageSpec, contents: &Contents<'_>) -> Result<Image, Error> {
     check_spec(spec)?;
     let paravisor = paravisor::parse(contents.paravisor).map_err(|flaw| flaw.of(&spec.paravisor))?;
+    tdx_image::check(&paravisor, spec.platform).map_err(|flaw| flaw.of(&spec.paravisor))?;
     let payload = match (&spec.kernel, contents.kernel) {
         (Some(path), Some(bytes)) => Some(payload::read(path, bytes)?),
         _ => None,
@@ -176,7 +163,6 @@ impl Contents<'_> {
 }
 
 fn check_spec(spec: &ImageSpec) -> Result<(), Error> {
-    spec.platform.check_buildable()?;
     if spec.flags & !flag::ALL != 0 {
         return Err(Error::usage(format_args!("flags {:#x}: expected bits of {:#x}", spec.flags, flag::ALL)));
     }
@@ -236,24 +222,29 @@ impl Parts<'_> {
         let digests = self.digests(&pages);
         let payload = self.payload.as_ref();
         let mut layout = lay_out(&self.paravisor, payload, initrd, digests, command_line, self.flags, self.platform)?;
-        if self.platform == Platform::Snp {
+        if self.platform != Platform::Native {
             layout.note_placed(pages.keys().copied())?;
+        }
+        if self.platform == Platform::Tdx {
+            layout.note_attributes(policy::td_attributes(self.guest_policy.unwrap_or(0)));
         }
         let mut directives = self.required_memory(&layout);
         directives.extend(parameters(&layout));
         own_pages(&mut pages, &layout);
+        pages.extend(tdx_image::reset_page(&self.paravisor, &layout));
         let judged = |gpa: u64| digests.iter().any(|digest| pages_of(&digest.range).contains(&gpa));
         directives.extend(pages.into_iter().map(|(gpa, content)| page_directive(gpa, content, judged(gpa))));
         directives.extend(snp_image::special_pages(&layout));
-        directives.push(self.boot_context(&layout));
+        directives.extend(self.boot_context(&layout));
         serialize(self.headers(), directives)
     }
 
     /// The platform, and what is told its firmware.
     fn headers(&self) -> (IgvmPlatformHeader, Vec<IgvmInitializationHeader>) {
         match self.platform {
-            Platform::Snp => (snp_image::platform(), vec![snp_image::policy(self.guest_policy.unwrap_or(0))]),
-            Platform::Native | Platform::Tdx => (native_platform(), Vec::new()),
+            Platform::Snp => (snp_image::platform(), vec![guest_policy(self.guest_policy.unwrap_or(0))]),
+            Platform::Tdx => (tdx_image::platform(), vec![guest_policy(self.guest_policy.unwrap_or(0))]),
+            Platform::Native => (native_platform(), Vec::new()),
         }
     }
 
@@ -306,7 +297,8 @@ impl Parts<'_> {
         digests
     }
 
-    fn boot_context(&self, layout: &Layout<'_>) -> IgvmDirectiveHeader {
+    /// The boot processor's first state; a TD's processors have only one.
+    fn boot_context(&self, layout: &Layout<'_>) -> Option<IgvmDirectiveHeader> {
         let start = Start {
             entry: self.paravisor.entry,
             stack_top: layout.block.stack.end(),
@@ -314,14 +306,14 @@ impl Parts<'_> {
             page_table_root: layout.block.page_tables.start,
             gdt: layout.gdt,
         };
-        if self.platform == Platform::Snp {
-            return snp_image::context(&start);
-        }
-        let context = context::native(start);
-        IgvmDirectiveHeader::X64NativeVpContext {
-            compatibility_mask: COMPATIBILITY_MASK,
-            vp_index: 0,
-            context: Box::new(context),
+        match self.platform {
+            Platform::Native => Some(IgvmDirectiveHeader::X64NativeVpContext {
+                compatibility_mask: COMPATIBILITY_MASK,
+                vp_index: 0,
+                context: Box::new(context::native(start)),
+            }),
+            Platform::Snp => Some(snp_image::context(&start)),
+            Platform::Tdx => None,
         }
     }
 }
@@ -409,6 +401,10 @@ fn page_directive(gpa: u64, data: Vec<u8>, unmeasured: bool) -> IgvmDirectiveHea
         data_type: IgvmPageDataType::NORMAL,
         data,
     }
+}
+
+fn guest_policy(policy: u64) -> IgvmInitializationHeader {
+    IgvmInitializationHeader::GuestPolicy { policy, compatibility_mask: COMPATIBILITY_MASK }
 }
 
 fn native_platform() -> IgvmPlatformHeader {

@@ -11,7 +11,7 @@ use crate::page_tables::{self, Mapping};
 use igvm_defs::{
     IGVM_VHS_PAGE_DATA, IGVM_VHS_SUPPORTED_PLATFORM, IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType,
 };
-use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range, flag, payload};
+use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, RESET_PAGE, Range, flag, payload};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use zerocopy::FromBytes;
@@ -139,7 +139,7 @@ pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
         context,
         launch_block,
         image_bytes: launch_block.map(|block| image_bytes(file, mask, &block)),
-        memory_end: memory_end(file, mask),
+        memory_end: memory_end(file, mask, launch_block.as_ref()),
     })
 }
 
@@ -326,6 +326,7 @@ pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
         (&block.page_tables, "page tables"),
         (&block.cpuid_page, "CPUID page"),
         (&block.secrets_page, "secrets page"),
+        (&block.mailbox, "mailbox"),
         (&block.command_line, "command line"),
         (&block.initrd, "initrd"),
     ];
@@ -336,7 +337,15 @@ pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
         // The launch block does not list itself: it is the page between the stack and what comes after it.
         return if address == block.stack.end() { "launch block" } else { "data" };
     }
+    if is_reset_page(block, address) {
+        return "reset page";
+    }
     if block.payload.iter().any(within) { "kernel" } else { "pages" }
+}
+
+/// Whether an address is that of the page in which our image for TDX starts.
+fn is_reset_page(block: &LaunchBlock, address: u64) -> bool {
+    address == RESET_PAGE && block.mailbox.bytes > 0
 }
 
 /// What the file would take without its payload: headers of other addresses and the data that only they name.
@@ -345,7 +354,10 @@ fn image_bytes(file: &File<'_>, mask: u32, block: &LaunchBlock) -> u64 {
     let (mut bytes, mut data) = (file.headers_start as u64, BTreeSet::new());
     for header in file.headers_for(mask) {
         let (mine, offset, length) = match header.content {
-            Content::Page(page) => (own.contains(&page.gpa), page.file_offset, page_bytes(&page)),
+            Content::Page(page) => {
+                let mine = own.contains(&page.gpa) || is_reset_page(block, page.gpa);
+                (mine, page.file_offset, page_bytes(&page))
+            }
             Content::RequiredMemory(memory) => (own.contains(&memory.gpa), 0, 0),
             Content::Context(context) => (true, context.file_offset, PAGE),
             Content::ParameterArea(area) => (true, area.file_offset, area.number_of_bytes),
@@ -359,9 +371,10 @@ fn image_bytes(file: &File<'_>, mask: u32, block: &LaunchBlock) -> u64 {
     bytes + data.iter().map(|(_, length)| length).sum::<u64>()
 }
 
-/// Where the highest page or piece of required memory ends.
-fn memory_end(file: &File<'_>, mask: u32) -> u64 {
+/// Where the highest page or piece of required memory ends; our reset page is where a VM has no memory, however large it is.
+fn memory_end(file: &File<'_>, mask: u32, block: Option<&LaunchBlock>) -> u64 {
     let ends = file.headers_for(mask).map(|header| match header.content {
+        Content::Page(page) if block.is_some_and(|block| is_reset_page(block, page.gpa)) => 0,
         Content::Page(page) => page.gpa.saturating_add(page_bytes(&page)),
         Content::RequiredMemory(memory) => memory.gpa.saturating_add(u64::from(memory.number_of_bytes)),
         _ => 0,

@@ -3,7 +3,7 @@
 //!
 //! From `image_abi::IMAGE_BASE` on, in this order: the ELF's segments where they are linked; an absent guard page; the
 //! boot stack; the launch block with the boot descriptor table and the setup header; the command line; the two parameter
-//! areas; for SEV-SNP the CPUID page and the secrets page; the page tables. The page tables come last because their number
+//! areas; for SEV-SNP the CPUID page and the secrets page; for TDX the mailbox; the page tables. The page tables come last because their number
 //! follows from where everything else ends.
 
 use crate::build::Platform;
@@ -13,7 +13,8 @@ use crate::paravisor::Paravisor;
 use crate::payload::Payload;
 use crate::{PAGE, page_tables, page_up};
 use image_abi::{
-    Digest, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_DIGESTS, PAYLOAD_RANGES, PLACED_RANGES, REGION_LIMIT, Range,
+    Digest, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_DIGESTS, PAYLOAD_RANGES, PLACED_RANGES, REGION_LIMIT, RESET_PAGE,
+    Range,
 };
 use std::borrow::Cow;
 use zerocopy::IntoBytes;
@@ -152,7 +153,9 @@ pub(crate) fn lay_out<'a>(
     let special = if platform == Platform::Snp { PAGE } else { 0 };
     let cpuid_page = stacker.push(special, Access::Read, Fill::Cpuid);
     let secrets_page = stacker.push(special, Access::Read, Fill::Secrets);
-    let page_tables = place_page_tables(&mut stacker);
+    let mailbox = if platform == Platform::Tdx { PAGE } else { 0 };
+    let mailbox = stacker.push(mailbox, Access::Write, Fill::Pages(Cow::Borrowed(&[])));
+    let page_tables = place_page_tables(&mut stacker, platform);
     ensure!(
         stacker.end <= IMAGE_BASE + REGION_LIMIT,
         "the image would end at {:#x}, expected at most {:#x}",
@@ -178,6 +181,8 @@ pub(crate) fn lay_out<'a>(
         placed: [Range::default(); PLACED_RANGES],
         cpuid_page,
         secrets_page,
+        mailbox,
+        td_attributes: 0,
         digests,
     };
     let (regions, gdt) = (stacker.regions, launch_block + GDT_OFFSET as u64);
@@ -206,6 +211,12 @@ impl Layout<'_> {
         Ok(())
     }
 
+    /// Says which attributes a TD has to have.
+    pub(crate) fn note_attributes(&mut self, attributes: u64) {
+        self.block.td_attributes = attributes;
+        self.write_launch_block();
+    }
+
     fn write_launch_block(&mut self) {
         let page = launch_page(&self.block, self.setup_header);
         if let Some(region) = self.regions.iter_mut().find(|region| region.start == self.launch_block) {
@@ -225,7 +236,7 @@ fn place_command_line(stacker: &mut Stacker<'_>, text: &[u8]) -> Range {
 }
 
 /// The tables map themselves, so their number depends on where they end: try until it fits.
-fn place_page_tables(stacker: &mut Stacker<'_>) -> Range {
+fn place_page_tables(stacker: &mut Stacker<'_>, platform: Platform) -> Range {
     let root = stacker.end;
     let mut count = page_tables::pages_for(root);
     while page_tables::pages_for(root + count * PAGE) > count {
@@ -234,7 +245,8 @@ fn place_page_tables(stacker: &mut Stacker<'_>) -> Range {
     let own = Region { start: root, end: root + count * PAGE, access: Access::Write, fill: Fill::Nothing };
     let mut regions: Vec<_> = stacker.regions.iter().map(|region| (region.start, region.end, region.access)).collect();
     regions.push((own.start, own.end, own.access));
-    let tables = page_tables::build(root, own.end, &regions);
+    let absent = (platform == Platform::Tdx).then_some(RESET_PAGE);
+    let tables = page_tables::build(root, own.end, &regions, absent);
     stacker.push(count * PAGE, Access::Write, Fill::Pages(Cow::Owned(tables)))
 }
 

@@ -39,6 +39,7 @@ mod policy;
 mod report;
 pub mod sign;
 mod snp_image;
+mod tdx_image;
 #[cfg(test)]
 mod tests;
 pub mod verify;

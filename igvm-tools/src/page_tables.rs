@@ -43,8 +43,9 @@ pub(crate) fn pages_for(image_end: u64) -> u64 {
 }
 
 /// Builds the tables that begin at `root`, for an image that ends at `image_end` and whose pages have the permissions
-/// listed (ascending). Pages between listed ones are absent, those after the image are writable.
-pub(crate) fn build(root: u64, image_end: u64, regions: &[(u64, u64, Access)]) -> Vec<u8> {
+/// listed (ascending). Pages between listed ones are absent, those after the image are writable; so is all other memory, but
+/// for the large page around `absent`.
+pub(crate) fn build(root: u64, image_end: u64, regions: &[(u64, u64, Access)], absent: Option<u64>) -> Vec<u8> {
     let table_address = |index: u64| root + index * PAGE;
     let upper = bit::PRESENT | bit::WRITE | bit::ACCESSED;
     let mut tables: Vec<u64> = Vec::new();
@@ -57,6 +58,8 @@ pub(crate) fn build(root: u64, image_end: u64, regions: &[(u64, u64, Access)]) -
             table_address(UPPER_TABLES) | upper
         } else if image_regions.contains(&region) {
             table_address(UPPER_TABLES + 1 + region - first_image_region) | upper
+        } else if absent.is_some_and(|absent| absent / LARGE_PAGE == region) {
+            0
         } else {
             large_page(region * LARGE_PAGE)
         });

@@ -9,7 +9,7 @@ use crate::elf::{self, Elf, Segment, machine, segment_flag, segment_type};
 use crate::error::{Flaw, ensure};
 use crate::layout::Access;
 use crate::{PAGE, page_down, page_up};
-use image_abi::{IMAGE_BASE, REGION_LIMIT};
+use image_abi::{IMAGE_BASE, REGION_LIMIT, RESET_MAGIC, RESET_PAGE};
 use std::borrow::Cow;
 
 /// Whole pages of one segment.
@@ -29,13 +29,17 @@ pub(crate) struct Part<'a> {
 pub(crate) struct Paravisor<'a> {
     pub(crate) parts: Vec<Part<'a>>,
     pub(crate) entry: u64,
+    /// What a TDX image has at the reset vector, from the start of [`RESET_PAGE`] on.
+    pub(crate) reset: Option<Cow<'a, [u8]>>,
 }
 
 /// Checks an ELF file and takes it apart.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Paravisor<'_>, Flaw> {
     let elf = elf::parse(bytes).map_err(|flaw| Flaw::new(format_args!("not a Parados image ELF: {flaw}")))?;
     check_kind(&elf)?;
-    let mut parts = elf.loaded().map(part).collect::<Result<Vec<_>, Flaw>>()?;
+    let (reset, others): (Vec<_>, Vec<_>) = elf.loaded().partition(|segment| segment.physical_address == RESET_PAGE);
+    let reset = reset.first().map(reset_page).transpose()?;
+    let mut parts = others.iter().map(part).collect::<Result<Vec<_>, Flaw>>()?;
     parts.sort_by_key(|part| part.start);
     for pair in parts.windows(2) {
         if let [low, high] = pair {
@@ -55,7 +59,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Paravisor<'_>, Flaw> {
         "e_entry {entry:#x} is not in the executable segment"
     );
     contiguous_constants(&parts)?;
-    Ok(Paravisor { parts, entry })
+    Ok(Paravisor { parts, entry, reset })
 }
 
 fn check_kind(elf: &Elf<'_>) -> Result<(), Flaw> {
@@ -100,6 +104,20 @@ fn part<'a>(segment: &Segment<'a>) -> Result<Part<'a>, Flaw> {
     let lead = (physical_address - start) as usize;
     let content = if lead == 0 { Cow::Borrowed(data) } else { Cow::Owned([&vec![0; lead], data].concat()) };
     Ok(Part { start, end: page_up(end), content, access })
+}
+
+/// The segment at the reset vector: a page of code, with room for what is told it at its start.
+fn reset_page<'a>(segment: &Segment<'a>) -> Result<Cow<'a, [u8]>, Flaw> {
+    let Segment { index, flags, data, memory_bytes, .. } = *segment;
+    ensure!(
+        memory_bytes == PAGE && flags == segment_flag::READ | segment_flag::EXECUTE,
+        "program header {index}: {memory_bytes:#x} bytes at the reset vector with p_flags {flags:#x}, expected a page of code"
+    );
+    ensure!(
+        data.starts_with(&RESET_MAGIC),
+        "program header {index}: the reset page does not begin as one of Parados's"
+    );
+    Ok(Cow::Borrowed(data))
 }
 
 /// The launch block describes the constants as one range.

@@ -64,6 +64,12 @@ impl Format {
     }
 }
 
+/// The attributes that a TDX policy asks for, where TDXABI has them.
+pub(crate) fn td_attributes(policy: u64) -> u64 {
+    let place = |name: &&str| TDX_ATTRIBUTES.bits.iter().find(|(own, _)| own == name).map_or(0, |(_, bit)| *bit);
+    TDX.bits.iter().filter(|(_, bit)| policy >> bit & 1 == 1).fold(0, |all, (name, _)| all | 1 << place(name))
+}
+
 /// A policy in words, every named bit with its value: what is forbidden matters as much as what is allowed.
 pub(crate) fn words(format: &Format, policy: u64) -> Vec<String> {
     let named = format.bits.iter().map(|(name, bit)| format!("{name} = {}", policy >> bit & 1 == 1));
@@ -106,6 +112,12 @@ mod tests {
         assert_eq!(SNP.rest(snp.into()), 0);
         let tdx = TdxPolicy::new().with_debug_allowed(1).with_migratable(1);
         assert_eq!(super::words(&TDX, tdx.into()), ["debug = true", "sept_ve_disable = false", "migratable = true"]);
+    }
+
+    #[test]
+    fn attributes_stand_where_a_td_has_them() {
+        assert_eq!([0, 1, 2, 4, 7].map(td_attributes), [0, 1, 1 << 28, 1 << 29, 1 << 0 | 1 << 28 | 1 << 29]);
+        assert_eq!(td_attributes(!7), 0, "no other bit of a policy is an attribute");
     }
 
     #[test]

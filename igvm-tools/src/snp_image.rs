@@ -12,7 +12,7 @@ use crate::context::{GDT, Start};
 use crate::layout::{Fill, Layout};
 use crate::measure::snp::KVM_VMSA_GPA;
 use igvm::snp_defs::{SevFeatures, SevSelector, SevVmsa};
-use igvm::{IgvmDirectiveHeader, IgvmInitializationHeader, IgvmPlatformHeader};
+use igvm::{IgvmDirectiveHeader, IgvmPlatformHeader};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType, IgvmPlatformType};
 use zerocopy::FromZeros;
 
@@ -40,10 +40,6 @@ pub(crate) fn platform() -> IgvmPlatformHeader {
         // VMPL0 tells private from shared by the C-bit.
         shared_gpa_boundary: 0,
     })
-}
-
-pub(crate) fn policy(policy: u64) -> IgvmInitializationHeader {
-    IgvmInitializationHeader::GuestPolicy { policy, compatibility_mask: COMPATIBILITY_MASK }
 }
 
 /// The pages that host and firmware fill.

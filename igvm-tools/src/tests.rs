@@ -488,7 +488,6 @@ fn impossible_wishes_are_usage_errors() {
         assert_eq!(error.exit_status(), 64);
         assert!(error.to_string().contains(expected), "{error}");
     };
-    refuse(&|spec| spec.platform = Platform::Tdx, "platform 'tdx'");
     refuse(&|spec| spec.flags = 1 << 31, "flags 0x80000000");
     refuse(&|spec| spec.command_line = "a\0b".to_owned(), "zero byte");
     refuse(&|spec| spec.command_line = "x".repeat(2048), "at most 2047");
@@ -501,3 +500,4 @@ mod digests;
 mod hostile;
 mod payloads;
 mod snp;
+mod tdx;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The launch block: one page in which `igvm-tools` tells the image what was placed where.
+//! The launch block: one page in which `igvm-tools` tells the image what was placed where; and the page in which a TDX image
+//! starts.
 //!
 //! The block is part of the image and, on confidential platforms, of its measurement: whoever could change it could
 //! change the code that reads it. The memory map and the processor count are *not* in it, because the host fills them in
@@ -27,6 +28,39 @@ pub const BOOT_STRUCTURES: Range = Range { start: 0x9_0000, bytes: 0xf000 };
 /// The last page of [`BOOT_STRUCTURES`]: where other processors start, on platforms that start them in real mode. Wiped
 /// before the guest runs.
 pub const START_PAGE: u64 = BOOT_STRUCTURES.end() - 4096;
+
+/// TDX: the page with the reset vector, where every processor of a TD starts (TDXBASE, initial state of TD vCPUs).
+pub const RESET_PAGE: u64 = (4 << 30) - 4096;
+
+/// [`ResetParameters::magic`].
+pub const RESET_MAGIC: [u8; 8] = *b"PARESET\x01";
+
+/// TDX: what `igvm-tools` tells the code in [`RESET_PAGE`], at the start of that page. A TD's processors start in one fixed state,
+/// so there are no registers in which to say it. Addresses are below 4 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResetParameters {
+    /// [`RESET_MAGIC`].
+    pub magic: [u8; 8],
+    /// The paravisor's entry point, in 32-bit mode without paging.
+    pub entry: u32,
+    /// The launch block.
+    pub launch_block: u32,
+}
+
+/// TDX: where the boot processor calls the others, which wait for it since the launch. In a page of its own; zero at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Mailbox {
+    /// The index of the processor that is called. It sets it to zero when it has read the rest.
+    pub processor: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The top of its stack.
+    pub stack: u64,
+    /// Where it goes, in long mode on the image's page tables.
+    pub entry: u64,
+}
 
 /// Payloads lie below this: above it, a PC may have devices instead of memory.
 pub const PAYLOAD_LIMIT: u64 = 2 << 30;
@@ -229,6 +263,10 @@ pub struct LaunchBlock {
     pub cpuid_page: Range,
     /// SEV-SNP: the page in which the firmware left its secrets.
     pub secrets_page: Range,
+    /// TDX: the page with the [`Mailbox`].
+    pub mailbox: Range,
+    /// TDX: the attributes that the TD has to have, of those that a policy decides.
+    pub td_attributes: u64,
     /// What of the payload and the RAM disk is not measured, for Parados to check. Where no entry names them, they are measured.
     pub digests: [Digest; PAYLOAD_DIGESTS],
 }

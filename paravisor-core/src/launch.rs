@@ -217,6 +217,8 @@ pub(crate) mod tests {
             placed: [Range::default(); PLACED_RANGES],
             cpuid_page: Range::default(),
             secrets_page: Range::default(),
+            mailbox: Range::default(),
+            td_attributes: 0,
             digests: [Digest::NONE; PAYLOAD_DIGESTS],
         }
     }

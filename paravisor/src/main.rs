@@ -11,14 +11,18 @@ mod crash;
 mod heap;
 #[cfg(target_os = "none")]
 mod journal;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", not(feature = "tdx")))]
 mod start;
+#[cfg(all(target_os = "none", feature = "tdx"))]
+mod start_tdx;
 
 /// The platform that the image is built for.
-#[cfg(all(target_os = "none", not(feature = "snp")))]
+#[cfg(all(target_os = "none", not(any(feature = "snp", feature = "tdx"))))]
 use platform_native::{self as backend, Native as Backend};
 #[cfg(all(target_os = "none", feature = "snp"))]
 use platform_snp::{self as backend, Snp as Backend};
+#[cfg(all(target_os = "none", feature = "tdx"))]
+use platform_tdx as backend;
 
 #[cfg(not(target_os = "none"))]
 fn main() {

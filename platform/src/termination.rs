@@ -110,6 +110,10 @@ reasons! {
     UnexpectedInit = 0x24, "an INIT that Parados must never see", None;
     /// Parados's own memory did not suffice for what the guest did with its memory.
     MemoryExhausted = 0x25, "Parados's own memory ran out", Private("the guest-physical address");
+    /// The VM was launched with attributes that the image's measured policy forbids, or without those that it asks for.
+    PolicyMismatch = 0x30, "the VM was not launched as the image's policy says", Released("the attributes that differ");
+    /// The platform's backend does not run guests yet: what can be checked without one was in order.
+    NoGuestYet = 0x31, "no guest can run on this platform yet", None;
 }
 
 impl Reason {
@@ -248,7 +252,7 @@ mod tests {
              |---|---|\n| native | code and words in the last record on the debug port; `cargo xtask run` ends with status 70 \
              (69 for 15h, 64 for 13h) |\n| SNP | GHCB termination, reason set 8h; the reference host tells the words |\n| TDX | \
              ReportFatalError: the code in R12, the words as its message; no host here has read it |\n\n\
-             The backend of TDX does not exist yet; the table has its form ready.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
+             TDX runs no guest yet.\n\nA detail comes with most reasons, one number with one meaning. It leaves only \
              where it cannot say anything\nabout the guest: a private one is logged, which an image for debugging shows, and \
              stands in the crash record\nif there is one. Steps of the start: 0 the launch and the platform, 1 the guest's \
              machine, 2 the other processors,\n3 what is left.\n\n\

@@ -19,4 +19,5 @@ pub mod pci;
 pub mod pvh;
 pub mod sev;
 pub mod svm;
+pub mod tdx;
 pub mod vmsa;

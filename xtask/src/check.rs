@@ -28,6 +28,7 @@ const BARE_METAL: &[&str] = &[
     "platform-native",
     "platform-shared",
     "platform-snp",
+    "platform-tdx",
     "reference-host",
     "snp-host",
     "snp-model",
@@ -60,7 +61,8 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("formatting, fuzz", &|| tool(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))),
         ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
         ("clippy, bare metal", &|| tool(bare_metal(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
-        ("clippy, bare metal, SNP", &|| tool(bare_metal_snp(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
+        ("clippy, bare metal, SNP", &|| tool(bare_metal_for(cargo().arg("clippy"), "snp").args(["--", "-Dwarnings"]))),
+        ("clippy, bare metal, TDX", &|| tool(bare_metal_for(cargo().arg("clippy"), "tdx").args(["--", "-Dwarnings"]))),
         ("documentation", &|| tool(documentation(&mut cargo()))),
     ];
     let (mut passed, mut failed) = (0, 0);
@@ -94,11 +96,11 @@ fn bare_metal(command: &mut Command) -> &mut Command {
     command
 }
 
-/// The image of the other platform, in the folder where it is built.
-fn bare_metal_snp(command: &mut Command) -> &mut Command {
+/// The image of another platform, in the folder where it is built.
+fn bare_metal_for<'a>(command: &'a mut Command, platform: &str) -> &'a mut Command {
     command.args(["--release", "--quiet", "--target", TARGET, "--package", "paravisor"]);
-    command.args(["--no-default-features", "--features", "statistics,snp", "--target-dir"]);
-    command.arg(build::target_directory().join("snp"))
+    command.args(["--no-default-features", "--features", &format!("statistics,{platform}"), "--target-dir"]);
+    command.arg(build::target_directory().join(platform))
 }
 
 fn documentation(command: &mut Command) -> &mut Command {

@@ -79,7 +79,9 @@ pub(crate) fn platform(name: &str) -> Result<Platform> {
     match name {
         "native" => Ok(Platform::Native),
         "snp" => Ok(Platform::Snp),
-        "tdx" => Err(Failure::usage(format!("--platform {name}: not built yet, only native and snp are"))),
+        "tdx" => {
+            Err(Failure::usage(format!("--platform {name}: its image starts no guest yet, only native and snp do")))
+        }
         _ => Err(Failure::usage(format!("--platform {name}: unknown platform, there are native and snp"))),
     }
 }

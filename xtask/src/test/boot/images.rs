@@ -149,13 +149,18 @@ fn in_file(image: &[u8], gpa: u64) -> Result<usize, String> {
 /// One file for all platforms for which there are images, started as each of them.
 fn combined(context: &Context) -> Outcome {
     let scratch = scratch()?;
-    let image = |platform: &Platform| Request { platform: *platform, figure: true, ..Request::default() }.build();
-    let images = Platform::BUILDABLE.iter().map(image).collect::<crate::failure::Result<Vec<_>>>();
+    let image = |platform| Request { platform, figure: true, ..Request::default() }.build();
+    let images = Platform::ALL.into_iter().map(image).collect::<crate::failure::Result<Vec<_>>>();
     let whole = igvm_tools::combine(&images.map_err(|failure| failure.message)?).map_err(|error| error.to_string())?;
     let file = scratch.file("all.igvm");
     write(&file, &whole.bytes)?;
-    for platform in Platform::BUILDABLE {
-        let options = ["--image", &file.to_string_lossy(), "--platform", platform.name()];
+    let name = file.to_string_lossy();
+    let finished = driver::run(context.qemu.as_deref(), &["--image", &name, "--platform", "tdx"])?;
+    if finished.status != 64 || finished.stderr.lines().count() != 1 {
+        return Err(format!("tdx: expected one line that no guest starts there, got {finished:?}"));
+    }
+    for platform in [Platform::Native, Platform::Snp] {
+        let options = ["--image", &name, "--platform", platform.name()];
         let finished = driver::run(context.qemu.as_deref(), &options)?;
         if finished.status != 0 || !finished.stdout.contains(USER_MODE) {
             return Err(format!("{}: expected a guest in user mode, got {finished:?}", platform.name()));

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The other processors: each waits at the mailbox since the launch (`entry`), gets a stack with a guard page, and is called by its
+//! index.
+//!
+//! They are called one after the other, so one mailbox does for all. Nothing runs on them yet: they see whether they are who was
+//! called, and sleep. Hostile party: the host, which may let a processor run late or never.
+
+use core::mem::offset_of;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use alloc::alloc::{Layout, alloc_zeroed};
+
+use image_abi::{LaunchBlock, Mailbox};
+use platform::{PAGE_SIZE, Reason, Termination};
+use platform_shared::own_tables::unmap;
+
+use crate::ending::end;
+use crate::start::StartError;
+use crate::{interrupts, tdcall};
+
+/// Bytes of a processor's stack, and of the guard below it.
+const STACK: usize = 16 << 10;
+const GUARD: usize = PAGE_SIZE as usize;
+
+/// How often the boot processor looks whether another one has arrived: seconds, where PAUSE takes a hundred cycles.
+const PATIENCE: u32 = 1 << 27;
+
+/// The last processor that has arrived.
+static ARRIVED: AtomicU32 = AtomicU32::new(0);
+
+/// The launch block's [`Mailbox`], as it is written.
+#[repr(C)]
+struct Cells {
+    processor: AtomicU32,
+    _reserved: u32,
+    stack: AtomicU64,
+    entry: AtomicU64,
+}
+
+const _: () = assert!(
+    offset_of!(Cells, processor) == offset_of!(Mailbox, processor)
+        && offset_of!(Cells, stack) == offset_of!(Mailbox, stack)
+        && offset_of!(Cells, entry) == offset_of!(Mailbox, entry)
+);
+
+/// Calls processors 1 to `processors` - 1. The error comes with the processor.
+pub fn start_others(block: &LaunchBlock, processors: u32) -> Result<(), (StartError, u32)> {
+    let mailbox = ptr::with_exposed_provenance::<Cells>(block.mailbox.start as usize);
+    // SAFETY: the launch block gives the mailbox a page of its own, mapped for ever. The code that waits reads and writes it as one
+    // reads and writes atomics.
+    let mailbox = unsafe { &*mailbox };
+    for index in 1..processors {
+        // Whoever was called before has arrived, so it has read these.
+        mailbox.stack.store(new_stack().map_err(|error| (error, index))?, Ordering::Relaxed);
+        mailbox.entry.store(arrive as *const () as u64, Ordering::Relaxed);
+        mailbox.processor.store(index, Ordering::Release);
+        let arrived = || ARRIVED.load(Ordering::Acquire) == index;
+        let looks = |_| {
+            core::hint::spin_loop();
+            arrived()
+        };
+        if !(0..PATIENCE).any(looks) {
+            return Err((StartError::ProcessorStart, index));
+        }
+    }
+    Ok(())
+}
+
+/// The top of a new stack with an absent page below it.
+fn new_stack() -> Result<u64, StartError> {
+    let layout = Layout::from_size_align(GUARD + STACK, GUARD).map_err(|_| StartError::ProcessorMemory)?;
+    // SAFETY: the layout's size is not zero.
+    let bottom = unsafe { alloc_zeroed(layout) };
+    if bottom.is_null() {
+        return Err(StartError::ProcessorMemory);
+    }
+    let bottom = bottom.expose_provenance() as u64;
+    unmap(bottom).map_err(|_| StartError::ProcessorMemory)?;
+    Ok(bottom + (GUARD + STACK) as u64)
+}
+
+/// The first Rust code of another processor, with an empty stack.
+extern "C" fn arrive(index: u32) -> ! {
+    interrupts::load();
+    if !tdcall::information().is_ok_and(|information| information.index == index) {
+        end(Termination::Fatal(Reason::ProcessorStart, index.into()));
+    }
+    ARRIVED.store(index, Ordering::Release);
+    loop {
+        tdcall::sleep();
+    }
+}
