@@ -13,13 +13,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The keys of `[policy]`, each with its bit of the launch block.
-pub const POLICY: [(&str, u32); 6] = [
+pub const POLICY: [(&str, u32); 7] = [
     ("test_devices", flag::TEST_DEVICES),
     ("command", flag::COMMAND),
     ("statistics", flag::STATISTICS),
     ("debug_log", flag::DEBUG_LOG),
     ("canary", flag::CANARY),
     ("guest_statistics", flag::GUEST_STATISTICS),
+    ("page_conversion", flag::PAGE_CONVERSION),
 ];
 
 /// The key of SNP's `[policy]` that is no bit.

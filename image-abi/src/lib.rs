@@ -133,9 +133,17 @@ pub mod flag {
     pub const CANARY: u32 = 1 << 4;
     /// The guest can read the exit statistics, in a window of MMIO.
     pub const GUEST_STATISTICS: u32 = 1 << 5;
+    /// The guest may share pages with the host and take them back, by hypercall.
+    pub const PAGE_CONVERSION: u32 = 1 << 6;
     /// All bits that mean something.
-    pub const ALL: u32 =
-        TEST_DEVICES | COMMAND | STATISTICS | DEBUG_LOG | CANARY | GUEST_STATISTICS | super::log_level::MASK;
+    pub const ALL: u32 = TEST_DEVICES
+        | COMMAND
+        | STATISTICS
+        | DEBUG_LOG
+        | CANARY
+        | GUEST_STATISTICS
+        | PAGE_CONVERSION
+        | super::log_level::MASK;
 }
 
 /// A pattern that nobody has by chance, and that a test guest can tell without having a copy of it: each word proves

@@ -3,14 +3,15 @@
 
 use devices::apic::{Effect, Lapic};
 use devices::pc::Answer;
-use platform::{Gpa, Platform};
+use platform::{Gpa, MemoryError, PageRange, Platform, Visibility};
 use vc_handlers::cpuid::PHYSICAL_BITS;
 use vc_handlers::emulate::Emulation;
-use vc_handlers::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target};
+use vc_handlers::{Conversion, DeviceReply, DeviceRequest, Env, Oddity, Operation, Target};
 use vmm_interface::InterruptMessage;
 use vmm_interface::sync::Ordering;
 
 use crate::machine::Machine;
+use crate::pages::Exchange;
 use crate::statistics::Statistics;
 
 /// IA32_APIC_BASE and IA32_TSC_DEADLINE (SDM vol. 4, table 2-2).
@@ -30,8 +31,7 @@ pub(crate) struct VcpuEnv<'a, P: Platform + 'static> {
 
 impl<P: Platform> VcpuEnv<'_, P> {
     fn is_trapped(&self, gpa: Gpa) -> bool {
-        use platform::PageState;
-        matches!(self.machine.page_state(gpa), PageState::Trapped | PageState::Own)
+        !self.machine.is_memory(gpa)
     }
 
     /// Counts something. The counters are looked up, so that exits that count nothing here need not bring them along.
@@ -170,7 +170,8 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
             APIC_BASE => {
                 // An APIC over memory would have to hide it from its own processor alone, and the pages are everybody's.
                 let page = Gpa(value).page();
-                if page.0 >> PHYSICAL_BITS != 0 || page.0 != self.lapic.base() && !self.is_trapped(page) {
+                let free = || !self.machine.may_become_memory(page);
+                if page.0 >> PHYSICAL_BITS != 0 || page.0 != self.lapic.base() && !free() {
                     return None;
                 }
                 self.lapic.set_base_msr(value)?;
@@ -191,6 +192,18 @@ impl<P: Platform> Env for VcpuEnv<'_, P> {
         self.machine.note(&journal::Sent { vcpu: self.index.into(), vector: message.vector.into() });
         *self.recheck = true;
         self.machine.fabric.deliver(Some(self.index), message, &self.machine.others(self.index))
+    }
+
+    fn convert(&mut self, range: PageRange, to: Visibility) -> Conversion {
+        match self.machine.exchange(range, to) {
+            Ok(Exchange::Pages(pages)) => Conversion::Pages(pages),
+            Ok(Exchange::Busy) => Conversion::Busy,
+            Ok(Exchange::Refused) => Conversion::Refused,
+            Err(MemoryError::NotMemory) => Conversion::NotMemory,
+            Err(MemoryError::WrongState) => Conversion::WrongState,
+            Err(MemoryError::Exhausted) => Conversion::Exhausted,
+            Err(MemoryError::Host) => Conversion::Broken,
+        }
     }
 
     fn oddity(&mut self, oddity: Oddity) {

@@ -4,7 +4,7 @@
 //! The launch block is part of the image. The other two come from the host, which may lie: they decide how much memory the
 //! guest gets, and must not make Parados hand out its own or use what is not there.
 
-use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range};
+use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range, flag};
 use platform::{Gpa, PageRange, PageSize, RamMap, RamMapError, Reason};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -20,6 +20,9 @@ const KIB: u64 = 1 << 10;
 const BASE_BYTES: u64 = 1100 * KIB;
 const PROCESSOR_BYTES: u64 = 64 * KIB;
 const GIB_BYTES: u64 = 16 * KIB;
+/// The same where the guest may convert pages: two bits for each page, and tables for both addresses of what it has shared.
+const CONVERSION_BYTES: u64 = 192 * KIB;
+const CONVERSION_GIB_BYTES: u64 = 96 * KIB;
 
 /// IGVM memory map entry (IGVM file format, `IGVM_VHS_MEMORY_MAP_ENTRY`). A count of zero ends the list.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
@@ -107,7 +110,9 @@ impl Launch {
         }
         let high_bytes =
             all.iter().find(|range| range.contains(Gpa(4 * GIB))).map_or(0, |range| range.end().0 - 4 * GIB);
-        let bytes = region_bytes(block.image.bytes, processor_count, all.bytes()).ok_or(LaunchError::Region)?;
+        let converts = block.has(flag::PAGE_CONVERSION);
+        let bytes =
+            region_bytes(block.image.bytes, processor_count, all.bytes(), converts).ok_or(LaunchError::Region)?;
         let region = PageRange::new(Gpa(IMAGE_BASE), Gpa(IMAGE_BASE + bytes)).ok_or(LaunchError::Block)?;
         if region.end().0 > low_end {
             return Err(LaunchError::Region);
@@ -145,9 +150,12 @@ impl Launch {
     }
 }
 
-/// How many bytes Parados takes for a VM: a multiple of 2 MiB, `None` if it is more than [`REGION_LIMIT`].
-pub fn region_bytes(image: u64, processors: u32, memory: u64) -> Option<u64> {
-    let need = image + BASE_BYTES + u64::from(processors) * PROCESSOR_BYTES + memory.div_ceil(GIB) * GIB_BYTES;
+/// How many bytes Parados takes for a VM, whose guest may convert pages or not: a multiple of 2 MiB, `None` if it is more than
+/// [`REGION_LIMIT`].
+pub fn region_bytes(image: u64, processors: u32, memory: u64, converts: bool) -> Option<u64> {
+    let (once, per_gib) = if converts { (CONVERSION_BYTES, CONVERSION_GIB_BYTES) } else { (0, 0) };
+    let base = image + BASE_BYTES + once + u64::from(processors) * PROCESSOR_BYTES;
+    let need = base + memory.div_ceil(GIB) * (GIB_BYTES + per_gib);
     let bytes = need.next_multiple_of(PageSize::Large.bytes());
     (bytes <= REGION_LIMIT).then_some(bytes)
 }
@@ -316,8 +324,11 @@ pub(crate) mod tests {
 
     #[test]
     fn our_region_stays_within_its_limit() {
-        assert_eq!(region_bytes(512 * KIB, 2, GIB), Some(2 * MIB));
-        assert!(region_bytes(512 * KIB, 255, 64 * GIB).is_some());
-        assert_eq!(region_bytes(REGION_LIMIT, 1, GIB), None);
+        assert_eq!(region_bytes(512 * KIB, 2, GIB, false), Some(2 * MIB));
+        assert_eq!(region_bytes(512 * KIB, 2, GIB, true), Some(2 * MIB));
+        assert_eq!(region_bytes(512 * KIB, 2, 3 * GIB, false), Some(2 * MIB));
+        assert_eq!(region_bytes(512 * KIB, 2, 3 * GIB, true), Some(4 * MIB));
+        assert!(region_bytes(512 * KIB, 255, 64 * GIB, true).is_some());
+        assert_eq!(region_bytes(REGION_LIMIT, 1, GIB, false), None);
     }
 }

@@ -10,8 +10,8 @@ use devices::pc::{Pc, PcConfig, PcHost};
 use image_abi::{LaunchBlock, flag, payload};
 use journal::{Event, Journal};
 use platform::{
-    Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Outbound, Platform, Reason, Releasable,
-    Termination, VcpuState, Visibility, Waker,
+    Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Outbound, PageRange, PageViews, Platform,
+    Reason, Releasable, Termination, VcpuState, Visibility, Waker,
 };
 use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
 use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -20,7 +20,7 @@ use vmm_interface::{DispatchError, InterruptMessage, Lifecycle};
 use crate::Launch;
 use crate::digest::{DigestError, judge_payload};
 use crate::mem::Image;
-use crate::pages::{PageCounts, PageStates, Transition};
+use crate::pages::{Exchange, PageCounts, PageStates, Transition};
 use crate::payload::{BootInformation, PayloadError};
 use crate::statistics::{Consent, MachineFigures, Report, Statistics, window};
 
@@ -138,7 +138,7 @@ pub struct Machine<P: Platform + 'static> {
     pub(crate) lint0: AtomicBool,
     /// The terminal has input for which the UART had no room.
     pub(crate) input_waits: AtomicBool,
-    pages: Mutex<PageStates<P::Pages>>,
+    pages: PageStates<P::Pages>,
     /// One for each vCPU, until it takes its own.
     lapics: Mutex<Vec<Option<&'static mut Lapic>>>,
     /// The boot processor's first state.
@@ -163,7 +163,7 @@ impl<P: Platform> Machine<P> {
         raw: &impl RawCpuid,
         journal: &'static Journal,
     ) -> Result<Self, MachineError> {
-        let pages = give_memory(pages, launch)?;
+        let pages = give_memory(pages, platform.views(), launch)?;
         let hashed = hash_payload(platform, &launch.block)?;
         let map = MemoryMap::new(launch.low_end, launch.high_bytes, &[launch.region])?;
         let rsdp = place_acpi_tables(platform.memory(), launch)?;
@@ -195,7 +195,7 @@ impl<P: Platform> Machine<P> {
             pc: Mutex::new(pc),
             lint0: AtomicBool::new(false),
             input_waits: AtomicBool::new(false),
-            pages: Mutex::new(pages),
+            pages,
             lapics: Mutex::new(each(launch.processors, |_| lapics.next())?),
             start,
             flags: block.flags,
@@ -284,9 +284,9 @@ impl<P: Platform> Machine<P> {
         }
     }
 
-    /// What became of the guest's pages. Does not wait: a processor may have died with the lock.
+    /// What became of the guest's pages, unless they are being moved just now.
     fn page_counts(&self) -> Option<PageCounts> {
-        self.pages.try_lock().map(|pages| pages.counts())
+        self.pages.counts()
     }
 
     /// Whether the guest can read the statistics at `gpa`.
@@ -308,9 +308,25 @@ impl<P: Platform> Machine<P> {
         window::read(gpa, width, header, |index| self.fabric.beside(index))
     }
 
-    /// The state of a page of guest memory.
-    pub fn page_state(&self, gpa: Gpa) -> platform::PageState {
-        self.pages.lock().state(gpa)
+    /// Whether memory answers at `gpa`, as the guest named it.
+    #[inline]
+    pub(crate) fn is_memory(&self, gpa: Gpa) -> bool {
+        self.pages.is_memory(gpa)
+    }
+
+    /// Whether memory answers at `gpa` now, or can do so after the guest has moved a page.
+    pub(crate) fn may_become_memory(&self, gpa: Gpa) -> bool {
+        self.pages.may_become_memory(gpa)
+    }
+
+    /// Whether guests may share pages with the host.
+    pub(crate) const fn converts_pages(&self) -> bool {
+        self.flags & flag::PAGE_CONVERSION != 0
+    }
+
+    /// Moves pages at the start of `range` to the other side.
+    pub(crate) fn exchange(&self, range: PageRange, to: Visibility) -> Result<Exchange, MemoryError> {
+        self.pages.exchange(range, to)
     }
 
     /// Calls the PC on behalf of vCPU `index`, with the machine around it.
@@ -393,14 +409,19 @@ fn policy(clock: &impl Clock, launch: &Launch) -> PolicyConfig {
         tsc_hz: clock.tsc_hz(),
         apic_timer_hz: devices::apic::TIMER_HZ as u32,
         invariant_tsc: true,
+        page_conversion: launch.block.has(flag::PAGE_CONVERSION),
         components: PolicyConfig::DEFAULT_COMPONENTS,
     }
 }
 
 #[inline(never)]
-fn give_memory<H: platform::GuestPages>(hardware: H, launch: &Launch) -> Result<PageStates<H>, MachineError> {
+fn give_memory<H: platform::GuestPages>(
+    hardware: H,
+    views: Option<&'static PageViews>,
+    launch: &Launch,
+) -> Result<PageStates<H>, MachineError> {
     let end = launch.ram.iter().last().map_or(Gpa(0), |range| range.end());
-    let mut pages = PageStates::new(end, hardware)?;
+    let mut pages = PageStates::new(end, hardware, views)?;
     pages.claim(launch.region)?;
     for range in launch.ram.iter() {
         pages.convert(range, Transition::Accept)?;

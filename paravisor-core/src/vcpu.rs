@@ -78,7 +78,9 @@ impl<P: Platform> Vcpu<P> {
         Some(Self {
             cpu,
             machine,
-            context: VcpuContext::new(&machine.cpuid, index).with_hypercalls(machine.has_test_devices()),
+            context: VcpuContext::new(&machine.cpuid, index)
+                .with_hypercalls(machine.has_test_devices())
+                .with_page_conversion(machine.converts_pages()),
             activity: if index == BOOT_PROCESSOR { Activity::Running } else { Activity::WaitForStartup },
             recheck: true,
             pending_nmis: 0,

@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 
 use platform::{
     Clock, Console, Gpa, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PageRange,
-    PageSize, Platform, Termination, Timer, Waker,
+    PageSize, PageViews, Platform, SHARED_BIT, Termination, Timer, Waker,
 };
 use platform_shared::clock::TscClock;
 use svm::{IoPermissions, MsrPermissions, NestedTables, Rights, TableMemory};
@@ -144,7 +144,7 @@ impl Native {
 
     /// The guest's memory, without Parados's own.
     pub fn ram(&self) -> &platform::RamMap {
-        &self.memory.reach().0
+        &self.memory.reach().ram
     }
 }
 
@@ -165,6 +165,10 @@ impl Platform for Native {
 
     fn host(&self) -> &NativeHost {
         &self.host
+    }
+
+    fn views(&self) -> Option<&PageViews> {
+        self.memory.reach().views.as_ref()
     }
 
     fn processors(&self) -> u32 {
@@ -252,13 +256,32 @@ unsafe impl TableMemory for HeapTables {
 }
 
 /// The hardware side of page states: presence in the nested tables. Native memory is never encrypted, so a shared page is
-/// a private one with another name.
+/// a private one with another name: it lies at its shared address, where no code is executed, and at no other. It is emptied on
+/// its way, as it is where the two are different memory.
 pub struct NativePages {
     pub(crate) tables: NestedTables<HeapTables>,
     pub(crate) native: Option<&'static Native>,
 }
 
+/// Zeroes guest memory that the guest cannot reach just now.
+fn empty(range: PageRange) {
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(range.start().0 as usize);
+    // SAFETY: the range is guest RAM, identity-mapped and never unmapped; it is in no nested table, no access of Parados's own is
+    // under way, and later ones wait for the move to end.
+    unsafe { start.write_bytes(0, range.bytes() as usize) };
+}
+
 impl NativePages {
+    fn map_shared(&mut self, range: PageRange) -> Result<(), MemoryError> {
+        let Gpa(start) = range.start();
+        let mapped = self.tables.map(SHARED_BIT | start, start, range.bytes(), Rights::WRITE);
+        mapped.map_err(|_| MemoryError::Exhausted)
+    }
+
+    fn unmap_shared(&mut self, range: PageRange) -> Result<(), MemoryError> {
+        self.tables.unmap(SHARED_BIT | range.start().0, range.bytes()).map_err(|_| MemoryError::Exhausted)
+    }
+
     fn map(&mut self, range: PageRange) -> Result<(), MemoryError> {
         let Gpa(start) = range.start();
         self.tables.map(start, start, range.bytes(), Rights::all()).map_err(|_| MemoryError::Exhausted)
@@ -270,12 +293,32 @@ impl GuestPages for NativePages {
         self.map(range)
     }
 
-    fn share(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
-        self.map(range)
+    fn share(&mut self, range: PageRange, _: PageSize) -> Result<u64, MemoryError> {
+        empty(range);
+        match self.map_shared(range) {
+            Ok(()) => Ok(range.bytes()),
+            Err(error) => {
+                self.unmap_shared(range)?;
+                self.map(range)?;
+                Err(error)
+            }
+        }
     }
 
-    fn unshare(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
-        self.map(range)
+    fn unshare(&mut self, range: PageRange, _: PageSize) -> Result<u64, MemoryError> {
+        let taken = self.unmap_shared(range);
+        self.flush();
+        if taken.is_ok() {
+            empty(range);
+        }
+        match taken.and_then(|()| self.map(range)) {
+            Ok(()) => Ok(range.bytes()),
+            Err(error) => {
+                self.tables.unmap(range.start().0, range.bytes()).map_err(|_| MemoryError::Exhausted)?;
+                self.map_shared(range)?;
+                Err(error)
+            }
+        }
     }
 
     fn trap(&mut self, range: PageRange, _: PageSize) -> Result<(), MemoryError> {
@@ -287,7 +330,8 @@ impl GuestPages for NativePages {
         let Some(native) = self.native else { return };
         let generation = native.generation.fetch_add(1, Ordering::AcqRel) + 1;
         let own = apic::id();
-        for index in (0..native.processors).filter(|&index| index != own) {
+        // This one as well: it leaves its guest at once, and then drops what it holds.
+        for index in 0..native.processors {
             native.host.kick(index);
         }
         native.acknowledge_generation(own, generation);

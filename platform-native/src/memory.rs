@@ -3,24 +3,25 @@
 
 use core::ptr;
 
-use platform::{Gpa, MemoryError, RamMap, Visibility};
+use platform::{Gpa, Hold, MemoryError, PageViews, RamMap, Visibility};
 use platform_shared::direct_map::{DirectMap, Reach};
 
 /// The guest's memory, without Parados's own.
 pub type NativeMemory = DirectMap<GuestRam>;
 
-/// The guest's RAM.
-pub struct GuestRam(pub(crate) RamMap);
+/// The guest's RAM, and which of it is shared. Both views are the same memory here; who asks for a page in the wrong one is
+/// refused all the same, as where it would be another page.
+pub struct GuestRam {
+    pub(crate) ram: RamMap,
+    pub(crate) views: Option<PageViews>,
+}
 
 // SAFETY: the RAM is identity-mapped and never unmapped, and the map leaves Parados's own memory out.
 unsafe impl Reach for GuestRam {
     #[inline]
-    fn pointer(&self, gpa: Gpa, _: Visibility, bytes: usize) -> Result<*mut u8, MemoryError> {
-        if self.0.contains(gpa, bytes as u64) {
-            Ok(ptr::with_exposed_provenance_mut(gpa.0 as usize))
-        } else {
-            Err(MemoryError::NotMemory)
-        }
+    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<(*mut u8, Hold<'_>), MemoryError> {
+        let hold = Hold::new(&self.ram, self.views.as_ref(), gpa, bytes as u64, view)?;
+        Ok((ptr::with_exposed_provenance_mut(hold.at.0 as usize), hold))
     }
 }
 
@@ -38,7 +39,7 @@ mod tests {
         let gpa = Gpa(ptr::from_mut(page).expose_provenance() as u64);
         let mut ram = RamMap::default();
         ram.push(PageRange::new(gpa, Gpa(gpa.0 + 4096)).unwrap()).unwrap();
-        (page, NativeMemory::new(GuestRam(ram)), gpa)
+        (page, NativeMemory::new(GuestRam { ram, views: None }), gpa)
     }
 
     #[test]
@@ -60,6 +61,31 @@ mod tests {
         assert_eq!(memory.copy_in(Gpa(gpa.0 + 4095), Visibility::Private, &mut byte), Err(MemoryError::NotMemory));
         assert_eq!(memory.copy_out(Gpa(gpa.0 - 1), Visibility::Private, &[1]), Err(MemoryError::NotMemory));
         assert_eq!(memory.copy_in(Gpa(u64::MAX), Visibility::Private, &mut byte), Err(MemoryError::NotMemory));
+    }
+
+    /// What is for the host must not be read or left where the guest keeps its secrets, nor the other way round.
+    #[test]
+    fn a_buffer_for_the_host_is_no_private_page() {
+        let gpa = Gpa(0x5000);
+        let mut ram = RamMap::default();
+        ram.push(PageRange::new(Gpa(0), Gpa(0x8000)).unwrap()).unwrap();
+        let views = platform_shared::heap::page_views(0x8000).unwrap();
+        let page = PageRange::new(gpa, Gpa(0x6000)).unwrap();
+        views.begin(page);
+        views.finish(page, Visibility::Shared);
+        let memory = GuestRam { ram, views: Some(views) };
+        let shared = |gpa: u64| Gpa(gpa | platform::SHARED_BIT);
+        assert_eq!(memory.pointer(shared(0x5008), Visibility::Shared, 8).unwrap().0.addr(), 0x5008);
+        assert_eq!(memory.pointer(Gpa(0x4008), Visibility::Private, 8).unwrap().0.addr(), 0x4008);
+        for (gpa, view) in [
+            (gpa, Visibility::Private),
+            (gpa, Visibility::Shared),
+            (Gpa(0x4000), Visibility::Shared),
+            (shared(0x4000), Visibility::Shared),
+            (shared(0x5000), Visibility::Private),
+        ] {
+            assert_eq!(memory.pointer(gpa, view, 8).err(), Some(MemoryError::NotMemory), "{gpa:?} {view:?}");
+        }
     }
 
     #[test]

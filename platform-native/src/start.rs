@@ -7,11 +7,12 @@ use alloc::vec::Vec;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::AtomicU64;
 
-use image_abi::LaunchBlock;
+use image_abi::{LaunchBlock, flag};
 use platform::{MemoryError, PageRange, RamMap, Reason};
 use platform_shared::clock::{self, TscClock};
 use platform_shared::descriptor::Descriptors;
 use platform_shared::exceptions::{OnException, set_handler};
+use platform_shared::heap::page_views;
 use platform_shared::own_tables;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use svm::NestedTables;
@@ -100,7 +101,7 @@ pub fn expose(page: u64) {
 #[inline(never)]
 pub fn prepare(
     ram: RamMap,
-    _: &LaunchBlock,
+    block: &LaunchBlock,
     processors: u32,
     tsc: u64,
     measurement: Measurement,
@@ -129,11 +130,12 @@ pub fn prepare(
         let page = EXPOSED.load(core::sync::atomic::Ordering::Relaxed);
         pages.tables.map(page, page, 4096, svm::Rights::all()).map_err(|_| StartError::OutOfMemory)?;
     }
+    let views = if block.has(flag::PAGE_CONVERSION) { Some(page_views(end)?) } else { None };
     let mut flushed = Vec::new();
     flushed.try_reserve_exact(processors as usize).map_err(|_| StartError::OutOfMemory)?;
     flushed.resize_with(processors as usize, || AtomicU64::new(0));
     let parts = Parts {
-        memory: NativeMemory::new(GuestRam(ram)),
+        memory: NativeMemory::new(GuestRam { ram, views }),
         clock,
         processors,
         nested_root: pages.tables.root(),

@@ -7,16 +7,16 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use platform::{Gpa, GuestMemory, MemoryError, Visibility};
+use platform::{Gpa, GuestMemory, Hold, MemoryError, Visibility};
 
 /// What of the identity map is the guest's.
 ///
 /// # Safety
-/// A pointer that [`Self::pointer`] gives is the identity-mapped address of guest RAM that stays mapped for ever, valid for all of
-/// the bytes, and none of it is Parados's own.
+/// A pointer that [`Self::pointer`] gives leads to guest RAM in that view and stays mapped for ever. While it is held, it is valid
+/// for all of the bytes, and none of them is Parados's own.
 pub unsafe trait Reach {
-    /// Where `bytes` bytes at `gpa` are.
-    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<*mut u8, MemoryError>;
+    /// Where `bytes` bytes at `gpa` are, and what keeps them there.
+    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<(*mut u8, Hold<'_>), MemoryError>;
 }
 
 /// The guest's memory.
@@ -39,8 +39,8 @@ impl<R: Reach> GuestMemory for DirectMap<R> {
         if buffer.is_empty() {
             return Ok(());
         }
-        let source = self.0.pointer(gpa, view, buffer.len())?;
-        // SAFETY: `source` is identity-mapped guest RAM for the whole length, checked above; `buffer` is ours.
+        let (source, _hold) = self.0.pointer(gpa, view, buffer.len())?;
+        // SAFETY: `source` is guest RAM for the whole length, which is held; `buffer` is ours.
         unsafe { copy(buffer.as_mut_ptr(), source, buffer.len()) };
         Ok(())
     }
@@ -49,8 +49,8 @@ impl<R: Reach> GuestMemory for DirectMap<R> {
         if data.is_empty() {
             return Ok(());
         }
-        let target = self.0.pointer(gpa, view, data.len())?;
-        // SAFETY: `target` is identity-mapped guest RAM for the whole length, checked above; `data` is ours.
+        let (target, _hold) = self.0.pointer(gpa, view, data.len())?;
+        // SAFETY: `target` is guest RAM for the whole length, which is held; `data` is ours.
         unsafe { copy(target, data.as_ptr(), data.len()) };
         Ok(())
     }
@@ -66,10 +66,10 @@ impl<R: Reach> GuestMemory for DirectMap<R> {
         if !matches!(width, 1 | 2 | 4 | 8 | 16) || !gpa.0.is_multiple_of(width as u64) {
             return Err(MemoryError::NotMemory);
         }
-        let at = self.0.pointer(gpa, view, width)?;
+        let (at, _hold) = self.0.pointer(gpa, view, width)?;
         macro_rules! exchange {
             ($atomic:ty, $int:ty) => {{
-                // SAFETY: `at` is valid and aligned for this width, checked above, and RAM is never unmapped.
+                // SAFETY: `at` is valid and aligned for this width, checked above, and held.
                 let cell = unsafe { <$atomic>::from_ptr(at.cast()) };
                 let found = cell.compare_exchange(current as $int, new as $int, Ordering::SeqCst, Ordering::SeqCst);
                 u128::from(found.unwrap_or_else(|found| found))
@@ -80,7 +80,7 @@ impl<R: Reach> GuestMemory for DirectMap<R> {
             2 => exchange!(AtomicU16, u16),
             4 => exchange!(AtomicU32, u32),
             8 => exchange!(AtomicU64, u64),
-            // SAFETY: `at` is valid and aligned to 16 bytes, checked above.
+            // SAFETY: `at` is valid and aligned to 16 bytes, checked above, and held.
             _ => unsafe { compare_exchange_16(at, current, new) },
         })
     }

@@ -169,12 +169,12 @@ impl GuestPages for SnpPages {
     }
 
     /// The pool of shared pages is empty as long as nobody in Parados, and no hypercall, asks for one.
-    fn share(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {
+    fn share(&mut self, _: PageRange, _: PageSize) -> Result<u64, MemoryError> {
         Err(MemoryError::Exhausted)
     }
 
     /// No page is shared, so none can be in the state that this starts from.
-    fn unshare(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {
+    fn unshare(&mut self, _: PageRange, _: PageSize) -> Result<u64, MemoryError> {
         Err(MemoryError::WrongState)
     }
 

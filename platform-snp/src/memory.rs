@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use platform::{Gpa, MemoryError, Reason, Termination, Visibility};
+use platform::{Gpa, Hold, MemoryError, Reason, Termination, Visibility};
 use platform_shared::direct_map::{DirectMap, Reach};
 
 use crate::accept::ensure;
@@ -16,12 +16,10 @@ pub type SnpMemory = DirectMap<Acceptance>;
 // SAFETY: what is accepted is identity-mapped private RAM of the guest's, which is never unmapped.
 unsafe impl Reach for Acceptance {
     /// No page of the guest's is shared yet, so there is nothing to reach in that view.
-    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<*mut u8, MemoryError> {
-        if view == Visibility::Shared || !self.ram().contains(gpa, bytes as u64) {
-            return Err(MemoryError::NotMemory);
-        }
+    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<(*mut u8, Hold<'_>), MemoryError> {
+        let hold = Hold::new(self.ram(), None, gpa, bytes as u64, view)?;
         match ensure(self, gpa, bytes as u64) {
-            Ok(()) => Ok(ptr::with_exposed_provenance_mut(gpa.0 as usize)),
+            Ok(()) => Ok((ptr::with_exposed_provenance_mut(gpa.0 as usize), hold)),
             // Nobody may go on with a host that exchanges pages.
             Err(MemoryError::Host) => end(Termination::Fatal(Reason::GuestMemory, gpa.0)),
             Err(other) => Err(other),

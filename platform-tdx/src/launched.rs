@@ -6,7 +6,7 @@
 use core::ptr;
 
 use image_abi::{PLACED_RANGES, Range};
-use platform::{Gpa, MemoryError, Visibility};
+use platform::{Gpa, Hold, MemoryError, Visibility};
 use platform_shared::direct_map::{DirectMap, Reach};
 use specs::tdx::attribute;
 
@@ -39,13 +39,13 @@ impl Placed {
 // nothing unmaps it.
 unsafe impl Reach for Placed {
     /// All of it in one range: ranges that touch are one in the list.
-    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<*mut u8, MemoryError> {
+    fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<(*mut u8, Hold<'_>), MemoryError> {
         let end = gpa.0.checked_add(bytes as u64).ok_or(MemoryError::NotMemory)?;
         let within = |range: &Range| range.start <= gpa.0 && end <= range.end();
         if view == Visibility::Shared || !self.0.iter().any(within) {
             return Err(MemoryError::NotMemory);
         }
-        Ok(ptr::with_exposed_provenance_mut(gpa.0 as usize))
+        Ok((ptr::with_exposed_provenance_mut(gpa.0 as usize), Hold::of_fixed(gpa)))
     }
 }
 
@@ -70,12 +70,13 @@ mod tests {
         ranges[1] = Range { start: 0x8000, bytes: 0x1000 };
         // SAFETY: nothing is read or written here.
         let placed = unsafe { Placed::new(ranges) };
-        let reach = |gpa, bytes| placed.pointer(Gpa(gpa), Visibility::Private, bytes).map(|pointer| pointer.addr());
+        let reach =
+            |gpa, bytes| placed.pointer(Gpa(gpa), Visibility::Private, bytes).map(|(pointer, _)| pointer.addr());
         assert_eq!(reach(0x1000, 0x2000), Ok(0x1000));
         assert_eq!(reach(0x8fff, 1), Ok(0x8fff));
         for (gpa, bytes) in [(0xfff, 2), (0x2fff, 2), (0x5000, 1), (0x1000, 0x8000), (0, 1), (u64::MAX, 2)] {
             assert_eq!(reach(gpa, bytes), Err(MemoryError::NotMemory), "{bytes} bytes at {gpa:#x}");
         }
-        assert_eq!(placed.pointer(Gpa(0x1000), Visibility::Shared, 1), Err(MemoryError::NotMemory));
+        assert_eq!(placed.pointer(Gpa(0x1000), Visibility::Shared, 1).err(), Some(MemoryError::NotMemory));
     }
 }

@@ -26,8 +26,10 @@ mod planted;
 mod ram;
 mod register;
 mod release;
+mod sync;
 mod termination;
 mod time;
+mod views;
 
 pub use address::{Gpa, Gva, PAGE_SIZE};
 pub use attester::{AttestError, Attester, REPORT_ROOM};
@@ -48,5 +50,7 @@ pub use register::{
     TableRegister,
 };
 pub use release::{DebugImage, Outbound, Releasable};
+pub use sync::ViewWord;
 pub use termination::{Detail, EndRecord, Reason, Termination};
 pub use time::{Clock, Instant, Timer};
+pub use views::{Hold, PageViews, SHARED_BIT};

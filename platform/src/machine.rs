@@ -2,7 +2,8 @@
 //! A platform as a whole: which types play which role, and how a VM ends.
 
 use crate::{
-    Attester, Clock, GuestCpu, GuestMemory, GuestPages, HostAccess, HostEvents, Outbound, Termination, Timer, Waker,
+    Attester, Clock, GuestCpu, GuestMemory, GuestPages, HostAccess, HostEvents, Outbound, PageViews, Termination,
+    Timer, Waker,
 };
 
 /// One backend. The image names exactly one; the core is generic over it.
@@ -34,6 +35,10 @@ pub trait Platform: Sync {
     fn clock(&self) -> &Self::Clock;
     /// The untrusted host.
     fn host(&self) -> &Self::Host;
+    /// Which pages the guest shares with the host; `None` if it may share none.
+    fn views(&self) -> Option<&PageViews> {
+        None
+    }
     /// How many processors the VM has, the boot processor included; at least 1.
     fn processors(&self) -> u32;
     /// Who gives evidence of the launch, if the platform has any.

@@ -3,7 +3,7 @@
 
 use crate::{Gpa, PAGE_SIZE};
 
-/// Through which view a page of guest memory is accessed. Native has one view and ignores it.
+/// Through which view a page of guest memory is accessed. Native has one kind of memory and keeps the two apart all the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Visibility {
     /// Encrypted; the guest's own.
@@ -101,7 +101,8 @@ pub enum MemoryError {
 /// The contents of guest memory. Copies in and copies out only: no reference into memory that someone else can write.
 ///
 /// Native: a direct map. SNP: C=1 and C=0 mappings. TDX: private and shared GPAs. Each call checks the page-state table's
-/// verdict first, so Parados's own pages and trapped ones are never reached.
+/// verdict first ([`crate::Hold`]), so Parados's own pages and trapped ones are never reached, and neither is a page in the
+/// other view. A shared address has [`crate::SHARED_BIT`] set. `WrongState`: the page is changing sides just now.
 pub trait GuestMemory {
     /// Copies guest memory at `gpa` into `buffer`. All or nothing.
     fn copy_in(&self, gpa: Gpa, view: Visibility, buffer: &mut [u8]) -> Result<(), MemoryError>;
@@ -126,17 +127,21 @@ pub trait GuestMemory {
 /// | method | native | SNP | TDX |
 /// |---|---|---|---|
 /// | `accept` | map in the nested tables | PVALIDATE, zero, RMPADJUST | TDG.MEM.PAGE.ACCEPT, ATTR.WR |
-/// | `share` | map, marked | rescind, page-state change | MapGPA |
-/// | `unshare` | map, marked | page-state change, PVALIDATE, zero, RMPADJUST | MapGPA, ACCEPT |
+/// | `share` | map at the shared address | rescind, page-state change | MapGPA |
+/// | `unshare` | map at the private address | page-state change, PVALIDATE, zero, RMPADJUST | MapGPA, ACCEPT |
 /// | `trap` | unmap | left unvalidated | left pending, no L2 alias |
 /// | `flush` | new TLB generation | INVLPGB, TLBSYNC | INVEPT through TDG.VP.INVEPT |
+///
+/// A range is one page of 2 MiB, or some of 4 KiB within one.
 pub trait GuestPages {
     /// Makes `range` private memory of the guest, zeroed where the hardware does not keep its contents.
     fn accept(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError>;
-    /// Makes private `range` shared with the host. Contents are lost.
-    fn share(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError>;
-    /// Makes shared `range` private again, zeroed.
-    fn unshare(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError>;
+    /// Makes `range`, which was trapped and flushed, shared with the host, as far as the host goes along: how many bytes,
+    /// from its start on. The rest, and after an error all of it, is the guest's private memory again. Contents are lost.
+    fn share(&mut self, range: PageRange, size: PageSize) -> Result<u64, MemoryError>;
+    /// Takes shared `range` out of the shared view and makes it private, zeroed, as far as the host goes along: how many
+    /// bytes, from its start on. The rest, and after an error all of it, stays shared.
+    fn unshare(&mut self, range: PageRange, size: PageSize) -> Result<u64, MemoryError>;
     /// Takes `range` from the guest, so that each access exits as a memory fault.
     fn trap(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError>;
     /// Drops every translation that any processor may still hold for the guest.

@@ -55,6 +55,8 @@ pub mod leaf {
 
     /// Start of the range that hardware leaves to hypervisors (APM vol. 3, E.3.9: reserved for hypervisor use).
     pub const HYPERVISOR: u32 = 0x4000_0000;
+    /// Parados's own: how pages are shared with the host (`docs/page-conversion.md`).
+    pub const HYPERVISOR_PAGES: u32 = 0x4000_0002;
     /// TSC and APIC timer frequency in kHz: not in a manual; a convention of VMware that several hypervisors keep and that
     /// FreeBSD, illumos and unikernels read under any hypervisor.
     pub const HYPERVISOR_TIMING: u32 = 0x4000_0010;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine around the handlers: devices, guest memory, the local APIC and time.
 
-use platform::{Clock, Gpa, GuestMemory};
+use platform::{Clock, Gpa, GuestMemory, PageRange, Visibility};
 use vmm_interface::InterruptMessage;
 
 use crate::emulate::Emulation;
@@ -48,6 +48,25 @@ pub enum DeviceReply {
     Defer(Token),
 }
 
+/// How far a conversion of pages came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conversion {
+    /// So many pages from the start are on the other side; more may follow.
+    Pages(u64),
+    /// Not now: try again.
+    Busy,
+    /// The host did not convert the first page, which is as it was.
+    Refused,
+    /// The first page is no memory of the guest's.
+    NotMemory,
+    /// The first page is on that side already.
+    WrongState,
+    /// Parados has no memory left for the tables that it needs.
+    Exhausted,
+    /// The host lied; the VM cannot go on.
+    Broken,
+}
+
 /// What handlers may do besides touching the vCPU's registers.
 pub trait Env {
     /// The guest's memory.
@@ -76,6 +95,12 @@ pub trait Env {
     fn send(&mut self, message: &InterruptMessage) -> u32 {
         let _ = message;
         0
+    }
+    /// Moves pages at the start of `range` to the host's side or back, as many as can be done at once. A machine without this
+    /// has no such memory.
+    fn convert(&mut self, range: PageRange, to: Visibility) -> Conversion {
+        let _ = (range, to);
+        Conversion::NotMemory
     }
     /// The guest did something odd that real hardware lets pass or faults; counted for the statistics.
     fn oddity(&mut self, oddity: Oddity);

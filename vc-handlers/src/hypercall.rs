@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! VMMCALL: KVM's hypercalls, as far as kvm-unit-tests makes them without asking CPUID (Linux,
+//! VMMCALL: Parados's own hypercalls (`conversion`), and KVM's, as far as kvm-unit-tests makes them without asking CPUID (Linux,
 //! `Documentation/virt/kvm/x86/hypercalls.rst`).
 //!
-//! Only a machine with the test devices has them. Any other guest gets #UD, as on a processor without a hypervisor: CPUID
+//! Only a machine with the test devices has KVM's. A guest that has neither gets #UD, as on a processor without a hypervisor: CPUID
 //! announces none of KVM's interfaces.
 //!
 //! Hostile party: the guest, with number, bitmap and destination. One call sends at most 128 messages.
@@ -10,7 +10,7 @@
 use platform::{Exception, Gpr, GuestCpu};
 use vmm_interface::{DeliveryMode, Destination, InterruptMessage, TriggerMode};
 
-use crate::{Env, Outcome, VcpuContext, operand};
+use crate::{Env, Outcome, VcpuContext, conversion, operand};
 
 /// `KVM_HC_SEND_IPI`.
 const SEND_IPI: u64 = 10;
@@ -34,6 +34,9 @@ const BROADCAST: u64 = 0xff;
 
 /// A hypercall: number in RAX, arguments in RBX, RCX, RDX and RSI, the result in RAX.
 pub(crate) fn handle(next_rip: u64, vcpu: &VcpuContext<'_>, cpu: &mut impl GuestCpu, env: &mut impl Env) -> Outcome {
+    if let Some(outcome) = conversion::handle(next_rip, vcpu, cpu, env) {
+        return outcome;
+    }
     if !vcpu.hypercalls {
         return Outcome::Inject(Exception::UNDEFINED);
     }

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod conversion;
 pub mod cpuid;
 mod debug;
 pub mod emulate;
@@ -32,7 +33,7 @@ mod vcpu;
 mod xsetbv;
 
 pub use emulate::{Emulation, Found, resume};
-pub use env::{DeviceReply, DeviceRequest, Env, Oddity, Operation, Target, Token};
+pub use env::{Conversion, DeviceReply, DeviceRequest, Env, Oddity, Operation, Target, Token};
 pub use outcome::Outcome;
 pub use vcpu::{VcpuContext, Vendor};
 

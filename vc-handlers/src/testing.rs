@@ -16,12 +16,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use platform::{
     Clock, Control, DescriptorTable, Event, Exit, ExitReason, Gpa, Gpr, GuestCpu, GuestMemory, HostEvent, HostEvents,
-    InjectionState, Instant, MemoryError, Offer, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr,
-    SystemRegisters, TableRegister, Timer, VcpuState, Visibility,
+    InjectionState, Instant, MemoryError, Offer, PageRange, Reason, Segment, SegmentAttributes, SegmentRegister,
+    SwitchedMsr, SystemRegisters, TableRegister, Timer, VcpuState, Visibility,
 };
 use vmm_interface::{Destination, InterruptMessage};
 
-use crate::{DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation};
+use crate::{Conversion, DeviceReply, DeviceRequest, Emulation, Env, Oddity, Operation};
 
 /// A vCPU that runs nothing: [`GuestCpu::run`] hands out the scripted exits.
 #[derive(Clone, Debug)]
@@ -487,6 +487,10 @@ pub struct FakeEnv {
     pub sent: Vec<InterruptMessage>,
     /// The instruction that waits for a device.
     pub parked: Option<Emulation>,
+    /// Conversions asked for, in order.
+    pub conversions: Vec<(PageRange, Visibility)>,
+    /// What comes of them, first one first; then there is no memory.
+    pub converted: VecDeque<Conversion>,
 }
 
 impl Default for FakeEnv {
@@ -507,6 +511,8 @@ impl FakeEnv {
             oddities: Vec::new(),
             sent: Vec::new(),
             parked: None,
+            conversions: Vec::new(),
+            converted: VecDeque::new(),
         }
     }
 
@@ -553,6 +559,10 @@ impl Env for FakeEnv {
     fn send(&mut self, message: &InterruptMessage) -> u32 {
         self.sent.push(*message);
         u32::from(matches!(message.destination, Destination::Physical(0 | 1)))
+    }
+    fn convert(&mut self, range: PageRange, to: Visibility) -> Conversion {
+        self.conversions.push((range, to));
+        self.converted.pop_front().unwrap_or(Conversion::NotMemory)
     }
     fn oddity(&mut self, oddity: Oddity) {
         self.oddities.push(oddity);

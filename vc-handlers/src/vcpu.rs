@@ -22,19 +22,33 @@ pub struct VcpuContext<'t> {
     /// The enable bit of IA32_APIC_BASE, which CPUID shows: a copy, so that CPUID asks no device.
     pub(crate) apic_enabled: bool,
     pub(crate) msrs: MsrState,
-    /// VMMCALL is not #UD.
+    /// VMMCALL has what kvm-unit-tests wants.
     pub(crate) hypercalls: bool,
+    /// VMMCALL shares pages with the host and takes them back.
+    pub(crate) page_conversion: bool,
 }
 
 impl<'t> VcpuContext<'t> {
     /// The vCPU with this index, which is its APIC id, as firmware would leave it.
     pub fn new(cpuid: &'t CpuidTable, index: u32) -> Self {
-        Self { cpuid, apic_id: index, apic_enabled: true, msrs: MsrState::new(), hypercalls: false }
+        Self {
+            cpuid,
+            apic_id: index,
+            apic_enabled: true,
+            msrs: MsrState::new(),
+            hypercalls: false,
+            page_conversion: false,
+        }
     }
 
     /// Gives the guest the hypercalls that kvm-unit-tests makes, if `offered`.
     pub fn with_hypercalls(self, offered: bool) -> Self {
         Self { hypercalls: offered, ..self }
+    }
+
+    /// Gives the guest the hypercalls that convert pages, if `offered`. CPUID says so apart ([`crate::cpuid::PolicyConfig`]).
+    pub fn with_page_conversion(self, offered: bool) -> Self {
+        Self { page_conversion: offered, ..self }
     }
 
     /// Whose processor the guest sees.

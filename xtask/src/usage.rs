@@ -19,6 +19,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --stats                  print what the guest's exits were, at the end
   --stats-json FILE        the same as JSON
   --guest-stats            let the guest read them, at address FEF00000h (docs/statistics.md)
+  --page-conversion        let the guest share pages with the host, by hypercall (docs/page-conversion.md)
   --log LEVELS             how much Parados logs: off, error, warning, info, debug or trace, or MODULE=LEVEL,...  [info]
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]

@@ -274,6 +274,7 @@ fn play(data: &[u8], bug: Option<Bug>) {
         processors,
         tsc_hz: 2_000_000_000,
         apic_timer_hz: 1_000_000_000,
+        page_conversion: false,
         invariant_tsc: true,
         components: PolicyConfig::DEFAULT_COMPONENTS | more,
     };

@@ -74,12 +74,12 @@ impl GuestPages for TestPages {
         Ok(())
     }
 
-    fn share(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {
-        Ok(())
+    fn share(&mut self, range: PageRange, _: PageSize) -> Result<u64, MemoryError> {
+        Ok(range.bytes())
     }
 
-    fn unshare(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {
-        Ok(())
+    fn unshare(&mut self, range: PageRange, _: PageSize) -> Result<u64, MemoryError> {
+        Ok(range.bytes())
     }
 
     fn trap(&mut self, _: PageRange, _: PageSize) -> Result<(), MemoryError> {

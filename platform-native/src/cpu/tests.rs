@@ -17,7 +17,7 @@ const RIP: u64 = 0x20_9f8b;
 
 fn cpu() -> NativeCpu {
     let native = Native::new(Parts {
-        memory: NativeMemory::new(GuestRam(RamMap::default())),
+        memory: NativeMemory::new(GuestRam { ram: RamMap::default(), views: None }),
         clock: TscClock::new(tsc(), 1_000_000_000).unwrap(),
         processors: 1,
         nested_root: 0,

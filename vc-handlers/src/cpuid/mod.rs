@@ -46,6 +46,8 @@ pub struct PolicyConfig {
     pub apic_timer_hz: u32,
     /// The guest's time-stamp counter never stops or changes its rate.
     pub invariant_tsc: bool,
+    /// The guest can share pages with the host.
+    pub page_conversion: bool,
     /// XSAVE components that the platform switches for the guest. Those that the model lacks fall away.
     pub components: Xcr0,
 }

@@ -4,7 +4,7 @@
 //! CPUID is the exit that a guest takes most often. Answering it is a look-up by leaf number in an array that all vCPUs
 //! share, plus corrections for the few leaves that depend on the vCPU or on a control register.
 
-use platform::{Control, GuestCpu};
+use platform::{Control, GuestCpu, SHARED_BIT};
 use specs::cpuid::{
     AdvancedPowerEdx, ExtendedEcx, ExtendedEdx, Leaf1Ecx, Leaf1Edx, Leaf6Eax, Leaf7Ebx, Leaf7Ecx, Registers,
     VENDOR_AMD, VENDOR_INTEL, Xcr0, leaf,
@@ -21,8 +21,13 @@ use crate::control::cr4;
 pub const PHYSICAL_BITS: u32 = 40;
 /// Bits of a linear address: five-level paging is hidden.
 const LINEAR_BITS: u32 = 48;
+// A guest can name a shared page.
+const _: () = assert!(SHARED_BIT == 1 << (PHYSICAL_BITS - 1));
 /// What leaf 4000_0000h calls us, in EBX, ECX, EDX.
 const SIGNATURE: &[u8; 12] = b"ParadosParad";
+
+/// EAX bit 0: the calls exist. EBX: the number of the bit in a shared page's address.
+const PAGE_CONVERSION: Registers = Registers { eax: 1, ebx: SHARED_BIT.trailing_zeros(), ecx: 0, edx: 0 };
 
 const BASIC: usize = leaf::FREQUENCY as usize + 1;
 const EXTENDED: usize = (leaf::EXTENDED_2 - leaf::EXTENDED_VENDOR) as usize + 1;
@@ -77,6 +82,7 @@ pub struct CpuidTable {
     caches: [Registers; CACHES],
     signature: Registers,
     timing: Registers,
+    page_conversion: Registers,
     xsave: Xsave,
 }
 
@@ -105,6 +111,7 @@ impl CpuidTable {
             caches: [Registers::ZERO; CACHES],
             signature: signature(),
             timing: frequency::kilohertz(config.tsc_hz, config.apic_timer_hz),
+            page_conversion: if config.page_conversion { PAGE_CONVERSION } else { Registers::ZERO },
             xsave: Xsave::new(raw, offered, features.xsave)?,
         };
         table.fill_basic(raw, config, &features);
@@ -318,6 +325,7 @@ impl CpuidTable {
     fn beyond(&self, number: u32) -> Registers {
         match number {
             leaf::HYPERVISOR => self.signature,
+            leaf::HYPERVISOR_PAGES => self.page_conversion,
             leaf::HYPERVISOR_TIMING => self.timing,
             _ if number >> 28 == leaf::HYPERVISOR >> 28 => Registers::ZERO,
             _ if self.facts.vendor == Vendor::Intel => self.basic.last().copied().unwrap_or(Registers::ZERO),

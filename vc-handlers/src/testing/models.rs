@@ -118,6 +118,7 @@ pub(crate) fn config() -> PolicyConfig {
         tsc_hz: 2_000_000_000,
         apic_timer_hz: 1_000_000_000,
         invariant_tsc: true,
+        page_conversion: false,
         components: Xcr0::all(),
     }
 }

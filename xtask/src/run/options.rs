@@ -33,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) no_reboot: bool,
     pub(crate) stats: bool,
     pub(crate) guest_stats: bool,
+    pub(crate) page_conversion: bool,
     /// Flags of `image_abi::log_level`.
     pub(crate) log: Option<u32>,
     pub(crate) stats_json: Option<PathBuf>,
@@ -53,7 +54,7 @@ impl Options {
         let (mut processors, mut memory, mut cpu, mut timeout, mut platform) = (None, None, None, None, None);
         let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
         let (mut test_devices, mut no_reboot, mut print_command) = (false, false, false);
-        let (mut stats, mut guest_stats, mut log) = (false, false, None);
+        let (mut stats, mut guest_stats, mut page_conversion, mut log) = (false, false, false, None);
         let (mut hostile, mut attest, mut out) = (None, None, None);
         while let Some(argument) = parser.next()? {
             let name = match argument {
@@ -84,6 +85,7 @@ impl Options {
                 "no-reboot" => no_reboot = true,
                 "stats" => stats = true,
                 "guest-stats" => guest_stats = true,
+                "page-conversion" => page_conversion = true,
                 "log" => set(&mut log, &name, levels(&options::text(p)?)?)?,
                 "print-command" => print_command = true,
                 "attest" => set(&mut attest, &name, options::nonce(&options::text(p)?)?)?,
@@ -112,6 +114,7 @@ impl Options {
             no_reboot,
             stats,
             guest_stats,
+            page_conversion,
             log,
             stats_json,
             status_file,
@@ -135,6 +138,7 @@ impl Options {
             ("--stats", self.stats),
             ("--stats-json", self.stats_json.is_some()),
             ("--guest-stats", self.guest_stats),
+            ("--page-conversion", self.page_conversion),
             ("--log", self.log.is_some()),
         ];
         if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
@@ -187,6 +191,9 @@ impl Options {
         if self.guest_stats {
             flags |= flag::GUEST_STATISTICS;
         }
+        if self.page_conversion {
+            flags |= flag::PAGE_CONVERSION;
+        }
         flags |= self.log.unwrap_or_default();
         flags
     }
@@ -221,6 +228,7 @@ mod tests {
         let options = parse(&["--exec", "true", "--stats-json=x", "--test-devices"]).unwrap();
         assert_eq!(options.image_flags(), flag::COMMAND | flag::STATISTICS | flag::TEST_DEVICES);
         assert_eq!(parse(&["--guest-stats"]).unwrap().image_flags(), flag::GUEST_STATISTICS);
+        assert_eq!(parse(&["--page-conversion"]).unwrap().image_flags(), flag::PAGE_CONVERSION);
     }
 
     #[test]
