@@ -21,6 +21,8 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "append_reaches_the_kernel", run: append },
     Case { name: "statistics_come_as_a_table_and_as_json", run: statistics },
     Case { name: "the_guest_reads_statistics_where_the_image_allows_it", run: guest_statistics },
+    Case { name: "pages_are_shared_and_taken_back_under_load", run: page_conversion },
+    Case { name: "pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
     Case { name: "triple_fault_ends_with_71", run: triple_fault },
     Case { name: "jump_into_nowhere_ends_with_71", run: jump_nowhere },
     Case { name: "svm_instructions_are_undefined_for_a_guest", run: svm_probe },
@@ -169,6 +171,15 @@ fn guest_statistics(context: &Context) -> Outcome {
     }
     same("without consent", "0xFFFFFFFFFFFFFFFF\n", &output(context, "devmem 0xfef00000 64", &[])?)?;
     passed()
+}
+
+/// Three processors convert pages in both sizes and check what they find.
+fn page_conversion(context: &Context) -> Outcome {
+    guest(context, "page-conversion", &["--test-devices", "--page-conversion", "--smp", "3"], 1, "test-exit")
+}
+
+fn no_page_conversion(context: &Context) -> Outcome {
+    guest(context, "page-conversion", &["--test-devices", "--append", "0"], 1, "test-exit")
 }
 
 fn triple_fault(context: &Context) -> Outcome {
