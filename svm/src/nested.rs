@@ -70,20 +70,24 @@ impl<M: TableMemory> NestedTables<M> {
         self.root
     }
 
-    /// A second root, whose first 512 GiB are those at `gpa` in this tree, now and later, and which has nothing else.
+    /// A second root, whose first TiB is that at `gpa` in this tree, now and later, and which has nothing else.
     pub fn root_showing(&mut self, gpa: u64) -> Result<u64, MapError> {
+        const SLOTS: u64 = 2;
         let gpa = gpa & !(span(ROOT_LEVEL) - 1);
-        if gpa >> 48 != 0 {
+        if (gpa + (SLOTS - 1) * span(ROOT_LEVEL)) >> 48 != 0 {
             return Err(MapError::Address);
         }
-        let slot = index(gpa, ROOT_LEVEL);
-        let mut entry = self.read(self.root, slot);
-        if entry & PRESENT == 0 {
-            self.split(self.root, gpa, ROOT_LEVEL, entry)?;
-            entry = self.read(self.root, slot);
-        }
         let root = self.memory.allocate().ok_or(MapError::Exhausted)?;
-        self.write(root, 0, entry);
+        for shown in 0..SLOTS {
+            let at = gpa + shown * span(ROOT_LEVEL);
+            let slot = index(at, ROOT_LEVEL);
+            let mut entry = self.read(self.root, slot);
+            if entry & PRESENT == 0 {
+                self.split(self.root, at, ROOT_LEVEL, entry)?;
+                entry = self.read(self.root, slot);
+            }
+            self.write(root, shown as usize, entry);
+        }
         Ok(root)
     }
 
@@ -310,8 +314,10 @@ mod tests {
         let second = tables.root_showing(1 << 47).unwrap();
         tables.map((1 << 47) + 0x5000, 0x7000, 0x1000, ALL).unwrap();
         tables.map(0x6000, 0x6000, 0x1000, ALL).unwrap();
+        tables.map((1 << 47) + (1 << 39) + 0x5000, 0x8000, 0x1000, ALL).unwrap();
         tables.root = second;
         assert_eq!(tables.find(0x5008), Some((0x7008, ALL)));
+        assert_eq!(tables.find((1 << 39) + 0x5008), Some((0x8008, ALL)));
         assert_eq!(tables.find(0x6000), None);
         assert_eq!(tables.find((1 << 47) + 0x5000), None);
         assert_eq!(tables.root_showing(1 << 48), Err(MapError::Address));

@@ -3,9 +3,10 @@
 //!
 //! Bit 47 of a guest-physical address is the C-bit, so each page has two views in one tree: the lower half of the address
 //! space is the shared view, the upper half the private one. A second root shows the private view at the bottom, for
-//! times when no page table can say otherwise, and for VMPLs with a virtual top of memory. Each VMPL has its own tree. A leaf
-//! exists only where `snp_model::access` allows what it allows; everything else faults and is judged there. Guest-physical
-//! and system-physical addresses are the same.
+//! times when no page table can say otherwise, and for VMPLs with a virtual top of memory. For those with [`ALIAS`] as their
+//! top, the host shows all shared pages a second time, from there on. Each VMPL has its own tree. A leaf exists only where
+//! `snp_model::access` allows what it allows; everything else faults and is judged there. Guest-physical and system-physical
+//! addresses are the same.
 //!
 //! These tables are this program's, not the modelled host's, which has leaves in the sizes of the RMP: here 512 entries that
 //! say the same can be one leaf.
@@ -63,6 +64,8 @@ unsafe impl TableMemory for Pool {
 const NOISE_BYTES: u64 = PAGE;
 /// How much is mapped at a fault in a 4 KiB page.
 const AROUND: u64 = 64 << 10;
+/// The virtual top of memory above which shared pages are shown: what a guest's own 40 bits of address can name.
+const ALIAS: u64 = 1 << 39;
 /// Words that are written together.
 const LINE: usize = 8;
 
@@ -299,7 +302,10 @@ impl Machine {
     /// Makes a leaf for an access, or says why there is none.
     pub(super) fn resolve(&mut self, missing: &Missing) -> Resolution {
         let &Missing { address, kind, user, vmpl, privacy } = missing;
-        let gpa = address & (C_MASK - 1);
+        let gpa = match privacy {
+            Privacy::Below(ALIAS) if address & (C_MASK | ALIAS) == ALIAS => address ^ ALIAS,
+            _ => address & (C_MASK - 1),
+        };
         let private = match privacy {
             Privacy::CBit => address & C_MASK != 0,
             Privacy::Forced => true,
@@ -317,7 +323,7 @@ impl Machine {
         match check(&self.rmp, ASID, &access) {
             Ok(()) if private => self.map_private(gpa, vmpl, leaf, kind),
             Ok(()) if !entry.assigned() => self.map_shared(gpa, vmpl, privacy),
-            Ok(()) => self.show_private(gpa, vmpl, kind),
+            Ok(()) => self.show_private(gpa, vmpl, privacy, kind),
             Err(Fault { effect: Effect::NotValidated, .. }) => Resolution::NotValidated,
             Err(Fault { rule: Rule::VmplRights, effect: Effect::NestedFault(bits) }) => Resolution::VmplFault(bits),
             Err(Fault { rule, effect: Effect::NestedFault(bits) }) => {
@@ -377,20 +383,19 @@ impl Machine {
             return Resolution::Watched;
         }
         self.settle(page, PAGE);
-        // Without a C-bit there is one view, in which private and shared addresses are different ones.
-        let at = if privacy == Privacy::CBit { page } else { C_MASK | page };
-        self.place(vmpl, at, page, PAGE, Rights::WRITE)
+        self.place(vmpl, shared_name(page, privacy), page, PAGE, Rights::WRITE)
     }
 
     /// A private page in the shared view: noise to who reads it, itself to who fetches from it or walks through it.
-    fn show_private(&mut self, gpa: u64, vmpl: u8, kind: Kind) -> Resolution {
+    fn show_private(&mut self, gpa: u64, vmpl: u8, privacy: Privacy, kind: Kind) -> Resolution {
         let page = gpa & !(PAGE - 1);
+        let at = shared_name(page, privacy);
         match kind {
-            Kind::Read | Kind::Write => self.place(vmpl, page, self.noise, PAGE, Rights::empty()),
+            Kind::Read | Kind::Write => self.place(vmpl, at, self.noise, PAGE, Rights::empty()),
             Kind::TableWalk => Resolution::PublicTable,
             Kind::Fetch => {
                 self.settle(page, PAGE);
-                self.place(vmpl, page, page, PAGE, Rights::EXECUTE)
+                self.place(vmpl, at, page, PAGE, Rights::EXECUTE)
             }
         }
     }
@@ -480,7 +485,7 @@ impl Machine {
     /// Traps every access to a shared page from now on.
     pub(super) fn watch(&mut self, gpa: u64, change: Change) {
         self.watch = Some(Watch { gpa, change, reads: 0, open: false });
-        self.forget(&[gpa, C_MASK | gpa], PAGE);
+        self.forget(&names(gpa), PAGE);
     }
 
     /// Lets one instruction through. The other processors stay out meanwhile, or they would see the page as well.
@@ -509,7 +514,21 @@ impl Machine {
         let gpa = watch.gpa;
         // Once it has changed there is nothing more to see.
         self.watch = (watch.reads < watch.change.reads).then_some(watch);
-        self.forget(&[gpa, C_MASK | gpa], PAGE);
+        self.forget(&names(gpa), PAGE);
+    }
+}
+
+/// Every place in a tree where a page can be.
+const fn names(gpa: u64) -> [u64; 3] {
+    [gpa, C_MASK | gpa, C_MASK | ALIAS | gpa]
+}
+
+/// Where a shared page is. Without a C-bit there is one view, in which private and shared addresses are different ones.
+fn shared_name(page: u64, privacy: Privacy) -> u64 {
+    match privacy {
+        Privacy::CBit => page,
+        Privacy::Below(ALIAS) => C_MASK | ALIAS | page,
+        Privacy::Forced | Privacy::Below(_) => C_MASK | page,
     }
 }
 
@@ -535,7 +554,7 @@ impl Machine {
         if code != result::SUCCESS {
             return code;
         }
-        self.forget(&[gpa, C_MASK | gpa], size.bytes());
+        self.forget(&names(gpa), size.bytes());
         if !assign {
             // Shared pages are used at once, and most of them in a row: no reason to wait for a fault each.
             for page in (gpa..gpa + size.bytes()).step_by(PAGE as usize) {
@@ -566,7 +585,7 @@ impl Hardware for Machine {
     fn remap(&mut self, gpa: u64, to: u64) {
         let from = gpa & !(LARGE - 1);
         self.moved = Some((from, to & !(LARGE - 1)));
-        self.forget(&[from, C_MASK | from], LARGE);
+        self.forget(&names(from), LARGE);
     }
 
     fn snatch(&mut self, gpa: u64) {
