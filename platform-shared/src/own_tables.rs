@@ -56,6 +56,27 @@ pub fn map_up_to(end: u64, huge: bool) -> Result<(), NoTable> {
     Ok(())
 }
 
+/// Where [`map_shared_up_to`] maps memory a second time.
+pub const SHARED_BASE: u64 = 512 * GIB;
+
+/// Maps all memory up to `end` a second time, from [`SHARED_BASE`] on, as data that is shared with the host. What of it is shared
+/// indeed, the caller has to know.
+pub fn map_shared_up_to(end: u64) -> Result<(), NoTable> {
+    if end > 512 * GIB {
+        return Err(NoTable);
+    }
+    let pdpt = fresh()?;
+    for slot in 0..end.div_ceil(GIB) {
+        let directory = fresh()?;
+        for index in 0..512 {
+            set(directory, index, (slot * GIB + index * (2 << 20)) | DATA | LARGE);
+        }
+        set(pdpt, slot, directory | TABLE | c_mask());
+    }
+    set(root(), SHARED_BASE >> 39, pdpt | TABLE | c_mask());
+    Ok(())
+}
+
 /// Maps page 0, which the image leaves absent: it is the guest's memory, with its real-mode vectors and often the
 /// code that starts its other processors.
 pub fn map_first_page() -> Result<(), NoTable> {
@@ -78,9 +99,9 @@ pub fn share(address: u64) -> Result<(), NoTable> {
     change(address, address & ADDRESS | DATA)
 }
 
-/// Whether something is mapped at `address`, so that reading there raises no exception.
+/// Whether something private is mapped at `address`, so that reading there raises no exception.
 pub fn is_mapped(address: u64) -> bool {
-    if address >= 512 * GIB {
+    if address >= SHARED_BASE {
         return false;
     }
     let mut table = root();

@@ -107,6 +107,32 @@ pub(crate) unsafe fn rescind_own(page: Gpa) -> Result<(), MemoryError> {
     unsafe { validate(page, PageSize::Small, false) }
 }
 
+/// The pages of a range in one size.
+fn each(range: PageRange, size: PageSize) -> impl Iterator<Item = Gpa> {
+    (range.start().0..range.end().0).step_by(size.bytes() as usize).map(Gpa)
+}
+
+/// Gives the guest rights to all pages of a range.
+pub(crate) fn grant_all(range: PageRange, size: PageSize, rights: VmplRights) -> Result<(), MemoryError> {
+    each(range, size).try_for_each(|page| grant(page, size, rights))
+}
+
+/// Accepts guest memory that is assigned and not validated: it was so already, or the host has just said so.
+pub(crate) fn accept_again(range: PageRange) -> Result<(), MemoryError> {
+    let large = range.bytes() == PageSize::Large.bytes() && range.start().0.is_multiple_of(range.bytes());
+    let size = if large { PageSize::Large } else { PageSize::Small };
+    // SAFETY: the range is guest memory that nobody uses, mapped at its own address; its content is lost already.
+    each(range, size).try_for_each(|page| unsafe { validate(page, size, true) })?;
+    zero(range.start(), range.bytes());
+    grant_all(range, size, ALL_RIGHTS)
+}
+
+/// Rescinds the validation of guest memory, which the guest has no rights to any more.
+pub(crate) fn rescind(range: PageRange, size: PageSize) -> Result<(), MemoryError> {
+    // SAFETY: the range is guest memory that nobody uses, mapped at its own address, and is to lose its content.
+    each(range, size).try_for_each(|page| unsafe { validate(page, size, false) })
+}
+
 /// Sees to it that guest memory is accepted. `NotMemory` if a part of it is not the guest's.
 #[inline]
 pub(crate) fn ensure(acceptance: &Acceptance, gpa: Gpa, bytes: u64) -> Result<(), MemoryError> {

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use alloc::vec::Vec;
 
 use image_abi::{PLACED_RANGES, Range};
-use platform::{Gpa, MemoryError, PAGE_SIZE, PageSize, RamMap};
+use platform::{Gpa, MemoryError, PAGE_SIZE, PageSize, PageViews, RamMap};
 
 /// Nothing of the guest's, as far as is known.
 const ABSENT: u8 = 0;
@@ -52,6 +52,8 @@ pub struct Acceptance {
     stretches: Vec<AtomicU8>,
     ram: RamMap,
     placed: [Range; PLACED_RANGES],
+    /// Which pages the guest has shared. Its stretch stays accepted.
+    views: Option<PageViews>,
 }
 
 /// The stretch that holds an address.
@@ -61,18 +63,27 @@ pub(crate) const fn stretch_of(gpa: Gpa) -> usize {
 
 impl Acceptance {
     /// Nothing waits yet.
-    pub(crate) fn new(ram: RamMap, placed: &[Range; PLACED_RANGES]) -> Result<Self, MemoryError> {
+    pub(crate) fn new(
+        ram: RamMap,
+        placed: &[Range; PLACED_RANGES],
+        views: Option<PageViews>,
+    ) -> Result<Self, MemoryError> {
         let end = ram.iter().last().map_or(0, |range| range.end().0);
         let count = usize::try_from(end.div_ceil(PageSize::Large.bytes())).map_err(|_| MemoryError::Exhausted)?;
         let mut stretches = Vec::new();
         stretches.try_reserve_exact(count).map_err(|_| MemoryError::Exhausted)?;
         stretches.resize_with(count, || AtomicU8::new(ABSENT));
-        Ok(Self { stretches, ram, placed: *placed })
+        Ok(Self { stretches, ram, placed: *placed, views })
     }
 
     /// The guest's memory.
     pub(crate) const fn ram(&self) -> &RamMap {
         &self.ram
+    }
+
+    /// Which pages the guest has shared, if it may share any.
+    pub(crate) const fn views(&self) -> Option<&PageViews> {
+        self.views.as_ref()
     }
 
     /// The stretch is the guest's from now on; whether it was so before.
@@ -139,7 +150,7 @@ mod tests {
         }
         let mut placed = [Range::default(); PLACED_RANGES];
         placed[0] = Range { start: 4 * MIB + 0x3000, bytes: 0x2000 };
-        Acceptance::new(ram, &placed).unwrap()
+        Acceptance::new(ram, &placed, None).unwrap()
     }
 
     #[test]

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use platform::{
     Control, DescriptorTable, Event, Exception, Exit, ExitReason, Gpr, GuestCpu, InjectionState, Instant, MemoryError,
     MemoryFault, Offer, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,
-    TableRegister, VcpuState,
+    TableRegister, VcpuState, Visibility,
 };
 use specs::svm::{VmcbSegment, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
@@ -173,7 +173,17 @@ impl SnpCpu {
         let emulate = Some(Exit { reason: ExitReason::Memory(fault), next_rip: 0 });
         let broken = Some(Exit { reason: ExitReason::Broken(Reason::GuestMemory, gpa.0), next_rip: 0 });
         let accepted = acceptance.is_accepted(stretch);
-        if !acceptance.ram().contains(gpa, 1) || validated && accepted {
+        if !acceptance.ram().contains(gpa, 1) {
+            return emulate;
+        }
+        match acceptance.views().map(|views| views.side(gpa)) {
+            // It changes sides just now: whoever does that gets on without this processor.
+            Some(None) => return None,
+            // The guest has shared it, and there is nothing at its private address.
+            Some(Some(Visibility::Shared)) => return emulate,
+            None | Some(Some(Visibility::Private)) => {}
+        }
+        if validated && accepted {
             return emulate;
         }
         let place = (record.rip, gpa.0);

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `entry` | the first instructions, to long mode |
 //! | `instructions`, `accept` | PVALIDATE, RMPADJUST, VMGEXIT; memory changing hands |
+//! | `page_state` | pages that the host makes private or shared |
 //! | `msr_protocol`, `ghcb`, `doorbell`, `local` | the host, and each processor's pages for that |
 //! | `apic`, `console`, `log`, `clock`, `fw_cfg` | the host's devices |
 //! | `message`, `attester` | the firmware |
@@ -43,6 +44,7 @@ mod machine;
 mod memory;
 mod message;
 mod msr_protocol;
+mod page_state;
 mod smp;
 mod start;
 

@@ -2,19 +2,21 @@
 //! The SNP platform as one value.
 
 use platform::{
-    Attester, Clock, Console, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound, PAGE_SIZE,
-    PageRange, PageSize, Platform, Termination, Timer, Waker,
+    Attester, Clock, Console, Gpa, GuestPages, HostAccess, HostEvent, HostEvents, Instant, MemoryError, Outbound,
+    PAGE_SIZE, PageRange, PageSize, PageViews, Platform, Termination, Timer, Waker,
 };
 use platform_shared::clock::TscClock;
+use specs::ghcb::page_state::{PRIVATE, SHARED};
 use specs::sev::VmplRights;
 
-use crate::accept::{self, ALL_RIGHTS, grant};
+use crate::accept::{self, ALL_RIGHTS, grant_all};
 use crate::acceptance::{Acceptance, stretch_of};
 use crate::attester::SnpAttester;
 use crate::console::CONSOLES;
 use crate::cpu::SnpCpu;
 use crate::instructions::{flush_all, halt_unless_rung};
 use crate::memory::SnpMemory;
+use crate::page_state;
 use crate::{apic, doorbell, ending, log};
 
 /// The host: its devices through the GHCB, and the other processors.
@@ -84,6 +86,10 @@ impl Platform for Snp {
 
     fn host(&self) -> &SnpHost {
         &self.host
+    }
+
+    fn views(&self) -> Option<&PageViews> {
+        self.acceptance().views()
     }
 
     fn processors(&self) -> u32 {
@@ -156,6 +162,12 @@ pub struct SnpPages {
     pub(crate) snp: &'static Snp,
 }
 
+/// What lies between two offsets of a range.
+fn part(range: PageRange, from: u64, to: u64) -> Result<PageRange, MemoryError> {
+    let Gpa(start) = range.start();
+    PageRange::new(Gpa(start + from), Gpa(start + to)).ok_or(MemoryError::Host)
+}
+
 impl GuestPages for SnpPages {
     /// Memory is only announced here, and accepted when somebody touches it. What was taken from the guest comes back empty.
     fn accept(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError> {
@@ -165,22 +177,32 @@ impl GuestPages for SnpPages {
             return Ok(());
         }
         accept::zero(range.start(), range.bytes());
-        grant(range.start(), size, ALL_RIGHTS)
+        grant_all(range, size, ALL_RIGHTS)
     }
 
-    /// The pool of shared pages is empty as long as nobody in Parados, and no hypercall, asks for one.
-    fn share(&mut self, _: PageRange, _: PageSize) -> Result<u64, MemoryError> {
-        Err(MemoryError::Exhausted)
+    /// What the host has not made shared is validated again, or it would be lost to everybody.
+    fn share(&mut self, range: PageRange, size: PageSize) -> Result<u64, MemoryError> {
+        accept::rescind(range, size)?;
+        let done = page_state::change(range, size, SHARED)?;
+        if done < range.bytes() {
+            accept::accept_again(part(range, done, range.bytes())?)?;
+        }
+        Ok(done)
     }
 
-    /// No page is shared, so none can be in the state that this starts from.
-    fn unshare(&mut self, _: PageRange, _: PageSize) -> Result<u64, MemoryError> {
-        Err(MemoryError::WrongState)
+    /// No right holds the guest off a shared page; the host takes it out of everybody's reach when it makes it private. A page that
+    /// it only says it has made private faults when it is validated, and one that was validated all the time says so.
+    fn unshare(&mut self, range: PageRange, size: PageSize) -> Result<u64, MemoryError> {
+        let done = page_state::change(range, size, PRIVATE)?;
+        if done > 0 {
+            accept::accept_again(part(range, 0, done)?)?;
+        }
+        Ok(done)
     }
 
     fn trap(&mut self, range: PageRange, size: PageSize) -> Result<(), MemoryError> {
         accept::ensure(self.snp.acceptance(), range.start(), range.bytes().max(PAGE_SIZE))?;
-        grant(range.start(), size, VmplRights::empty())
+        grant_all(range, size, VmplRights::empty())
     }
 
     fn flush(&mut self) {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which memory is the guest's, and private. Memory that nobody has touched yet is accepted first.
+//! Which memory is the guest's, and in which view: private memory at its own address, shared memory through a second map of all
+//! memory. Private memory that nobody has touched yet is accepted first.
+//!
+//! Hostile party: the host, which reads and writes what is shared at any time.
 
 use core::ptr;
 
 use platform::{Gpa, Hold, MemoryError, Reason, Termination, Visibility};
 use platform_shared::direct_map::{DirectMap, Reach};
+use platform_shared::own_tables;
 
 use crate::accept::ensure;
 use crate::acceptance::Acceptance;
@@ -13,11 +17,14 @@ use crate::ending::end;
 /// The guest's memory; what of it has been accepted is its reach.
 pub type SnpMemory = DirectMap<Acceptance>;
 
-// SAFETY: what is accepted is identity-mapped private RAM of the guest's, which is never unmapped.
+// SAFETY: what is accepted and held in the private view is identity-mapped private RAM of the guest's, which is never unmapped;
+// what is held in the shared one is mapped as such above it, for ever.
 unsafe impl Reach for Acceptance {
-    /// No page of the guest's is shared yet, so there is nothing to reach in that view.
     fn pointer(&self, gpa: Gpa, view: Visibility, bytes: usize) -> Result<(*mut u8, Hold<'_>), MemoryError> {
-        let hold = Hold::new(self.ram(), None, gpa, bytes as u64, view)?;
+        let hold = Hold::new(self.ram(), self.views(), gpa, bytes as u64, view)?;
+        if view == Visibility::Shared {
+            return Ok((ptr::with_exposed_provenance_mut((own_tables::SHARED_BASE + hold.at.0) as usize), hold));
+        }
         match ensure(self, gpa, bytes as u64) {
             Ok(()) => Ok((ptr::with_exposed_provenance_mut(gpa.0 as usize), hold)),
             // Nobody may go on with a host that exchanges pages.

@@ -6,11 +6,12 @@ use alloc::alloc::Layout;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use image_abi::LaunchBlock;
-use platform::{Clock, Gpa, MemoryError, PAGE_SIZE, PageRange, PageSize, RamMap, Reason, Termination};
+use image_abi::{LaunchBlock, flag};
+use platform::{Clock, Gpa, MemoryError, PAGE_SIZE, PageRange, PageSize, RamMap, Reason, SHARED_BIT, Termination};
 use platform_shared::clock::{TscClock, tsc};
 use platform_shared::descriptor::Descriptors;
 use platform_shared::exceptions::{OnException, set_handler};
+use platform_shared::heap::page_views;
 use platform_shared::own_tables::{self, c_mask};
 use specs::ghcb::{msr, page_state};
 use specs::sev::{VmplRights, cpuid_page, result};
@@ -229,7 +230,13 @@ pub fn prepare(
     apic::route_console()?;
     let clock = measurement.finish().ok_or(StartError::NoTimer)?;
     let apic_hz = measure_apic(&clock)?;
-    let acceptance = Acceptance::new(ram, &block.placed)?;
+    let views = if block.has(flag::PAGE_CONVERSION) {
+        own_tables::map_shared_up_to(end).map_err(|_| StartError::OutOfMemory)?;
+        Some(page_views(end)?)
+    } else {
+        None
+    };
+    let acceptance = Acceptance::new(ram, &block.placed, views)?;
     let attester = SnpAttester::new(take_secrets(block.secrets_page.start)?, clock.tsc_hz());
     let snp: &'static Snp = Box::leak(boxed(Snp::new(acceptance, clock, processors, apic_hz, attester))?);
     Ok((snp, SnpPages { snp }))
@@ -248,7 +255,9 @@ impl Snp {
         let doorbell = local.doorbell().ok_or(StartError::Host)?;
         let vmsa = new_vmsa().map_err(|_| StartError::ProcessorMemory)?;
         let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
-        let cpu = SnpCpu::new(self, local, doorbell, vmsa, c_mask() >> 1);
+        // A guest that may share pages finds them where every platform has them; another one has no use for shared addresses.
+        let virtual_tom = if self.acceptance().views().is_some() { SHARED_BIT } else { c_mask() >> 1 };
+        let cpu = SnpCpu::new(self, local, doorbell, vmsa, virtual_tom);
         mark_vmsa(gpa)?;
         ghcb::create(index, accept::GUEST_VMPL, gpa, FEATURES.bits())?;
         Ok(cpu)

@@ -20,7 +20,7 @@ const TOP: u64 = 1 << 46;
 fn cpu() -> SnpCpu {
     let mut ram = RamMap::default();
     ram.push(PageRange::new(Gpa(0), Gpa(16 << 20)).unwrap()).unwrap();
-    let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES]).unwrap();
+    let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES], None).unwrap();
     let clock = TscClock::new(0, 1_000_000_000).unwrap();
     let attester = SnpAttester::new(Channel::closed(), 1_000_000_000);
     let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000, attester)));

@@ -29,6 +29,8 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_two_processors", run: |context| processors(context, "2") },
     Case { name: "snp_eight_processors", run: |context| processors(context, "8") },
     Case { name: "snp_processors_survive_stress", run: stress },
+    Case { name: "snp_pages_are_shared_and_taken_back_under_load", run: page_conversion },
+    Case { name: "snp_pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
     Case { name: "snp_timers_of_the_pc", run: timers },
     Case { name: "snp_processor_state_survives_exits", run: |context| probe(context, "state-probe") },
     Case { name: "snp_interrupt_controllers", run: |context| probe(context, "interrupt-controllers") },
@@ -151,6 +153,16 @@ fn processors(context: &Context, count: &str) -> Outcome {
 
 fn stress(context: &Context) -> Outcome {
     guest(context, "smp-stress", &[&SNP[..], &["--test-devices", "--smp", "4"]].concat(), 1, "test-exit")
+}
+
+/// Three processors convert pages in both sizes and check what they find, while the model looks for broken rules.
+fn page_conversion(context: &Context) -> Outcome {
+    let options = ["--test-devices", "--page-conversion", "--smp", "3"];
+    guest(context, "page-conversion", &[&SNP[..], &options].concat(), 1, "test-exit")
+}
+
+fn no_page_conversion(context: &Context) -> Outcome {
+    guest(context, "page-conversion", &[&SNP[..], &["--test-devices", "--append", "0"]].concat(), 1, "test-exit")
 }
 
 fn poweroff(context: &Context) -> Outcome {
