@@ -70,8 +70,9 @@ impl<'a> Hold<'a> {
             return Err(MemoryError::NotMemory);
         }
         let Some(views) = views else { return Ok(Self { at, views: None }) };
-        // Before the look, and both in the one order of all processors: whoever marks a page afterwards sees this one.
-        views.reaching.fetch_add(1, Ordering::SeqCst);
+        // Before the look. Of this and the other's change of the same word in `is_quiet`, one comes first: either the other sees
+        // this access, or this one sees the other's marks.
+        views.reaching.fetch_add(1, Ordering::Acquire);
         let reach = Self { at, views: Some(views) };
         views.check(at, bytes, view).map(|()| reach)
     }
@@ -93,7 +94,7 @@ impl PageViews {
     /// The side of the page that holds `at`, an address without [`SHARED_BIT`]; `None` while it moves.
     pub fn side(&self, at: Gpa) -> Option<Visibility> {
         let (word, bit) = position(at);
-        let is_set = |bits: &[ViewWord]| bits.get(word).is_some_and(|word| word.load(Ordering::SeqCst) & bit != 0);
+        let is_set = |bits: &[ViewWord]| bits.get(word).is_some_and(|word| word.load(Ordering::Acquire) & bit != 0);
         match (is_set(self.moving), is_set(self.shared)) {
             (true, _) => None,
             (false, true) => Some(Visibility::Shared),
@@ -122,8 +123,8 @@ impl PageViews {
 
     /// Whether no access is under way that may have begun before [`Self::begin`].
     pub fn is_quiet(&self) -> bool {
-        // Pairs with the release at an access's end.
-        self.reaching.load(Ordering::SeqCst) == 0
+        // No load, which could be older than an access that has not seen the marks. Acquires what accesses did, releases the marks.
+        self.reaching.fetch_add(0, Ordering::AcqRel) == 0
     }
 
     /// Pages that were moving are on this side from now on.
@@ -152,9 +153,9 @@ fn change(bits: &[ViewWord], range: PageRange, value: bool) {
         let mask = (u64::MAX >> (WORD - (next - page))) << (page % WORD);
         if let Some(word) = bits.get((page / WORD) as usize) {
             if value {
-                word.fetch_or(mask, Ordering::SeqCst);
+                word.fetch_or(mask, Ordering::Release);
             } else {
-                word.fetch_and(!mask, Ordering::SeqCst);
+                word.fetch_and(!mask, Ordering::Release);
             }
         }
         page = next;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The letter box and the name plate of the local APICs, as `devices::apic` argues for them.
+//! The letter box and the name plate of the local APICs, as `devices::apic` argues for them; the sides of pages, as
+//! `platform::PageViews` does.
 
 #![cfg(loom)]
 
@@ -7,3 +8,4 @@ mod controls;
 mod identity;
 mod signals;
 mod vectors;
+mod views;

@@ -111,15 +111,17 @@ impl GuestPages for Model {
     }
 }
 
-fn states(patience: usize) -> PageStates<Model> {
+fn model(patience: usize) -> (Model, &'static PageViews) {
     let pages = vec![Hardware::Absent { stale: false }; 3 * PAGES];
-    let end = Gpa(MODEL_PAGES as u64 * PAGE_SIZE);
-    let views: &'static PageViews = {
-        let words = (0..PageViews::words(end).unwrap()).map(|_| platform::ViewWord::new(0)).collect();
-        Box::leak(Box::new(PageViews::new(Vec::leak(words))))
-    };
-    let model = Model { pages, patience: Cell::new(patience), generosity: Cell::new(u64::MAX >> 12), views };
-    PageStates::new(end, model, Some(views)).unwrap()
+    let words = PageViews::words(Gpa(MODEL_PAGES as u64 * PAGE_SIZE)).unwrap();
+    let words = Vec::leak((0..words).map(|_| platform::ViewWord::new(0)).collect());
+    let views: &'static PageViews = Box::leak(Box::new(PageViews::new(words)));
+    (Model { pages, patience: Cell::new(patience), generosity: Cell::new(u64::MAX >> 12), views }, views)
+}
+
+fn states(patience: usize) -> PageStates<Model> {
+    let (model, views) = model(patience);
+    PageStates::new(Gpa(MODEL_PAGES as u64 * PAGE_SIZE), model, Some(views)).unwrap()
 }
 
 /// Moves all of a range, turn by turn, as a guest's call does; how many pages it took.
@@ -249,7 +251,7 @@ fn nobody_waits_for_who_moves_pages_or_moves_them_under_an_access() {
 
 #[test]
 fn without_views_no_page_moves() {
-    let hardware = states(usize::MAX).commands.into_inner().hardware;
+    let (hardware, _) = model(usize::MAX);
     let mut states = PageStates::new(Gpa(64 * PAGE_SIZE), hardware, None).unwrap();
     states.convert(range(0, 64), Transition::Accept).unwrap();
     assert_eq!(states.exchange(range(0, 1), Visibility::Shared), Err(MemoryError::NotMemory));
