@@ -23,6 +23,8 @@ pub enum Kind {
     MovToControl(u8, u8),
     /// MOV from a control register.
     MovFromControl(u8, u8),
+    /// 0F 01 /6, LMSW: its register, or none if the operand is in memory, and then the length is 0.
+    Lmsw(Option<u8>),
     /// 0F 06.
     Clts,
     /// 0F 32 or 0F 30.
@@ -42,7 +44,7 @@ pub enum Kind {
 pub struct Instruction {
     /// Which.
     pub kind: Kind,
-    /// In bytes; 0 for [`Kind::Other`].
+    /// In bytes; 0 for [`Kind::Other`], and for LMSW of memory.
     pub length: u8,
     /// The last segment prefix, as EXITINFO1 of a port access numbers segments (ES, CS, SS, DS, FS, GS).
     pub segment: Option<u8>,
@@ -108,6 +110,8 @@ pub fn decode(bytes: &[u8], long: bool) -> Instruction {
             match (second, third, repeat) {
                 (0x20, ..) => Kind::MovFromControl(control, general),
                 (0x22, ..) => Kind::MovToControl(control, general),
+                (_, 0xf0..=0xf7, _) => Kind::Lmsw(Some(general)),
+                (_, third, _) if third >> 3 & 7 == 6 && third < 0xc0 => return found(Kind::Lmsw(None), 0),
                 _ if operand => return OTHER,
                 (_, 0xff, REPNE) => Kind::Pvalidate,
                 (_, 0xfe, REP) => Kind::Rmpadjust,
@@ -156,6 +160,9 @@ mod tests {
         assert_eq!(at(&[0x0f, 0x22, 0xc0]), (Kind::MovToControl(0, 0), 3));
         assert_eq!(at(&[0x41, 0x0f, 0x22, 0xd9]), (Kind::MovToControl(3, 9), 4));
         assert_eq!(at(&[0x44, 0x0f, 0x20, 0xc0]), (Kind::MovFromControl(8, 0), 4));
+        assert_eq!(at(&[0x41, 0x0f, 0x01, 0xf1]), (Kind::Lmsw(Some(9)), 4));
+        assert_eq!(at(&[0x66, 0x0f, 0x01, 0xf0]), (Kind::Lmsw(Some(0)), 4));
+        assert_eq!(at(&[0x0f, 0x01, 0x75, 0xf0]), (Kind::Lmsw(None), 0));
         assert_eq!(decode(&[0x41, 0x0f, 0x22, 0xd9], false).kind, Kind::Other, "INC ECX in 32-bit code");
     }
 

@@ -5,9 +5,10 @@
 //!
 //! [`walk`] translates guest-virtual addresses, [`state`] moves a processor between a VMSA and a VMCB, [`decode`] recognises
 //! the few instructions that matter, [`operand`] finds the address of an access, [`deliver`] raises #VC, [`cpuid`] says which
-//! processor the guest has, [`firmware`] is the secure processor, [`dma`] keeps devices out of memory,
-//! [`follow`] saves exits.
+//! processor the guest has, [`control`] what that refuses, [`firmware`] is the secure processor, [`dma`] keeps devices out of
+//! memory, [`follow`] saves exits.
 
+pub mod control;
 pub mod cpuid;
 pub mod decode;
 pub mod deliver;

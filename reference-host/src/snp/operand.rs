@@ -47,7 +47,7 @@ pub fn candidates(bytes: &[u8], registers: &Registers<'_>) -> [Option<u64>; CAND
         }
     };
     let at = |register: usize| registers.general.get(register).copied().unwrap_or(0);
-    if let Some(address) = modrm_operand(bytes, &prefixes, registers) {
+    if let Some((address, _)) = modrm_operand(bytes, &prefixes, registers) {
         add(address.wrapping_add(prefixes.segment));
     }
     let opcode = bytes.get(prefixes.opcode).copied().unwrap_or(0);
@@ -118,8 +118,16 @@ const fn two_byte(opcode: u8) -> Option<usize> {
     }
 }
 
-/// The address that ModRM, SIB and displacement name.
-fn modrm_operand(bytes: &[u8], prefixes: &Prefixes, registers: &Registers<'_>) -> Option<u64> {
+/// The address of an instruction's only operand in memory, and the instruction's length.
+pub fn memory_operand(bytes: &[u8], registers: &Registers<'_>) -> Option<(u64, u8)> {
+    let prefixes = prefixes(bytes, registers)?;
+    let (address, length) = modrm_operand(bytes, &prefixes, registers)?;
+    let address = address.wrapping_add(prefixes.segment);
+    Some((if prefixes.address { address & 0xffff_ffff } else { address }, length as u8))
+}
+
+/// The address that ModRM, SIB and displacement name, and where the instruction ends.
+fn modrm_operand(bytes: &[u8], prefixes: &Prefixes, registers: &Registers<'_>) -> Option<(u64, usize)> {
     let byte = |at: usize| bytes.get(at).copied();
     let word = if prefixes.operand { 2 } else { 4 };
     let (opcode, mut at) = (byte(prefixes.opcode)?, prefixes.opcode + 1);
@@ -179,7 +187,7 @@ fn modrm_operand(bytes: &[u8], prefixes: &Prefixes, registers: &Registers<'_>) -
     if relative {
         address = address.wrapping_add(registers.rip).wrapping_add((at + immediate) as u64);
     }
-    Some(address)
+    Some((address, at + immediate))
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 //! Every exit of QEMU's SVM turned into what an SNP processor would have done: carry the instruction out, raise #VC, reflect
 //! it to VMPL0, or go to the host.
 
+use super::devices::{native_cpuid, write_msr};
 use super::machine::{Machine, Missing, Resolution};
 use super::shared::Shared;
 use super::switch::Record;
 use super::vcpu::{Activity, Flow, GP, PF, Vcpu};
 use reference_host::report::End;
 use reference_host::snp::C_MASK;
-use reference_host::snp::decode::Kind as Code;
+use reference_host::snp::control;
+use reference_host::snp::decode::{Instruction, Kind as Code};
 use reference_host::snp::deliver::{Supervisor, deliver};
 use reference_host::snp::operand::{self, CANDIDATES, Registers};
 use reference_host::snp::walk::Paging;
@@ -23,6 +25,8 @@ use specs::vmsa::SevFeatures;
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_TS: u64 = 1 << 3;
+/// MP, EM, TS.
+const CR0_SWITCHES: u64 = 7 << 1;
 const CR0_ET: u64 = 1 << 4;
 const CR0_PG: u64 = 1 << 31;
 /// NW and CD: the first without the second is refused.
@@ -224,10 +228,7 @@ impl Vcpu {
             candidates = [Some(self.save().rip), None, None, None];
         } else if self.save().cs.attributes & CODE_LONG != 0 {
             let (bytes, length) = self.fetch(machine);
-            // SAFETY: SVM is on and the VMCB is ours; FS and GS are not in it otherwise.
-            unsafe { svm::save_guest_state(self.physical) };
-            let mut general = [0; 16];
-            (0u8..).zip(&mut general).for_each(|(number, slot)| *slot = self.register(number));
+            let general = self.general_registers();
             let save = self.save();
             let (rip, fs, gs) = (save.rip, save.fs.base, save.gs.base);
             let registers = Registers { general: &general, rip, fs, gs };
@@ -290,6 +291,17 @@ impl Vcpu {
                     return Ok(());
                 }
             }
+            Code::MovToControl(4, register) => {
+                let value = self.register(register);
+                let save = self.save();
+                let known = control::cr4_bits(native_cpuid);
+                if !control::takes_cr4(value, save.cr4, save.cr3, save.efer, known) {
+                    self.raise(GP, 0);
+                    return Ok(());
+                }
+                save.cr4 = value;
+            }
+            Code::Lmsw(operand) => return self.load_status_word(machine, operand, instruction),
             Code::MovToControl(8, register) => {
                 let value = self.register(register);
                 if !self.write_task_priority(value) {
@@ -302,6 +314,54 @@ impl Vcpu {
         }
         self.skip(instruction);
         Ok(())
+    }
+
+    /// LMSW: the low four bits of CR0, of which PE can only be set (APM vol. 3).
+    fn load_status_word(&mut self, machine: &mut Machine, operand: Option<u8>, instruction: Instruction) -> Flow {
+        let (word, instruction) = match operand {
+            Some(register) => (self.register(register), instruction),
+            None => {
+                let found = self.memory_operand(machine).and_then(|(address, length)| {
+                    let mut word = [0; 2];
+                    let paging = self.paging();
+                    for (at, slot) in (address..).zip(&mut word) {
+                        let gpa = machine.walk(&paging, at).ok()?.gpa;
+                        machine.hardware_read(gpa, core::slice::from_mut(slot)).then_some(())?;
+                    }
+                    Some((u64::from(u16::from_le_bytes(word)), Instruction { length, ..instruction }))
+                });
+                let Some(found) = found else { return self.gap(machine, 0x13) };
+                found
+            }
+        };
+        let value = self.save().cr0 & !CR0_SWITCHES | word & (CR0_SWITCHES | CR0_PE);
+        if self.write_cr0(value) {
+            self.skip(instruction);
+        } else {
+            self.raise(GP, 0);
+        }
+        Ok(())
+    }
+
+    /// Address and length of a 64-bit instruction's operand.
+    fn memory_operand(&mut self, machine: &Machine) -> Option<(u64, u8)> {
+        if self.save().cs.attributes & CODE_LONG == 0 {
+            return None;
+        }
+        let (bytes, length) = self.fetch(machine);
+        let general = self.general_registers();
+        let save = self.save();
+        let (rip, fs, gs) = (save.rip, save.fs.base, save.gs.base);
+        operand::memory_operand(bytes.get(..length)?, &Registers { general: &general, rip, fs, gs })
+    }
+
+    /// All general registers in encoding order; FS and GS are in the VMCB then, too.
+    fn general_registers(&mut self) -> [u64; 16] {
+        // SAFETY: SVM is on and the VMCB is ours; FS and GS are not in it otherwise.
+        unsafe { svm::save_guest_state(self.physical) };
+        let mut general = [0; 16];
+        (0u8..).zip(&mut general).for_each(|(number, slot)| *slot = self.register(number));
+        general
     }
 
     /// MOV to CR0 (APM vol. 2, 3.1.1 and 14.6); false is a #GP.
@@ -355,6 +415,15 @@ impl Vcpu {
                 None
             }
             (msr::EFER, false) => Some(self.save().efer),
+            (msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE | msr::LSTAR | msr::CSTAR, true) => {
+                if !control::is_canonical(value) {
+                    self.raise(GP, 0);
+                    return Ok(());
+                }
+                // SAFETY: VMRUN leaves these registers alone, and this program uses none of them: they are the guest's, also now.
+                unsafe { write_msr(number, value) };
+                None
+            }
             _ => return self.exception(machine, exit::MSR, info1, 0),
         };
         if let Some(value) = result {

@@ -38,14 +38,15 @@ use specs::{cpuid as leaves, msr};
 use svm::{IoPermissions, MsrPermissions};
 use vcpu::{Places, Vcpu};
 
-/// MSRs that VMRUN and VMLOAD switch, and that a host leaves to an SNP guest.
+/// MSRs that VMRUN and VMLOAD switch, and that a host leaves to an SNP guest. QEMU takes any address for those that hold one, so
+/// writes of these exit.
 const MSR_PERMISSIONS: MsrPermissions = MsrPermissions::INTERCEPT_ALL
-    .with_direct_access(msr::FS_BASE)
-    .with_direct_access(msr::GS_BASE)
-    .with_direct_access(msr::KERNEL_GS_BASE)
+    .with_direct_reads(msr::FS_BASE)
+    .with_direct_reads(msr::GS_BASE)
+    .with_direct_reads(msr::KERNEL_GS_BASE)
     .with_direct_access(msr::STAR)
-    .with_direct_access(msr::LSTAR)
-    .with_direct_access(msr::CSTAR)
+    .with_direct_reads(msr::LSTAR)
+    .with_direct_reads(msr::CSTAR)
     .with_direct_access(msr::SFMASK)
     .with_direct_access(msr::SYSENTER_CS)
     .with_direct_access(msr::SYSENTER_ESP)

@@ -3,7 +3,7 @@
 
 use super::devices::{read_msr, write_msr};
 use super::machine::Machine;
-use super::vcpu::{Activity, Flow, Home, INTERCEPT_CR0_WRITE, Vcpu};
+use super::vcpu::{Activity, Flow, Home, INTERCEPT_CR_WRITE, Vcpu};
 use super::vector;
 use reference_host::report::End;
 use reference_host::snp::{ASID, C_MASK, state};
@@ -150,7 +150,7 @@ impl Vcpu {
         self.registers.0 = registers;
         let injected = injection::source(self.features, 0, vmsa.event_injection);
         let control = self.control();
-        control.intercept_cr = INTERCEPT_CR0_WRITE;
+        control.intercept_cr = INTERCEPT_CR_WRITE;
         control.virtual_interrupt = state::interrupt_control(vmsa);
         control.event_injection = injected;
         control.interrupt_state = 0;

@@ -30,8 +30,9 @@ const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CODE_LONG: u16 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
-/// Intercepts of writes of CR0.
-pub(super) const INTERCEPT_CR0_WRITE: u32 = 1 << 16;
+const RFLAGS_RF: u64 = 1 << 16;
+/// Intercepts of writes of CR0 and CR4.
+pub(super) const INTERCEPT_CR_WRITE: u32 = 1 << 16 | 1 << (16 + 4);
 /// Intercepts of DR7, as KVM without DebugSwap.
 const INTERCEPT_DR7: u32 = 1 << 7 | 1 << (16 + 7);
 /// #UD: PVALIDATE and its like, which QEMU does not know.
@@ -169,7 +170,7 @@ impl Vcpu {
     /// A processor without a VMSA.
     pub(super) fn new(number: u32, vmcb: &'static mut Vmcb, places: &Places, ghcb: u64, strict: bool) -> Self {
         let control = &mut vmcb.control;
-        control.intercept_cr = INTERCEPT_CR0_WRITE;
+        control.intercept_cr = INTERCEPT_CR_WRITE;
         control.intercept_dr = INTERCEPT_DR7;
         control.intercept_exceptions = INTERCEPT_UD;
         control.intercept_misc1 = INTERCEPTS_1.bits();
@@ -494,11 +495,12 @@ impl Vcpu {
         self.withdraw_offer();
     }
 
-    /// An exception that the processor itself would raise.
+    /// A fault that the processor itself would raise: its frame has RF set, which QEMU 7.2 leaves out.
     pub(super) fn raise(&mut self, vector: u64, error_code: u32) {
         let with_code = if matches!(vector, GP | PF) { event::ERROR_CODE_VALID } else { 0 };
         let field = event::VALID | event::TYPE_EXCEPTION | with_code | vector | u64::from(error_code) << 32;
         self.control().event_injection = field;
+        self.save().rflags |= RFLAGS_RF;
     }
 
     /// The instruction at RIP.
