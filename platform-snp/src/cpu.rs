@@ -38,6 +38,9 @@ const CR4_PKE: u64 = 1 << 22;
 const TASK_PRIORITY: u64 = 0xf;
 /// The exception summary in the x87 status word (APM vol. 1, 6.2.2).
 const EXCEPTION_SUMMARY: u16 = 1 << 7;
+/// The top of the x87 stack, in the status word; bytes of a register.
+const X87_TOP: u16 = 7 << 11;
+const X87_REGISTER: usize = 10;
 /// #DB.
 const DEBUG_VECTOR: u8 = 1;
 
@@ -237,6 +240,16 @@ impl SnpCpu {
             SwitchedMsr::Pat => &mut vmsa.g_pat,
             SwitchedMsr::DebugCtl | SwitchedMsr::TscAux => &mut vmsa.debug_ctl,
         }
+    }
+
+    /// What each MMX instruction but EMMS does to the x87 state (APM vol. 1, 5.14.2): no register is empty, and the stack's top is
+    /// register 0. The registers are taken to lie from the top on, as FXSAVE has them (*assumed*).
+    fn begin_mmx(&self) {
+        // SAFETY: the VMSA is ours alone, and no reference to it outlives the method that made it.
+        let vmsa = unsafe { &mut *self.vmsa.as_ptr() };
+        let top = usize::from(vmsa.x87_fsw & X87_TOP) >> X87_TOP.trailing_zeros();
+        vmsa.x87.rotate_right(top * X87_REGISTER);
+        (vmsa.x87_fsw, vmsa.x87_ftw) = (vmsa.x87_fsw & !X87_TOP, 0);
     }
 
     /// When the timer has to come at the latest.
@@ -559,6 +572,20 @@ impl GuestCpu for SnpCpu {
 
     fn x87_exception(&self) -> bool {
         self.vmsa().x87_fsw & EXCEPTION_SUMMARY != 0
+    }
+
+    fn mmx(&self, number: u8) -> Option<u64> {
+        self.begin_mmx();
+        let bytes = self.vmsa().x87.get(usize::from(number) * X87_REGISTER..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*bytes))
+    }
+
+    fn set_mmx(&mut self, number: u8, value: u64) {
+        self.begin_mmx();
+        let register = self.vmsa_mut().x87.get_mut(usize::from(number) * X87_REGISTER..).unwrap_or_default();
+        // Sign and exponent become ones (APM vol. 1, 5.4.2).
+        let bytes = value.to_le_bytes().into_iter().chain([0xff; 2]);
+        register.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     }
 
     fn injection_state(&self) -> InjectionState {

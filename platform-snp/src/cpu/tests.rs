@@ -172,3 +172,19 @@ fn state_comes_back_as_it_was_given() {
         assert_eq!(cpu.gpr(register), u64::from(register as u8) + 7);
     }
 }
+
+#[test]
+fn mmx_registers_are_the_x87_stack_seen_from_its_bottom() {
+    let mut cpu = cpu();
+    // The top is register 6: ST(0) is R6, ST(2) is R0.
+    cpu.vmsa_mut().x87_fsw = 6 << 11 | 0x80;
+    cpu.vmsa_mut().x87_ftw = 0xffff;
+    cpu.vmsa_mut().x87[20..28].copy_from_slice(&0x1122_3344_5566_7788u64.to_le_bytes());
+    cpu.vmsa_mut().x87[0..8].copy_from_slice(&6u64.to_le_bytes());
+    assert_eq!((cpu.mmx(0), cpu.mmx(6)), (Some(0x1122_3344_5566_7788), Some(6)));
+    assert_eq!((cpu.vmsa().x87_fsw, cpu.vmsa().x87_ftw), (0x80, 0), "the top is register 0, and none is empty");
+    cpu.set_mmx(7, 0x99);
+    assert_eq!(cpu.vmsa().x87[70..], [0x99, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    assert_eq!((cpu.mmx(7), cpu.mmx(6)), (Some(0x99), Some(6)));
+    assert_eq!(cpu.mmx(8), None);
+}
