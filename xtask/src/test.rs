@@ -94,8 +94,9 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     if seeds == Some(0) {
         return Err(Failure::usage("--seeds 0: at least one"));
     }
-    if platform == Some(Platform::Snp) && suites != [Suite::Boot] {
-        return Err(Failure::usage("--platform snp: of the suites only boot has tests of its own for it yet"));
+    let has_snp = |suite: &Suite| matches!(suite, Suite::Boot | Suite::KvmUnitTests);
+    if platform == Some(Platform::Snp) && (suites.is_empty() || !suites.iter().all(has_snp)) {
+        return Err(Failure::usage("--platform snp: only boot and kvm-unit-tests have tests of their own for it"));
     }
     let choice = hostile::Choice { seed, count: seeds, slow };
     let mut totals = Totals::default();
@@ -107,7 +108,9 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::Boot => boot::run(qemu.as_deref(), slow, platform)?,
             Suite::SnpModel => snp_model::run(qemu.as_deref(), only.as_deref())?,
             Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,
-            Suite::KvmUnitTests => kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref())?,
+            Suite::KvmUnitTests => {
+                kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref(), platform)?
+            }
             Suite::Reproducible => reproducible::run(slow)?,
         };
     }

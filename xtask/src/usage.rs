@@ -30,7 +30,8 @@ cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests
                     [--platform NAME] [--slow] [--qemu PATH]               default: all
   --seed N                 hostile: this seed alone, which does the same again
   --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
-  --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped
+  --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped; with
+                           --platform snp the SNP image is compared with the native one
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names
 cargo xtask image   [--platform native|snp|all] [--config FILE] [--out DIR]    [native; all: each, and one file for all of them]
 cargo xtask bench   [exits|boot|snp-model|snp|memory|idle|clock|measure ...]

@@ -7,13 +7,14 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use igvm_tools::write_atomically;
+use igvm_tools::{Platform, write_atomically};
 use image_abi::flag;
 
 use super::config::Test;
 use crate::build;
 use crate::failure::{Failure, Result};
 use crate::image::Request;
+use crate::options::SNP_HOST_OPTIONS;
 use crate::process::{self, Cause, Console, Ended, Next, Streams};
 use crate::qemu::{Machine, Qemu, Start};
 use crate::record::Kind;
@@ -29,6 +30,9 @@ const OWN: u64 = 8 << 20;
 
 /// Parados's processor must be able to run guests; the guest does not see either.
 const HOST_FEATURES: &str = "+svm,+npt";
+
+/// The model of SNP needs an address bit for the C-bit, and random numbers; and it hides XSAVE.
+const MODEL_FEATURES: &str = ",phys-bits=52,+rdrand,-xsave";
 
 /// How often the loop looks whether QEMU has ended.
 const TICK: Duration = Duration::from_millis(10);
@@ -47,6 +51,11 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// Whether it failed, and in so many checks.
+    pub(super) fn is_of_checks(&self, count: usize) -> bool {
+        *self == Self::Fail(format!("{count} checks"))
+    }
+
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -98,14 +107,22 @@ pub(super) fn bare(test: &Test, kernel: &Path, qemu: &Qemu) -> Result<Ran> {
     Ok(Ran { outcome, console })
 }
 
-/// The same program, on a machine with the same processor and memory, for at most `timeout`.
-pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu, timeout: Duration) -> Result<Ran> {
+/// The same program, on a machine with the same processor and memory, for at most `timeout`. `on_the_model`: the processor is the
+/// one that the model of SNP needs, whatever the platform.
+pub(super) fn parados(
+    (platform, on_the_model): (Platform, bool),
+    test: &Test,
+    kernel: &Path,
+    qemu: &Qemu,
+    timeout: Duration,
+) -> Result<Ran> {
     let scratch = Scratch::new()?;
     let image = scratch.file("image.igvm");
     let memory = (test.memory().unwrap_or(MEMORY) + OWN).next_multiple_of(2 << 20);
     // QEMU puts the program's name before its arguments.
     let append = format!("{} {}", test.file, test.arguments);
     let request = Request {
+        platform,
         kernel: Some(kernel),
         append: Some(append.trim_end()),
         memory,
@@ -114,8 +131,11 @@ pub(super) fn parados(test: &Test, kernel: &Path, qemu: &Qemu, timeout: Duration
     };
     write_atomically(&image, &request.build()?.bytes)?;
     let start = Start::Host { host: build::reference_host()?, image };
-    let cpu = format!("{},{HOST_FEATURES}", test.cpu().unwrap_or(CPU));
-    let machine = Machine { processors: test.processors, memory, cpu, ..Machine::new(qemu.path.clone(), start) };
+    let cpu =
+        format!("{},{HOST_FEATURES}{}", test.cpu().unwrap_or(CPU), if on_the_model { MODEL_FEATURES } else { "" });
+    let host_options = if platform == Platform::Snp { SNP_HOST_OPTIONS.into() } else { String::new() };
+    let machine =
+        Machine { processors: test.processors, memory, cpu, host_options, ..Machine::new(qemu.path.clone(), start) };
     let deadline = Some(Instant::now() + timeout);
     let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };
     let ended = process::run(machine, &streams, &mut |_| Next::Continue)?;
