@@ -70,6 +70,8 @@ pub struct SnpCpu {
     nmi_window: bool,
     /// Where the guest last touched memory that was not validated: RIP and address.
     touched: Option<(u64, u64)>,
+    /// The processor has VNMI: it keeps an NMI until the one before has been handled.
+    vnmi: bool,
     pub(crate) armed: Option<Instant>,
 }
 
@@ -82,12 +84,13 @@ impl SnpCpu {
         doorbell: &'static SharedPage,
         vmsa: &'static mut Vmsa,
         virtual_tom: u64,
+        vnmi: bool,
     ) -> Self {
         vmsa.vmpl = GUEST_VMPL;
         vmsa.efer = EFER_SVME;
         vmsa.sev_features = FEATURES.bits();
         vmsa.virtual_tom = virtual_tom;
-        vmsa.vintr_ctrl = vintr::BUSY | vintr::V_GIF;
+        vmsa.vintr_ctrl = initial_interrupt_control(vnmi);
         vmsa.exit_code = HANDLED;
         // What the native platform's processor has after a reset, so that guests see no difference.
         (vmsa.xcr0, vmsa.mxcsr, vmsa.x87_fcw, vmsa.x87_ftw) = (1, 0x1f80, 0x37f, 0xffff);
@@ -102,6 +105,7 @@ impl SnpCpu {
             window: false,
             nmi_window: false,
             touched: None,
+            vnmi,
             armed: None,
         }
     }
@@ -256,6 +260,11 @@ impl SnpCpu {
     pub(crate) fn timer_deadline(&self, deadline: Instant, now: Instant) -> Instant {
         if self.window || self.nmi_window { deadline.min(now.after(LOOK_AGAIN)) } else { deadline }
     }
+}
+
+/// VINTR_CTRL of a processor that has been reset, held by its owner.
+const fn initial_interrupt_control(vnmi: bool) -> u64 {
+    vintr::BUSY | vintr::V_GIF | if vnmi { vintr::V_NMI_ENABLE } else { 0 }
 }
 
 /// Nothing about the guest changed.
@@ -592,10 +601,18 @@ impl GuestCpu for SnpCpu {
         let vmsa = self.vmsa();
         let queued = vmsa.event_injection & event::VALID != 0;
         let open = !queued && !self.shadowed();
-        InjectionState { queued, interrupts: open && vmsa.rflags & RFLAGS_IF != 0, nmi: open }
+        // One that waits while another is handled is the latched one, and a further one is the same. One that only waits for the
+        // next entry is taken there, and then the next can wait.
+        let waits = vmsa.vintr_ctrl & (vintr::V_NMI | vintr::V_NMI_MASK) == vintr::V_NMI;
+        let nmi = if self.vnmi { !queued && !waits } else { open };
+        InjectionState { queued, interrupts: open && vmsa.rflags & RFLAGS_IF != 0, nmi }
     }
 
     fn inject(&mut self, event: Event) {
+        if self.vnmi && event == Event::Nmi {
+            // The processor delivers it when it may (APM vol. 2, 15.21.10).
+            return self.set_interrupt_bits(0, vintr::V_NMI);
+        }
         let vmsa = self.vmsa_mut();
         vmsa.event_injection = injection(event);
         if let Event::Exception(exception) = event {
@@ -643,6 +660,7 @@ impl GuestCpu for SnpCpu {
     fn restore(&mut self, state: &VcpuState) {
         (self.offered, self.delivered, self.window, self.nmi_window) = (None, None, false, false);
         self.begins_shadow = false;
+        let vnmi = self.vnmi;
         let [es, cs, ss, ds, fs, gs, ldtr, tr] = state.segments.map(to_vmsa);
         self.set_descriptor_table(TableRegister::Gdtr, state.gdtr);
         self.set_descriptor_table(TableRegister::Idtr, state.idtr);
@@ -650,7 +668,7 @@ impl GuestCpu for SnpCpu {
         vmsa.event_injection = 0;
         vmsa.exit_int_info = 0;
         vmsa.exit_code = HANDLED;
-        vmsa.vintr_ctrl = vintr::BUSY | vintr::V_GIF;
+        vmsa.vintr_ctrl = initial_interrupt_control(vnmi);
         vmsa.pcpu_id = 0;
         (vmsa.es, vmsa.cs, vmsa.ss, vmsa.ds) = (es, cs, ss, ds);
         (vmsa.fs, vmsa.gs, vmsa.ldtr, vmsa.tr) = (fs, gs, ldtr, tr);

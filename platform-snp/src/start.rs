@@ -13,6 +13,7 @@ use platform_shared::descriptor::Descriptors;
 use platform_shared::exceptions::{OnException, set_handler};
 use platform_shared::heap::page_views;
 use platform_shared::own_tables::{self, c_mask};
+use specs::cpuid::leaf;
 use specs::ghcb::{msr, page_state};
 use specs::sev::{VmplRights, cpuid_page, result};
 use specs::vmsa::Vmsa;
@@ -257,7 +258,8 @@ impl Snp {
         let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
         // A guest that may share pages finds them where every platform has them; another one has no use for shared addresses.
         let virtual_tom = if self.acceptance().views().is_some() { SHARED_BIT } else { c_mask() >> 1 };
-        let cpu = SnpCpu::new(self, local, doorbell, vmsa, virtual_tom);
+        let [.., edx] = cpuid(leaf::SVM, 0);
+        let cpu = SnpCpu::new(self, local, doorbell, vmsa, virtual_tom, edx & leaf::SVM_EDX_VNMI != 0);
         mark_vmsa(gpa)?;
         ghcb::create(index, accept::GUEST_VMPL, gpa, FEATURES.bits())?;
         Ok(cpu)

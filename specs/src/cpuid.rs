@@ -77,6 +77,8 @@ pub mod leaf {
     pub const ADDRESS_SIZES: u32 = 0x8000_0008;
     /// SVM. AMD.
     pub const SVM: u32 = 0x8000_000a;
+    /// EDX of [`SVM`]: virtual NMIs.
+    pub const SVM_EDX_VNMI: u32 = 1 << 25;
     /// TLBs for 1 GiB pages. AMD.
     pub const TLB_1G: u32 = 0x8000_0019;
     /// Performance hints. AMD.

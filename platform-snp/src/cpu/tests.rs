@@ -18,6 +18,10 @@ const RIP: u64 = 0x20_9f8b;
 const TOP: u64 = 1 << 46;
 
 fn cpu() -> SnpCpu {
+    cpu_with(false)
+}
+
+fn cpu_with(vnmi: bool) -> SnpCpu {
     let mut ram = RamMap::default();
     ram.push(PageRange::new(Gpa(0), Gpa(16 << 20)).unwrap()).unwrap();
     let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES], None).unwrap();
@@ -26,7 +30,7 @@ fn cpu() -> SnpCpu {
     let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000, attester)));
     let doorbell: &'static SharedPage = Box::leak(Box::new(SharedPage::zeroed()));
     let vmsa = Box::leak(Box::new(Vmsa::new_zeroed()));
-    let mut cpu = SnpCpu::new(snp, Local::boot(), doorbell, vmsa, TOP);
+    let mut cpu = SnpCpu::new(snp, Local::boot(), doorbell, vmsa, TOP, vnmi);
     cpu.vmsa_mut().rip = RIP;
     cpu
 }
@@ -187,4 +191,29 @@ fn mmx_registers_are_the_x87_stack_seen_from_its_bottom() {
     assert_eq!(cpu.vmsa().x87[70..], [0x99, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     assert_eq!((cpu.mmx(7), cpu.mmx(6)), (Some(0x99), Some(6)));
     assert_eq!(cpu.mmx(8), None);
+}
+
+/// Without VNMI nobody tells when an NMI's handler has returned.
+#[test]
+fn an_nmi_is_injected_or_left_to_a_processor_that_keeps_it() {
+    let mut plain = cpu();
+    plain.inject(Event::Nmi);
+    assert_eq!(plain.vmsa().event_injection, event::VALID | event::TYPE_NMI | 2);
+    assert!(!plain.injection_state().nmi);
+
+    let mut cpu = cpu_with(true);
+    assert!(cpu.vmsa().vintr_ctrl & vintr::V_NMI_ENABLE != 0 && cpu.injection_state().nmi);
+    cpu.inject(Event::Nmi);
+    assert_eq!((cpu.vmsa().event_injection, cpu.vmsa().vintr_ctrl & vintr::V_NMI), (0, vintr::V_NMI));
+    assert!(!cpu.injection_state().nmi, "it comes at the next entry");
+    // The guest has taken it and handles it.
+    cpu.set_interrupt_bits(vintr::V_NMI, vintr::V_NMI_MASK);
+    assert!(cpu.injection_state().nmi);
+    cpu.inject(Event::Nmi);
+    assert!(cpu.injection_state().nmi, "a further one is the one that is latched already");
+    cpu.inject(Event::Nmi);
+    assert_eq!(cpu.vmsa().vintr_ctrl & vintr::V_NMI, vintr::V_NMI);
+    let state = cpu.save();
+    cpu.restore(&state);
+    assert_eq!(cpu.vmsa().vintr_ctrl, vintr::BUSY | vintr::V_GIF | vintr::V_NMI_ENABLE, "a reset forgets NMIs");
 }

@@ -5,6 +5,7 @@
 //! refuses such a processor. SVM and x2APIC are the host's.
 
 use super::C_BIT;
+use specs::cpuid::leaf as leaves;
 use specs::sev::cpuid_page::{FUNCTIONS, Function, Page};
 use specs::sev::{VMPLS, leaf};
 use zerocopy::little_endian::U32;
@@ -26,7 +27,7 @@ const HIDDEN_EXTENDED_ECX: u32 = 1 << 2 | 1 << 11 | 1 << 12 | 1 << 16;
 const HYPERVISOR: u32 = 1 << 31;
 
 /// What is put into the CPUID page: leaf and subleaf.
-const LISTED: [(u32, u32); 26] = [
+const LISTED: [(u32, u32); 27] = [
     (0, 0),
     (1, 0),
     (2, 0),
@@ -44,6 +45,7 @@ const LISTED: [(u32, u32); 26] = [
     (0x8000_0006, 0),
     (0x8000_0007, 0),
     (0x8000_0008, 0),
+    (leaves::SVM, 0),
     (0x8000_0019, 0),
     (0x8000_001a, 0),
     (0x8000_001d, 0),
@@ -72,7 +74,9 @@ pub fn answer(number: u32, subleaf: u32, native: impl Fn(u32, u32) -> [u32; 4]) 
             0,
             0,
         ],
-        8..=0x3fff_ffff | 0x4000_0000..=0x7fff_ffff | 0x8000_000a | 0x8000_0020.. => [0; 4],
+        // SVM is hidden, and what it does for a VMSA is not.
+        leaves::SVM => [0, 0, 0, leaves::SVM_EDX_VNMI],
+        8..=0x3fff_ffff | 0x4000_0000..=0x7fff_ffff | 0x8000_0020.. => [0; 4],
         _ => [eax, ebx, ecx, edx],
     }
 }
@@ -113,7 +117,7 @@ mod tests {
         assert_eq!(answer(1, 0, all_ones)[2] & HIDDEN_1_ECX, 0);
         assert_eq!(answer(0xd, 0, all_ones), [0; 4]);
         assert_eq!(answer(0x8000_0001, 0, all_ones)[2] & 1 << 2, 0, "SVM");
-        assert_eq!(answer(0x8000_000a, 0, all_ones), [0; 4]);
+        assert_eq!(answer(0x8000_000a, 0, all_ones), [0, 0, 0, 1 << 25]);
         assert_eq!(answer(0x4000_0000, 0, all_ones), [0; 4]);
     }
 
@@ -130,9 +134,9 @@ mod tests {
     fn the_page_lists_leaves_once_and_no_processors_number() {
         let mut page = Page::new_zeroed();
         fill(&mut page, all_ones);
-        assert_eq!(page.count.get(), 26);
+        assert_eq!(page.count.get(), 27);
         assert_eq!(page.functions[1].ebx.get() >> 24, 0);
-        assert_eq!(page.functions[25].eax_in.get(), leaf::NUMBER);
-        assert_eq!(page.functions[26].eax_in.get(), 0);
+        assert_eq!(page.functions[26].eax_in.get(), leaf::NUMBER);
+        assert_eq!(page.functions[27].eax_in.get(), 0);
     }
 }

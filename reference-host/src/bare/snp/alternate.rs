@@ -5,9 +5,12 @@
 //! 15.21.2), so one that is held back is taken out of the VMCB until a MOV to CR8, which exits meanwhile. And VMRUN drops the
 //! interrupt shadow: the instruction in it runs under the trap flag, and the interrupt comes after it. The guest's own
 //! trap flag takes precedence: then the shadow is lost.
+//!
+//! VNMI (15.21.10) it has not at all: an NMI that waits in the VMSA is injected as soon as NMIs are not masked, IRET exits while
+//! they are, and runs under the trap flag as well, because NMIs are open only behind it.
 
 use super::vcpu::Vcpu;
-use specs::svm::VirtualInterrupt;
+use specs::svm::{Misc1, VirtualInterrupt, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
 const RFLAGS_TF: u64 = 1 << 8;
@@ -17,6 +20,7 @@ const INTERCEPT_DB: u32 = 1 << 1;
 /// Intercept of MOV to CR8 (APM vol. 2, table B-1).
 const INTERCEPT_CR8_WRITE: u32 = 1 << (16 + 8);
 const TASK_PRIORITY: u64 = 0xf;
+const NMI_VECTOR: u64 = 2;
 
 /// What is kept of a VMSA with alternate injection while it runs.
 #[derive(Clone, Copy, Default)]
@@ -25,6 +29,18 @@ pub(super) struct Alternate {
     held: bool,
     /// RIP of the instruction in a shadow.
     shadow: Option<u64>,
+    /// The NMI that waits, and whether one is being handled.
+    nmi: Nmi,
+}
+
+/// VNMI: what the VMSA says, brought up to date.
+#[derive(Clone, Copy, Default)]
+struct Nmi {
+    enabled: bool,
+    waits: bool,
+    masked: bool,
+    /// RIP of the IRET under the trap flag.
+    iret: Option<u64>,
 }
 
 /// Whether a virtual interrupt may come, by its request and the task priority beside it (APM vol. 2, 15.21.2).
@@ -37,7 +53,9 @@ impl Vcpu {
     /// The VMCB has just been filled from a VMSA.
     pub(super) fn begin_alternate(&mut self, vmsa: &Vmsa) {
         self.alternate = Alternate::default();
-        self.control().intercept_exceptions &= !INTERCEPT_DB;
+        let control = self.control();
+        control.intercept_exceptions &= !INTERCEPT_DB;
+        control.intercept_misc1 &= !Misc1::IRET.bits();
         if !self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
             return;
         }
@@ -47,11 +65,68 @@ impl Vcpu {
             self.control().intercept_exceptions |= INTERCEPT_DB;
         }
         self.judge_request();
+        let bit = |bit: u64| vmsa.vintr_ctrl & bit != 0;
+        let enabled = bit(vintr::V_NMI_ENABLE);
+        let injected = vmsa.event_injection & (event::VALID | event::TYPE_MASK) == event::VALID | event::TYPE_NMI;
+        let masked = enabled && (bit(vintr::V_NMI_MASK) || injected);
+        self.alternate.nmi = Nmi { enabled, waits: enabled && bit(vintr::V_NMI), masked, iret: None };
+        self.intercept_iret();
+    }
+
+    /// IRET exits while an NMI is being handled, but for the one that is under way.
+    fn intercept_iret(&mut self) {
+        let Nmi { masked, iret, .. } = self.alternate.nmi;
+        let control = self.control();
+        control.intercept_misc1 &= !Misc1::IRET.bits();
+        if masked && iret.is_none() {
+            control.intercept_misc1 |= Misc1::IRET.bits();
+        }
+    }
+
+    /// Before an entry: injects the NMI that waits, if it may come.
+    pub(super) fn judge_nmi(&mut self) {
+        let Alternate { shadow, nmi: Nmi { waits, masked, .. }, .. } = self.alternate;
+        if !waits || masked || shadow.is_some() || self.control().event_injection & event::VALID != 0 {
+            return;
+        }
+        self.control().event_injection = event::VALID | event::TYPE_NMI | NMI_VECTOR;
+        (self.alternate.nmi.waits, self.alternate.nmi.masked) = (false, true);
+        self.intercept_iret();
+    }
+
+    /// An IRET while NMIs are masked: they are open behind it.
+    pub(super) fn iret(&mut self) {
+        let rip = self.save().rip;
+        if self.save().rflags & RFLAGS_TF != 0 || self.alternate.shadow.is_some() {
+            // Somebody counts instructions already.
+            self.alternate.nmi.masked = false;
+        } else {
+            self.alternate.nmi.iret = Some(rip);
+            self.save().rflags |= RFLAGS_TF;
+            self.control().intercept_exceptions |= INTERCEPT_DB;
+        }
+        self.intercept_iret();
+    }
+
+    /// After an exit: whether it was nothing but the end of an IRET that opens NMIs.
+    pub(super) fn is_end_of_iret(&mut self, debug: bool) -> bool {
+        let Some(rip) = self.alternate.nmi.iret else { return false };
+        let stepped = debug && self.save().dr6 & DR6_SINGLE_STEP != 0;
+        if stepped || self.save().rip != rip {
+            // Its own trap flag the IRET has loaded from the stack.
+            (self.alternate.nmi.iret, self.alternate.nmi.masked) = (None, false);
+            self.control().intercept_exceptions &= !INTERCEPT_DB;
+            self.intercept_iret();
+        }
+        if stepped {
+            self.save().dr6 &= !DR6_SINGLE_STEP;
+        }
+        stepped
     }
 
     /// Puts the requested interrupt into the VMCB, or takes it out.
     fn judge_request(&mut self) {
-        let Alternate { held, shadow } = self.alternate;
+        let Alternate { held, shadow, .. } = self.alternate;
         let control = self.control();
         let requested = held || control.virtual_interrupt & vintr::V_IRQ != 0;
         let held = requested && (shadow.is_some() || !is_open(control.virtual_interrupt));
@@ -78,9 +153,10 @@ impl Vcpu {
         stepped
     }
 
-    /// Whether the next instruction runs under the trap flag.
+    /// Whether the next instruction runs under the trap flag, or an NMI waits.
     pub(super) const fn is_in_shadow(&self) -> bool {
-        self.alternate.shadow.is_some()
+        let Alternate { shadow, nmi: Nmi { waits, iret, .. }, .. } = self.alternate;
+        shadow.is_some() || waits || iret.is_some()
     }
 
     fn end_step(&mut self) {
@@ -95,10 +171,25 @@ impl Vcpu {
         if shadowed {
             self.end_step();
         }
+        if self.alternate.nmi.iret.take().is_some() {
+            // It has not been executed: it exits again the next time.
+            self.save().rflags &= !RFLAGS_TF;
+            self.control().intercept_exceptions &= !INTERCEPT_DB;
+        }
         if core::mem::take(&mut self.alternate.held) {
             self.control().virtual_interrupt |= VirtualInterrupt::V_IRQ.bits();
         }
         shadowed
+    }
+
+    /// VNMI's bits as the VMSA gets them.
+    pub(super) const fn nmi_bits(&self, vmsa: u64) -> u64 {
+        let Nmi { enabled, waits, masked, .. } = self.alternate.nmi;
+        if !enabled {
+            return vmsa;
+        }
+        let bits = if waits { vintr::V_NMI } else { 0 } | if masked { vintr::V_NMI_MASK } else { 0 };
+        vmsa & !(vintr::V_NMI | vintr::V_NMI_MASK) | bits
     }
 
     /// MOV to CR8; false is a #GP.

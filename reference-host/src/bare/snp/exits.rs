@@ -63,7 +63,8 @@ impl Vcpu {
             // The event's delivery was cut off: once more.
             self.control().event_injection = int_info;
         }
-        if self.is_end_of_shadow(code == exit::EXCEPTION_0 + DB) {
+        let debug = code == exit::EXCEPTION_0 + DB;
+        if self.is_end_of_shadow(debug) || self.is_end_of_iret(debug) {
             return Ok(());
         }
         let machine = &mut shared.machine;
@@ -71,6 +72,7 @@ impl Vcpu {
             // An NMI is another processor's call, which the window takes as well.
             exit::INTR | exit::NMI => self.collect_interrupts(),
             exit::SMI => {}
+            exit::IRET => self.iret(),
             exit::NPF => return self.nested_fault(shared, info1, info2),
             exit::MSR => {
                 if info1 & 1 != 0 && self.register(RCX) as u32 == MSR_GHCB {

@@ -58,7 +58,7 @@ impl Vcpu {
         let control = self.control();
         let (interrupts, shadow) = (control.virtual_interrupt, kept || control.interrupt_state & 1 != 0);
         let requeued = control.event_injection;
-        vmsa.vintr_ctrl = state::stored_interrupt_control(vmsa.vintr_ctrl, interrupts, shadow);
+        vmsa.vintr_ctrl = self.nmi_bits(state::stored_interrupt_control(vmsa.vintr_ctrl, interrupts, shadow));
         let record = record.unwrap_or(Record { code: exit::INTR, info1: 0, info2: 0, next_rip: 0 });
         (vmsa.exit_code, vmsa.exit_info1, vmsa.exit_info2) = (record.code, record.info1, record.info2);
         vmsa.next_rip = record.next_rip;

@@ -300,6 +300,7 @@ impl Vcpu {
         }
         if self.activity == Activity::Running {
             self.pass_interrupts_on(&mut shared.machine, &mut shared.host)?;
+            self.judge_nmi();
             self.mirror_cr4();
             let privacy = self.privacy();
             self.control().nested_cr3 = shared.machine.root(self.vmpl, privacy);
