@@ -36,8 +36,12 @@ use crate::{accept, apic, msr_protocol, smp};
 /// Why the platform cannot run a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StartError {
-    /// The host offers no GHCB, or refuses what a guest needs of it.
-    Host,
+    /// The host refused to change a page's state.
+    Pages,
+    /// The host registered no GHCB.
+    Registration,
+    /// The host refused a request, or nothing to make one with is there.
+    Request,
     /// The TSC's frequency could not be measured.
     NoTimer,
     /// The heap does not suffice.
@@ -52,7 +56,9 @@ impl StartError {
     /// The reason that the host is told.
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Host => Reason::PagesRefused,
+            Self::Pages => Reason::PagesRefused,
+            Self::Registration => Reason::NotRegistered,
+            Self::Request => Reason::RequestRefused,
             Self::NoTimer => Reason::NoClock,
             Self::OutOfMemory => Reason::OutOfMemory,
             Self::ProcessorMemory => Reason::ProcessorMemory,
@@ -65,14 +71,14 @@ impl From<MemoryError> for StartError {
     fn from(error: MemoryError) -> Self {
         match error {
             MemoryError::Exhausted => Self::OutOfMemory,
-            MemoryError::NotMemory | MemoryError::WrongState | MemoryError::Host => Self::Host,
+            MemoryError::NotMemory | MemoryError::WrongState | MemoryError::Host => Self::Pages,
         }
     }
 }
 
 impl From<Refusal> for StartError {
     fn from(_: Refusal) -> Self {
-        Self::Host
+        Self::Request
     }
 }
 
@@ -146,7 +152,7 @@ impl SharedPages {
             unsafe { rescind_own(Gpa(page))? };
             let answer = Local::current().ask(msr_protocol::page_state(page, page_state::SHARED));
             if !msr_protocol::is_changed(answer) {
-                return Err(StartError::Host);
+                return Err(StartError::Pages);
             }
             own_tables::share(page).map_err(|_| StartError::OutOfMemory)?;
         }
@@ -180,10 +186,10 @@ fn take_secrets(page: u64) -> Result<Channel, StartError> {
 
 /// Registers the running processor's GHCB, and empties both pages.
 fn connect(local: &'static Local) -> Result<(), StartError> {
-    let (Some(ghcb), Some(doorbell)) = (local.ghcb(), local.doorbell()) else { return Err(StartError::Host) };
+    let (Some(ghcb), Some(doorbell)) = (local.ghcb(), local.doorbell()) else { return Err(StartError::Request) };
     let gpa = ghcb.address();
     if !msr_protocol::is_registered(local.ask(msr_protocol::register(gpa)), gpa) {
-        return Err(StartError::Host);
+        return Err(StartError::Registration);
     }
     ghcb.clear();
     doorbell.clear();
@@ -245,7 +251,7 @@ pub fn prepare(
 
 /// Tells the host where this processor's doorbell is. From here on #HV may come.
 fn ring_the_doorbell() -> Result<(), StartError> {
-    let doorbell = Local::current().doorbell().ok_or(StartError::Host)?;
+    let doorbell = Local::current().doorbell().ok_or(StartError::Request)?;
     Ok(ghcb::set_doorbell(doorbell.address())?)
 }
 
@@ -253,7 +259,7 @@ impl Snp {
     /// The virtual processor that this processor will run.
     pub fn processor(&'static self, index: u32) -> Result<SnpCpu, StartError> {
         let local = Local::current();
-        let doorbell = local.doorbell().ok_or(StartError::Host)?;
+        let doorbell = local.doorbell().ok_or(StartError::Request)?;
         let vmsa = new_vmsa().map_err(|_| StartError::ProcessorMemory)?;
         let gpa = core::ptr::from_mut(vmsa).expose_provenance() as u64;
         // A guest that may share pages finds them where every platform has them; another one has no use for shared addresses.
@@ -281,7 +287,7 @@ pub(crate) fn make_vmsa(vmsa: &'static mut Vmsa) -> Result<u64, StartError> {
 fn mark_vmsa(gpa: u64) -> Result<(), StartError> {
     // SAFETY: the page is fresh, and a VMSA is nobody's to read or write but VMPL0's: VMPL1 gets no right.
     let code = unsafe { rmpadjust(gpa, false, 1, VmplRights::empty(), true) };
-    if code == result::SUCCESS { Ok(()) } else { Err(StartError::Host) }
+    if code == result::SUCCESS { Ok(()) } else { Err(StartError::Pages) }
 }
 
 /// A zeroed page for a VMSA, which must not begin at a multiple of 2 MiB (an erratum; KVM refuses such a page).

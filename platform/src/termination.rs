@@ -110,6 +110,10 @@ reasons! {
     UnexpectedInit = 0x24, "an INIT that Parados must never see", None;
     /// Parados's own memory did not suffice for what the guest did with its memory.
     MemoryExhausted = 0x25, "Parados's own memory ran out", Private("the guest-physical address");
+    /// The host refused to register the page through which Parados speaks with it (the GHCB).
+    NotRegistered = 0x26, "the host registered no GHCB", Released("the step of the start");
+    /// The host refused a request that the start needs: a doorbell, a processor, its interrupt controller.
+    RequestRefused = 0x27, "the host refused what the start needs", Released("the step of the start");
     /// The VM was launched with attributes that the image's measured policy forbids, or without those that it asks for.
     PolicyMismatch = 0x30, "the VM was not launched as the image's policy says", Released("the attributes that differ");
     /// The platform's backend does not run guests yet: what can be checked without one was in order.

@@ -48,9 +48,9 @@ const SOON: Duration = Duration::from_secs(25);
 const PARADOS: [(&str, i32, &str); 14] = [
     ("no-features", 70, "the processor lacks a needed feature"),
     ("old-protocol", 70, "the processor lacks a needed feature"),
-    ("no-registration", 70, "the host refused a change of page states"),
+    ("no-registration", 70, "the host registered no GHCB"),
     ("no-conversion", 70, "the host refused a change of page states"),
-    ("silence", 70, "the host refused a change of page states"),
+    ("silence", 70, "the host refused what the start needs"),
     ("late", 0, ""),
     ("false-cpuid", 0, ""),
     ("snatched-page", 70, "exception in Parados"),
