@@ -462,7 +462,8 @@ impl Vcpu {
         let action = host.vmgexit(self.number, self.vmpl, &mut value, machine, devices);
         self.set_ghcb(value);
         if let Some(consequence) = host.take_consequence() {
-            self.plot(machine, consequence);
+            let runs_next = if let Action::Run(vmpl) = action { vmpl } else { self.vmpl };
+            self.plot(machine, consequence, runs_next);
         }
         match action {
             Action::Resume => Ok(()),

@@ -22,13 +22,23 @@ const DB: u64 = 1;
 /// An instruction exits for each of its operands at most, and for its own page: a few times.
 const ATTEMPTS: usize = 8;
 
+/// What a hostile host injects, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Ambush {
+    /// So many more instructions of this VMPL. An interrupt may bring another one in between, which is let pass: what strikes
+    /// VMPL2 has no business at VMPL0.
+    left: u32,
+    vmpl: u8,
+    what: Injection,
+}
+
 impl Vcpu {
-    /// Takes note of what a script wants.
-    pub(super) fn plot(&mut self, machine: &mut Machine, consequence: Consequence) {
+    /// Takes note of what a script wants; `vmpl` is the one that runs next.
+    pub(super) fn plot(&mut self, machine: &mut Machine, consequence: Consequence, vmpl: u8) {
         match consequence {
             Consequence::Stall(cycles) => self.stall = cycles,
             Consequence::Watch(gpa, change) => machine.watch(gpa, change),
-            Consequence::Inject(instructions, what) => self.ambush = Some((instructions, what)),
+            Consequence::Inject(left, what) => self.ambush = Some(Ambush { left, vmpl, what }),
         }
     }
 
@@ -46,16 +56,21 @@ impl Vcpu {
         self.stall = 0;
     }
 
+    /// Whether the VMPL runs whose instructions are counted.
+    pub(super) fn is_near_ambush(&self) -> bool {
+        self.ambush.is_some_and(|ambush| ambush.vmpl == self.vmpl)
+    }
+
     /// One step nearer to the instruction boundary where a script strikes.
     pub(super) fn approach(&mut self, shared: &mut Shared) -> Flow {
         match self.ambush {
-            Some((0, what)) => {
+            Some(Ambush { left: 0, what, .. }) => {
                 self.ambush = None;
                 self.strike(shared, what)
             }
-            Some((left, what)) => {
+            Some(ambush) => {
                 if self.step(shared)? {
-                    self.ambush = Some((left - 1, what));
+                    self.ambush = Some(Ambush { left: ambush.left - 1, ..ambush });
                 }
                 Ok(())
             }

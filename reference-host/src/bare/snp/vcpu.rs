@@ -6,6 +6,7 @@ use super::super::{console, exceptions};
 use super::alternate::Alternate;
 use super::machine::{Machine, Privacy};
 use super::shared::{Held, Order, Orders, Place, Shared, Spin, be};
+use super::step::Ambush;
 use core::arch::asm;
 use core::fmt::Write;
 use core::ptr::NonNull;
@@ -15,7 +16,6 @@ use reference_host::snp::decode::{self, Instruction};
 use reference_host::snp::walk::{Mapping, Paging, is_forced_private};
 use snp_host::Host;
 use snp_host::doorbell::Posted;
-use snp_host::hostile::Injection;
 use snp_model::rule::INSTRUCTION_BYTES;
 use snp_model::{Broken, Rule, Violation, injection};
 use specs::sev::{VECTOR_HV, VMPLS};
@@ -161,7 +161,7 @@ pub(super) struct Vcpu {
     mirrored: u64,
     strict: bool,
     /// What a hostile host injects after so many more instructions.
-    pub(super) ambush: Option<(u32, Injection)>,
+    pub(super) ambush: Option<Ambush>,
     /// So long it lets the guest wait, in TSC cycles.
     pub(super) stall: u64,
 }
@@ -275,7 +275,7 @@ impl Vcpu {
                 let _ = writeln!(console::Console, "[host] {} exits\n{separator}{}", held.counts.exits, held.counts);
                 console::stop(&Stop::Ended(end))
             }
-            if self.activity == Activity::Running && self.ambush.is_some() {
+            if self.activity == Activity::Running && self.is_near_ambush() {
                 outcome = self.approach(&mut held);
                 continue;
             }
