@@ -74,7 +74,7 @@ const VALIDATE: [u8; 0x49] = [
 /// Pages with content, by address.
 type Pages = BTreeMap<u64, Vec<u8>>;
 
-/// The file for a payload and a VM with so much memory, below 2 GiB, and so many processors.
+/// The file for a payload and a VM with so much memory and so many processors.
 pub(crate) fn build(payload: &Payload, memory: u64, processors: u32) -> Result<Vec<u8>> {
     let read = |path: &Path| std::fs::read(path).map_err(|error| Failure::system(path.display(), error));
     let kernel = read(&payload.kernel)?;
@@ -166,7 +166,8 @@ fn descriptors() -> Vec<u8> {
     words(&[0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff])
 }
 
-/// The first 4 GiB, to themselves, private, by 2 MiB pages: a root, one table below it, four directories.
+/// The first 512 GiB, to themselves, private: a root, one table below it with leaves of 1 GiB, and four directories with leaves
+/// of 2 MiB for the first 4 GiB.
 fn page_tables() -> Vec<u8> {
     const TABLE: u64 = C_BIT | 0x23;
     const LEAF: u64 = C_BIT | 0xe3;
@@ -174,7 +175,7 @@ fn page_tables() -> Vec<u8> {
     let mut tables = vec![table(1)];
     tables.resize(512, 0);
     tables.extend((2..6).map(table));
-    tables.resize(2 * 512, 0);
+    tables.extend((4..512).map(|page| (page << 30) | LEAF));
     tables.extend((0..4 * 512).map(|page| (page * LARGE) | LEAF));
     words(&tables)
 }
@@ -200,9 +201,19 @@ fn blob() -> Vec<u8> {
     bytes
 }
 
+/// Where RAM goes on, if it does not fit below 2 GiB: as the reference host has it.
+const LOW_END: u64 = 2 << 30;
+const HIGH_START: u64 = 4 << 30;
+
+/// The RAM from 1 MiB on; an empty range if there is none above 4 GiB.
+fn ram(memory: u64) -> [std::ops::Range<u64>; 2] {
+    [1 << 20..memory.min(LOW_END), HIGH_START..HIGH_START + memory.saturating_sub(LOW_END)]
+}
+
 fn acpi_tables(memory: u64, processors: u32) -> Result<Vec<u8>> {
     let mut buffer = vec![0; (ACPI_TABLES.end - ACPI_TABLES.start) as usize];
-    let description = devices::acpi::Description { processors, command_console: false, low_memory_end: memory };
+    let description =
+        devices::acpi::Description { processors, command_console: false, low_memory_end: memory.min(LOW_END) };
     let tables = devices::acpi::build_for_loader(&description, &mut buffer, ACPI_TABLES.start);
     let tables = tables.map_err(|error| Failure::new(status::FAILED, format!("ACPI tables: {error:?}")))?;
     buffer.truncate(tables.used);
@@ -226,12 +237,16 @@ fn boot_parameters(kernel: &[u8], header: &SetupHeader, initrd: u64, memory: u64
     };
     set(SETUP_HEADER_OFFSET, header.as_bytes().get(..end - SETUP_HEADER_OFFSET).unwrap_or_default());
     set(zero_page::ACPI_RSDP_ADDR, &ACPI_TABLES.start.to_le_bytes());
-    let map = [
+    let [low, high] = ram(memory);
+    let mut map = vec![
         (0, ACPI_TABLES.start, e820::RAM),
         (ACPI_TABLES.start, ACPI_TABLES.end, e820::ACPI),
         (RESERVED.start, RESERVED.end, e820::RESERVED),
-        (1 << 20, memory, e820::RAM),
+        (low.start, low.end, e820::RAM),
     ];
+    if !high.is_empty() {
+        map.push((high.start, high.end, e820::RAM));
+    }
     set(zero_page::E820_ENTRIES, &[map.len() as u8]);
     for (index, (start, end, kind)) in map.into_iter().enumerate() {
         let entry = E820Entry { start: start.into(), bytes: (end - start).into(), kind: kind.into() };
@@ -243,8 +258,9 @@ fn boot_parameters(kernel: &[u8], header: &SetupHeader, initrd: u64, memory: u64
 /// What is left to validate: all RAM that the file says nothing of, by 2 MiB pages where that is whole.
 fn ranges(pages: &Pages, memory: u64) -> Vec<u8> {
     let own = [SECRETS, CPUID, RANGES];
+    let [low, high] = ram(memory);
     let free = |page: u64| {
-        let ram = page < 0xa_0000 || (1 << 20..memory).contains(&page);
+        let ram = page < 0xa_0000 || low.contains(&page) || high.contains(&page);
         ram && !own.contains(&page) && !pages.contains_key(&page)
     };
     let mut list: Vec<[u64; 4]> = Vec::new();
@@ -252,7 +268,7 @@ fn ranges(pages: &Pages, memory: u64) -> Vec<u8> {
         Some([_, end, last, _]) if *end == start && *last == size => *end += bytes,
         _ => list.push([start, start + bytes, size, bytes]),
     };
-    for head in (0..memory).step_by(LARGE as usize) {
+    for head in (0..low.end).chain(high.clone()).step_by(LARGE as usize) {
         let small = (head..head + LARGE).step_by(PAGE as usize);
         if small.clone().all(free) {
             add(head, LARGE, 1);

@@ -74,6 +74,7 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     tests.run("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu, 1))?;
     tests.run("stock_kernel_brings_up_two_processors", || boots(qemu, 2))?;
     tests.run("stock_kernel_brings_up_four_processors", || boots(qemu, 4))?;
+    tests.run("stock_kernel_has_memory_above_4_gib", || has_high_memory(qemu))?;
     tests.run("one_file_for_two_platforms_starts_on_both", || combined(qemu))?;
     tests.run("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
     tests.run("parados_gives_a_report_for_a_nonce_that_verifies", || attestation::for_a_nonce(qemu))?;
@@ -143,17 +144,30 @@ fn expect(ended: &Ended, reason: &str) -> Outcome {
 }
 
 fn boots(qemu: Option<&Path>, processors: u32) -> Result<Outcome> {
+    boots_with(qemu, MEMORY, processors, &[])
+}
+
+/// 2 GiB of the VM's memory lie below, the rest from 4 GiB on; the kernel takes from the top first.
+fn has_high_memory(qemu: Option<&Path>) -> Result<Outcome> {
+    const MAP: &str = "[mem 0x0000000100000000-0x000000013fffffff] usable";
+    const NODE: &str = "  node   0: [mem 0x0000000100000000-0x000000013fffffff]";
+    boots_with(qemu, 3 << 30, 1, &[MAP, NODE])
+}
+
+/// The stock kernel with this much memory, and what it must say besides.
+fn boots_with(qemu: Option<&Path>, memory: u64, processors: u32, words: &[&str]) -> Result<Outcome> {
     let scratch = Scratch::new()?;
     let payload = Request { figure: true, ..Request::default() }.payload(&scratch)?;
     // Without `quiet`: the kernel's own words are what is looked for.
     let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
     let mut log = Vec::new();
-    let image = snp_guest::build(&payload, MEMORY, processors)?;
-    let ended = hosted(qemu, &image, processors, "", &mut log)?;
+    let image = snp_guest::build(&payload, memory, processors)?;
+    let ended = hosted_for(LIMIT, qemu, &image, (memory, processors), "", &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let online = format!("Brought up 1 node, {processors} CPU");
     let expected = [ACTIVE, TABLE, &online, USER_MODE];
-    let missing: Vec<_> = expected.into_iter().filter(|text| !console.contains(text)).collect();
+    let missing: Vec<_> =
+        expected.into_iter().chain(words.iter().copied()).filter(|text| !console.contains(text)).collect();
     let predicted = predicted_digest(&image)?;
     if !log.contains(&predicted) {
         return Ok(Err(format!("the reference host did not say `{predicted}`")));
@@ -201,15 +215,15 @@ fn predicted_digest(image: &[u8]) -> Result<String> {
 
 /// Runs an image on the model.
 fn hosted(qemu: Option<&Path>, image: &[u8], processors: u32, rules: &str, log: &mut Vec<String>) -> Result<Ended> {
-    hosted_for(LIMIT, qemu, image, processors, rules, log)
+    hosted_for(LIMIT, qemu, image, (MEMORY, processors), rules, log)
 }
 
-/// The same, with another time limit.
+/// The same, with another time limit, memory and number of processors.
 fn hosted_for(
     limit: Duration,
     qemu: Option<&Path>,
     image: &[u8],
-    processors: u32,
+    (memory, processors): (u64, u32),
     rules: &str,
     log: &mut Vec<String>,
 ) -> Result<Ended> {
@@ -219,7 +233,7 @@ fn hosted_for(
     igvm_tools::write_atomically(&file, image)?;
     let mut machine = Machine::new(qemu.path, Start::Host { host: build::reference_host()?, image: file });
     machine.cpu = SNP_CPU.into();
-    (machine.memory, machine.processors) = (MEMORY, processors);
+    (machine.memory, machine.processors) = (memory, processors);
     machine.host_options = rules.into();
     let streams =
         Streams { console: Console::Kept, command: false, power_button: false, deadline: Some(Instant::now() + limit) };

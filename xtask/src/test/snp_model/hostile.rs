@@ -138,7 +138,7 @@ fn kernel(qemu: Option<&Path>, script: &str, reason: &str, words: &str) -> Resul
     let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
     let image = snp_guest::build(&payload, MEMORY, 1)?;
     let limit = if reason == HANGS { SOON } else { LIMIT };
-    let ended = hosted_for(limit, qemu, &image, 1, &format!(" hostile={script}"), &mut Vec::new())?;
+    let ended = hosted_for(limit, qemu, &image, (MEMORY, 1), &format!(" hostile={script}"), &mut Vec::new())?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let outcome = match &ended.end {
         None if reason == HANGS => Ok(()),
