@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use devices::pc::{Answer, Pc, PcConfig, PcHost};
+use platform::Slip;
 use vmm_interface::{Console, Instant, InterruptMessage, Lifecycle};
 
 use crate::Target;
@@ -25,12 +26,12 @@ use crate::memory_use::without_heap;
 /// The fuzzer.
 pub const TARGET: Target = Target {
     name: "bus",
-    run: |data| play(data, None),
+    run: play,
     planted: &[
-        ("a 16-bit read brings a bit of a third byte", |data| play(data, Some(Bug::Wide))),
-        ("a change of INTR is not told", |data| play(data, Some(Bug::LostIntr))),
-        ("a call before the deadline loses a key", |data| play(data, Some(Bug::EagerExpire))),
-        ("device memory forgets the top bit at one place", |data| play(data, Some(Bug::Forgetful))),
+        ("a 16-bit read brings a bit of a third byte", |data| Slip::ThirdByte.planted(|| play(data))),
+        ("a fall of INTR is not told", |data| Slip::StuckIntr.planted(|| play(data))),
+        ("a call before the deadline is an update of the clock", |data| Slip::EarlyUpdate.planted(|| play(data))),
+        ("device memory forgets the top bit at one place", |data| Slip::Forgetful.planted(|| play(data))),
     ],
     longest: 2048,
     mutations: 60_000,
@@ -74,15 +75,6 @@ const PORTS: [(u16, u16); 24] = [
 const DEVICE_MEMORY: RangeInclusive<u64> = 0xff00_0000..=0xff00_ffff;
 const ADDRESSES: [u64; 6] = [0xfec0_0000, 0xfec0_0010, 0xb000_0000, 0xb00f_8000, 0xff00_0000, 0xff00_fff8];
 
-/// What is wrong on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Bug {
-    Wide,
-    LostIntr,
-    EagerExpire,
-    Forgetful,
-}
-
 /// The PC's surroundings: a digest of all that they hear.
 #[derive(Debug)]
 struct Host {
@@ -93,8 +85,6 @@ struct Host {
     messages: u32,
     intr: bool,
     request: Option<Lifecycle>,
-    bug: Option<Bug>,
-    changes: u32,
 }
 
 impl Host {
@@ -126,12 +116,9 @@ impl PcHost for Host {
     }
 
     fn pic_output(&mut self, asserted: bool) {
-        self.changes += 1;
         assert_ne!(asserted, self.intr, "a level of INTR is told twice");
         self.note(5, asserted.into());
-        if self.bug != Some(Bug::LostIntr) || self.changes != 3 {
-            self.intr = asserted;
-        }
+        self.intr = asserted;
     }
 
     fn request(&mut self, change: Lifecycle) {
@@ -144,7 +131,6 @@ impl PcHost for Host {
 struct Bench {
     pc: Pc,
     host: Host,
-    bug: Option<Bug>,
 }
 
 /// One thing that happens to a PC.
@@ -243,7 +229,7 @@ fn long(answer: Answer<u32>) -> Answer<u64> {
 }
 
 impl Bench {
-    fn new(config: &PcConfig, bug: Option<Bug>) -> Self {
+    fn new(config: &PcConfig) -> Self {
         let host = Host {
             now: Instant(1_000_000),
             asked: Cell::new(0),
@@ -252,10 +238,8 @@ impl Bench {
             messages: 0,
             intr: false,
             request: None,
-            bug,
-            changes: 0,
         };
-        Self { pc: Pc::new(config).expect("a PC"), host, bug }
+        Self { pc: Pc::new(config).expect("a PC"), host }
     }
 
     /// One call to the PC.
@@ -271,21 +255,14 @@ impl Bench {
     fn perform(&mut self, operation: Operation) -> u64 {
         match operation {
             Operation::PortRead { port, width } => {
-                let mut answer = long(self.call(|pc, host| pc.port_read(port, width, host)));
-                if self.bug == Some(Bug::Wide) && width == 2 && (0x40..0x43).contains(&port) {
-                    answer = Answer::Found(answer.value() | 1 << 16);
-                }
-                value(answer, width)
+                value(long(self.call(|pc, host| pc.port_read(port, width, host))), width)
             }
             Operation::PortWrite { port, width, value } => {
                 let _ = self.call(|pc, host| pc.port_write(port, width, value, host));
                 0
             }
             Operation::MmioRead { gpa, width } => value(self.call(|pc, host| pc.mmio_read(gpa, width, host)), width),
-            Operation::MmioWrite { gpa, width, mut value } => {
-                if self.bug == Some(Bug::Forgetful) && gpa == 0xff00_0008 {
-                    value &= 0x7f;
-                }
+            Operation::MmioWrite { gpa, width, value } => {
                 let _ = self.call(|pc, host| pc.mmio_write(gpa, width, value, host));
                 0
             }
@@ -331,9 +308,6 @@ impl Bench {
     }
 
     fn expire(&mut self) {
-        if self.bug == Some(Bug::EagerExpire) && self.pc.deadline() > self.host.now {
-            let _ = self.call(|pc, host| pc.port_read(0x60, 1, host));
-        }
         self.call(|pc, host| pc.expire(host));
         let (deadline, now) = (self.pc.deadline(), self.host.now);
         assert!(deadline > now || now == Instant::NEVER, "called at {now:?}, and the deadline is {deadline:?}");
@@ -396,7 +370,7 @@ impl Shadow {
     }
 }
 
-fn play(data: &[u8], bug: Option<Bug>) {
+fn play(data: &[u8]) {
     let mut input = Input::new(data);
     let kind = input.byte();
     let config = PcConfig {
@@ -407,7 +381,7 @@ fn play(data: &[u8], bug: Option<Bug>) {
         command_console: kind & 2 == 0,
         unix_time: if kind & 4 == 0 { 1_709_210_096 } else { input.long() },
     };
-    let (mut whole, mut split) = (Bench::new(&config, bug), Bench::new(&config, bug));
+    let (mut whole, mut split) = (Bench::new(&config), Bench::new(&config));
     let mut shadow = Shadow::default();
     for _ in 0..MOST_OPERATIONS {
         if input.is_empty() {

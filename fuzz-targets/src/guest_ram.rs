@@ -23,15 +23,13 @@ pub(crate) struct SparseRam {
     pub(crate) twice: Option<u64>,
     /// A write that was let through by nobody's right.
     pub(crate) astray: Option<u64>,
-    /// Short writes go eight bytes low where this is set: a planted bug.
-    pub(crate) low: bool,
 }
 
 impl SparseRam {
     /// The memory of a guest with so many bytes, a multiple of the page size.
     pub(crate) fn new(bytes: u64) -> Self {
         let (pages, claimed) = Default::default();
-        Self { bytes, pages, claimed, twice: None, astray: None, low: false }
+        Self { bytes, pages, claimed, twice: None, astray: None }
     }
 
     /// Whether the guest has all of these bytes.
@@ -90,7 +88,6 @@ impl SparseRam {
 
 impl GuestRam for SparseRam {
     fn write(&mut self, gpa: u64, bytes: &[u8]) -> Result<(), OutsideRam> {
-        let gpa = if self.low && bytes.len() <= 8 { gpa.saturating_sub(8) } else { gpa };
         self.note(gpa, bytes.len() as u64);
         if !self.has(gpa, bytes.len() as u64) {
             return Err(OutsideRam);

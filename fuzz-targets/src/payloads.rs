@@ -33,26 +33,17 @@ use crate::{Target, memory_use};
 /// The fuzzer.
 pub const TARGET: Target = Target {
     name: "payloads",
-    run: |data| play(data, None),
+    run: play,
     planted: &[
-        ("what a kernel needs beyond its file is not reserved", |data| play(data, Some(Bug::Unreserved))),
-        ("a page with data goes to the next address", |data| Slip::Shifted.planted(|| play(data, None))),
-        ("the guest gets the page before Parados's end", |data| play(data, Some(Bug::Generous))),
-        ("a part of the payload is neither measured nor judged", |data| play(data, Some(Bug::Unjudged))),
-        ("an entry point behind the file's bytes is taken", |data| play(data, Some(Bug::Entry))),
+        ("what a kernel needs beyond its file is not reserved", |data| Slip::Unreserved.planted(|| play(data))),
+        ("a page with data goes to the next address", |data| Slip::Shifted.planted(|| play(data))),
+        ("the guest gets the page before Parados's end", |data| Slip::Generous.planted(|| play(data))),
+        ("a part of the payload is neither measured nor judged", |data| Slip::Unjudged.planted(|| play(data))),
+        ("an entry point behind the file's bytes is taken", |data| Slip::Entry.planted(|| play(data))),
     ],
     longest: 6144,
     mutations: 60_000,
 };
-
-/// What is wrong on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Bug {
-    Unreserved,
-    Generous,
-    Entry,
-    Unjudged,
-}
 
 const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;
@@ -65,11 +56,11 @@ const SMALL: u64 = 1 << 20;
 const HEAP_PER_BYTE: usize = 16;
 const HEAP_AT_LEAST: usize = 64 << 10;
 
-fn play(data: &[u8], bug: Option<Bug>) {
+fn play(data: &[u8]) {
     let mut input = Input::new(data);
     let kind = input.byte();
     if kind & 0x80 != 0 {
-        return play_launch(&mut input, bug);
+        return play_launch(&mut input);
     }
     let more = usize::from(input.byte()) << 6;
     let initrd = u64::from(input.half()) << (kind & 0xf);
@@ -86,19 +77,9 @@ fn play(data: &[u8], bug: Option<Bug>) {
             return;
         }
     };
-    let mut payload = payload;
-    match bug {
-        Some(Bug::Unreserved) if payload.kind == image_abi::payload::LINUX => {
-            payload.ranges[0].bytes = payload.chunks[0].bytes / 2;
-        }
-        Some(Bug::Entry) if payload.kind == image_abi::payload::MULTIBOOT => {
-            payload.entry = payload.chunks[0].start + payload.chunks[0].bytes;
-        }
-        _ => {}
-    }
     check_payload(&payload, &file);
     if payload.ranges.iter().map(|range| range.bytes).sum::<u64>() <= SMALL {
-        build(&payload, &file, (kind, more), initrd.min(SMALL), bug);
+        build(&payload, &file, (kind, more), initrd.min(SMALL));
     }
 }
 
@@ -138,7 +119,7 @@ fn check_payload(payload: &Payload<'_>, file: &[u8]) {
 }
 
 /// Builds the image, and starts it as far as that goes without a processor.
-fn build(payload: &Payload<'_>, file: &[u8], (kind, more): (u8, usize), initrd: u64, bug: Option<Bug>) {
+fn build(payload: &Payload<'_>, file: &[u8], (kind, more): (u8, usize), initrd: u64) {
     let initrd = vec![kind | 1; initrd as usize];
     let spec = ImageSpec {
         platform: Platform::Native,
@@ -175,7 +156,7 @@ fn build(payload: &Payload<'_>, file: &[u8], (kind, more): (u8, usize), initrd: 
     }
     let block = image.report.launch_block.expect("a launch block");
     check_block(&block, payload, initrd, &ram);
-    check_digests(&block, &image.bytes, spec.measured, bug);
+    check_digests(&block, &image.bytes, spec.measured);
     let map = ram.get(block.memory_map.start, block.memory_map.bytes as usize);
     let count = ram.get(block.processor_count.start, 4);
     let count = u32::from_le_bytes(count.try_into().expect("four bytes"));
@@ -201,12 +182,9 @@ fn check_block(block: &LaunchBlock, payload: &Payload<'_>, initrd: Option<&[u8]>
 }
 
 /// What is not measured is what the digests name.
-fn check_digests(block: &LaunchBlock, image: &[u8], measured: bool, bug: Option<Bug>) {
-    let mut judged: Vec<_> = block.digests.iter().filter(|digest| digest.range.bytes > 0).map(|it| it.range).collect();
+fn check_digests(block: &LaunchBlock, image: &[u8], measured: bool) {
+    let judged: Vec<_> = block.digests.iter().filter(|digest| digest.range.bytes > 0).map(|it| it.range).collect();
     assert!(judged.is_empty() || !measured);
-    if bug == Some(Bug::Unjudged) {
-        judged.pop();
-    }
     let file = igvm_tools::file::parse(Path::new("image"), image).expect("an image that was just built");
     for (_, page) in file.pages() {
         let is_judged = judged.iter().any(|range| range.start < page.gpa + PAGE && page.gpa < range.end());
@@ -248,7 +226,7 @@ fn paravisor() -> Vec<u8> {
 }
 
 /// A launch block and a memory map from the input.
-fn play_launch(input: &mut Input<'_>, bug: Option<Bug>) {
+fn play_launch(input: &mut Input<'_>) {
     let wish = input.byte();
     let mut range = || Range { start: input.integer(), bytes: input.integer() };
     let mut block = LaunchBlock {
@@ -294,11 +272,11 @@ fn play_launch(input: &mut Input<'_>, bug: Option<Bug>) {
         map.extend(input.rest());
     }
     if let Ok(launch) = memory_use::without_heap(|| Launch::new(&block, &map, count)) {
-        check_launch(&launch, &map, bug);
+        check_launch(&launch, &map);
     }
 }
 
-fn check_launch(launch: &Launch, map: &[u8], bug: Option<Bug>) {
+fn check_launch(launch: &Launch, map: &[u8]) {
     let promised: Vec<std::ops::Range<u64>> = map
         .chunks_exact(24)
         .map(|entry| {
@@ -318,13 +296,10 @@ fn check_launch(launch: &Launch, map: &[u8], bug: Option<Bug>) {
         });
         start >= end
     };
-    let mut region = launch.region.start().0..launch.region.end().0;
+    let region = launch.region.start().0..launch.region.end().0;
     assert!(region.start == IMAGE_BASE && region.end <= launch.low_end, "{region:x?}, low end {:#x}", launch.low_end);
     assert!(launch.block.image.end() <= region.end, "the image is larger than Parados's memory");
     assert!(is_promised(region.start, region.end), "Parados takes {region:x?}, which the host does not promise");
-    if bug == Some(Bug::Generous) {
-        region.end += PAGE;
-    }
     for range in launch.ram.iter() {
         let range = range.start().0..range.end().0;
         assert!(!overlaps(&range, &region), "the guest gets {range:x?}, which is Parados's");

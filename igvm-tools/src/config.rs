@@ -8,6 +8,7 @@ use crate::build::{ImageSpec, Platform};
 use crate::error::Error;
 use crate::{input, policy};
 use image_abi::{flag, log_level};
+use platform::Slip;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -141,6 +142,9 @@ impl<'a> Table<'a> {
     }
 
     fn at(&self, offset: usize, what: impl std::fmt::Display) -> Error {
+        if Slip::NoLine.is_planted() {
+            return Error::data(self.path, what);
+        }
         Error::data(self.path, format_args!("line {}: {what}", line_of(self.text, offset)))
     }
 
@@ -208,7 +212,7 @@ impl<'a> Table<'a> {
         self.only(&POLICY.iter().map(|(name, _)| *name).chain(more).chain(abi).collect::<Vec<_>>())?;
         let mut flags = 0;
         for (name, bit) in POLICY {
-            if self.boolean(name)? {
+            if self.boolean(name)? || Slip::AnyPolicy.is_planted() && self.flag(name)?.is_some() {
                 flags |= bit;
             }
         }

@@ -14,6 +14,7 @@ use igvm_defs::{
     IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VARIABLE_HEADER,
     IGVM_VHS_VP_CONTEXT, IgvmVariableHeaderType as Type,
 };
+use platform::Slip;
 use std::collections::BTreeMap;
 use std::path::Path;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -247,6 +248,10 @@ impl Place {
     /// Checks that file data exists; zero stands for none.
     fn data(&self, file: &File<'_>, offset: u32, bytes: u64) -> Result<(), Flaw> {
         let (start, end) = (u64::from(offset), u64::from(offset).saturating_add(bytes));
+        ensure!(
+            !Slip::NoOffset.is_planted() || offset == 0 || end <= file.bytes.len() as u64,
+            "page data behind the file's end"
+        );
         ensure!(
             offset == 0 || (start >= file.data_start as u64 && end <= file.bytes.len() as u64),
             "header at offset {:#x}: file_offset {offset:#x} with {bytes:#x} bytes, expected it between {:#x} and {:#x}",

@@ -12,6 +12,7 @@ use igvm_defs::{
     IGVM_VHS_PAGE_DATA, IGVM_VHS_SUPPORTED_PLATFORM, IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType,
 };
 use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, RESET_PAGE, Range, flag, payload};
+use platform::Slip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use zerocopy::FromBytes;
@@ -214,7 +215,7 @@ struct Memory<'a> {
 impl<'a> Memory<'a> {
     fn of(file: &File<'a>, mask: u32) -> Self {
         let page = |page: IGVM_VHS_PAGE_DATA| {
-            let bytes = page_bytes(&page);
+            let bytes = if Slip::SmallPage.is_planted() { PAGE } else { page_bytes(&page) };
             (page.gpa, (page.gpa.saturating_add(bytes), file.data(page.file_offset, bytes)))
         };
         Self { pages: pages_for(file, mask).map(page).collect() }

@@ -5,7 +5,7 @@
 //! guest gets, and must not make Parados hand out its own or use what is not there.
 
 use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, Range, flag};
-use platform::{Gpa, PageRange, PageSize, RamMap, RamMapError, Reason};
+use platform::{Gpa, PageRange, PageSize, RamMap, RamMapError, Reason, Slip};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::mem::Image;
@@ -118,7 +118,7 @@ impl Launch {
             return Err(LaunchError::Region);
         }
         let video = PageRange::new(Gpa(VIDEO.0), Gpa(VIDEO.1)).ok_or(LaunchError::MemoryMap)?;
-        let ram = visible(&all, low_end, high_bytes)?.without(video)?.without(region)?;
+        let ram = visible(&all, low_end, high_bytes)?.without(video)?.without(withheld(region))?;
         let launch = Self { block: *block, ram, region, low_end, high_bytes, processors: processor_count };
         launch.check_payload()?;
         Ok(launch)
@@ -148,6 +148,15 @@ impl Launch {
         let all = self.block.payload.iter().chain([&self.block.initrd]);
         if all.into_iter().all(fits) { Ok(()) } else { Err(LaunchError::Payload) }
     }
+}
+
+/// What the guest does not get of Parados's region.
+fn withheld(region: PageRange) -> PageRange {
+    if Slip::Generous.is_planted() {
+        let end = Gpa(region.end().0 - PageSize::Small.bytes());
+        return PageRange::new(region.start(), end).unwrap_or(region);
+    }
+    region
 }
 
 /// How many bytes Parados takes for a VM, whose guest may convert pages or not: a multiple of 2 MiB, `None` if it is more than

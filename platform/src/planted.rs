@@ -26,10 +26,44 @@ pub enum Slip {
     SilentEnd,
     /// Local APIC: the timer's initial count lacks a bit.
     Count,
+    /// APIC fabric: messages with one vector get lost.
+    Lost,
+    /// APIC fabric: nobody is kicked.
+    Silent,
+    /// PC: a 16-bit access that is split into bytes brings a bit of a third one.
+    ThirdByte,
+    /// PC: the host is not told that INTR falls.
+    StuckIntr,
+    /// Clock: a call before the deadline raises the flag of an update.
+    EarlyUpdate,
+    /// Device memory: one byte has seven bits.
+    Forgetful,
+    /// Core: the guest also gets the page before the end of Parados's.
+    Generous,
+    /// Core: a payload's memory map lacks its last entry.
+    ShortMap,
+    /// Core: a payload's command line loses its last byte.
+    CutLine,
     /// Reference host: a page with data goes to the next address.
     Shifted,
+    /// Reference host: a short parameter lands eight bytes low.
+    Low,
     /// Reference host: a refusal names a place behind the file.
     Offset,
+    /// Image tools: what a kernel needs beyond its file is not reserved.
+    Unreserved,
+    /// Image tools: a program may be entered at the end of its bytes.
+    Entry,
+    /// Image tools: the last part of an unmeasured payload has no digest.
+    Unjudged,
+    /// Image tools: a misspelt key of a configuration is refused without its line.
+    NoLine,
+    /// Image tools: a policy that is there is on.
+    AnyPolicy,
+    /// Image tools: a large page is shown as a small one.
+    SmallPage,
+    /// Image tools: a refusal of page data forgets its offset.
+    NoOffset,
     /// Sizes: a kibibyte has 1000 bytes.
     Unit,
     /// Command output: a trailer that comes in pieces is output.

@@ -7,7 +7,7 @@ use crate::apic::lapic::Mode;
 use crate::apic::port::{ApicPort, Identity};
 use alloc::vec::Vec;
 use core::ops::Range;
-use platform::Waker;
+use platform::{Slip, Waker};
 use vmm_interface::{DeliveryMode, Destination, InterruptMessage};
 
 /// Why the fabric could not be built.
@@ -103,7 +103,9 @@ impl<T> Fabric<T> {
         }
         let mut taken = 0;
         for (index, port, _) in self.targets(sender, message) {
-            post(port, index, sender, message, waker);
+            if !(Slip::Lost.is_planted() && message.vector == 0x77) {
+                post(port, index, sender, message, waker);
+            }
             taken += 1;
         }
         taken
@@ -180,7 +182,7 @@ fn post(port: &ApicPort, index: u32, sender: Option<u32>, message: &InterruptMes
         DeliveryMode::Startup => port.post_startup(message.vector),
         DeliveryMode::ExtInt => port.post_extint(),
     };
-    if news && sender != Some(index) {
+    if news && sender != Some(index) && !Slip::Silent.is_planted() {
         waker.kick(index);
     }
 }

@@ -24,6 +24,7 @@ use core::ops::RangeInclusive;
 
 use map::Id;
 use parts::Parts;
+use platform::Slip;
 use vmm_interface::{Console, DispatchError, Instant, InterruptMessage, Lifecycle, RangeMap, Register};
 pub use wires::TIMER_PIN;
 use wires::{Around, Time, Wires};
@@ -244,6 +245,9 @@ impl Pc {
                 value = value & !(0xff << (8 * lane)) | byte << (8 * lane);
                 found = true;
             }
+        }
+        if width == 2 && Slip::ThirdByte.is_planted() {
+            value |= 1 << 16;
         }
         if found { Answer::Found(value) } else { nobody(space, address, width).map(|()| value) }
     }

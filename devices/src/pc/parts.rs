@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The devices themselves, and the one `match` that leads an access to each.
 
+use platform::Slip;
 use vmm_interface::{Console, Device, DispatchError, Instant, Line, Machine, Register};
 
 use super::PcConfig;
@@ -172,7 +173,7 @@ impl Parts {
         if self.pit.deadline() <= now {
             self.pit.expire(machine);
         }
-        if self.rtc.deadline() <= now {
+        if self.rtc.deadline() <= now || Slip::EarlyUpdate.is_planted() {
             self.rtc.expire(machine);
         }
         if self.com1.deadline() <= now {

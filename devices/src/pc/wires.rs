@@ -3,6 +3,7 @@
 
 use core::cell::Cell;
 
+use platform::Slip;
 use vmm_interface::{Console, Instant, InterruptMessage, Lifecycle, Line, Machine};
 
 use super::PcHost;
@@ -73,7 +74,9 @@ impl Wires {
         let output = self.pic.output();
         if output != self.pic_output {
             self.pic_output = output;
-            host.pic_output(output);
+            if output || !Slip::StuckIntr.is_planted() {
+                host.pic_output(output);
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod tests;
 use alarm::Alarm;
 use calendar::{DAY, Fields, Format, Raw};
 use cmos::Cmos;
+use platform::Slip;
 use vmm_interface::{Device, Instant, Line, Machine, Register};
 
 /// The clock's wire.
@@ -381,6 +382,9 @@ impl Device for Rtc {
     }
 
     fn expire(&mut self, machine: &mut impl Machine) {
+        if Slip::EarlyUpdate.is_planted() && machine.now() < self.deadline {
+            self.flags |= regs::UPDATE;
+        }
         self.sync(nanos(machine.now()), machine);
     }
 }

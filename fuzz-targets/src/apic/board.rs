@@ -24,13 +24,6 @@ const LVT_TIMER: u16 = 0x320;
 const INITIAL: u16 = 0x380;
 const DIVIDE: u16 = 0x3e0;
 
-/// What is wrong on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Bug {
-    Lost,
-    NoKick,
-}
-
 /// Time as the script says. The time-stamp counter runs at 2 GHz.
 #[derive(Debug, Default)]
 pub(super) struct Time(Cell<u64>);
@@ -54,15 +47,12 @@ impl Clock for Time {
 #[derive(Debug, Default)]
 struct Kicks {
     kicked: Cell<u32>,
-    forgets: bool,
 }
 
 impl Waker for Kicks {
     fn kick(&self, index: u32) {
         assert!((index as usize) < PROCESSORS, "processor {index} is kicked");
-        if !self.forgets || index != 2 {
-            self.kicked.set(self.kicked.get() | 1 << index);
-        }
+        self.kicked.set(self.kicked.get() | 1 << index);
     }
 }
 
@@ -90,7 +80,6 @@ struct Bus {
     messages: Cell<u32>,
     /// Some message was refused.
     refused: Cell<bool>,
-    bug: Option<Bug>,
 }
 
 impl Bus {
@@ -98,11 +87,6 @@ impl Bus {
         self.messages.set(self.messages.get() + 1);
         let views = self.views.borrow();
         let targets = oracle::targets(&views[..self.fabric.processors() as usize], sender, message);
-        if self.bug == Some(Bug::Lost) && message.vector == 0x77 && message.mode == DeliveryMode::Fixed {
-            // Lost on the way: its senders hear that it arrived.
-            targets.iter().flat_map(|all| all.iter()).for_each(|it| self.due.borrow_mut()[*it].vectors.insert(0x77));
-            return targets.map_or(1, |targets| targets.len() as u32);
-        }
         let taken = self.fabric.deliver(sender, message, &self.kicks);
         if matches!(message.mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority)
             && message.trigger == TriggerMode::Edge
@@ -200,18 +184,17 @@ const CONFIG: PcConfig = PcConfig {
 };
 
 impl Board {
-    pub(super) fn new(input: &mut Input<'_>, bug: Option<Bug>) -> Self {
+    pub(super) fn new(input: &mut Input<'_>) -> Self {
         let kind = input.byte();
         let count = 1 + u32::from(kind & 3);
         let bus = Bus {
             fabric: Fabric::new(0..count).expect("a fabric"),
-            kicks: Kicks { kicked: Cell::new(0), forgets: bug == Some(Bug::NoKick) },
+            kicks: Kicks::default(),
             views: RefCell::default(),
             due: RefCell::default(),
             edges: RefCell::default(),
             messages: Cell::new(0),
             refused: Cell::new(false),
-            bug,
         };
         let local = |id| {
             let lapic = Lapic::new(id, id == 0);

@@ -7,6 +7,7 @@
 use super::{Chunk, PARADOS, Payload};
 use crate::error::{Flaw, ensure};
 use image_abi::{COMMAND_LINE_LIMIT, PAYLOAD_LIMIT, Range, payload};
+use platform::Slip;
 use specs::linux_boot::{
     BOOT_FLAG, ENTRY_64_OFFSET, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader, VERSION_XLOADFLAGS, load_flag,
     xload_flag,
@@ -28,11 +29,10 @@ pub(super) fn is_linux(bytes: &[u8]) -> bool {
 pub(super) fn parse(bytes: &[u8]) -> Result<Payload<'_>, Flaw> {
     let header = check_header(bytes)?;
     let kernel = protected_mode_kernel(bytes, &header)?;
-    let init_size = u64::from(header.init_size.get());
+    let (init_size, size) = (u64::from(header.init_size.get()), kernel.len() as u64);
     ensure!(
-        init_size >= kernel.len() as u64,
-        "init_size at offset 0x260 is {init_size:#x}, less than the kernel's own {:#x} bytes",
-        kernel.len()
+        init_size >= size,
+        "init_size at offset 0x260 is {init_size:#x}, less than the kernel's own {size:#x} bytes"
     );
     ensure!(
         init_size <= PAYLOAD_LIMIT,
@@ -43,8 +43,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Payload<'_>, Flaw> {
     Ok(Payload {
         kind: payload::LINUX,
         entry: load + ENTRY_64_OFFSET,
-        chunks: vec![Chunk { start: load, data: kernel, bytes: kernel.len() as u64 }],
-        ranges: vec![Range { start: load, bytes: init_size }],
+        chunks: vec![Chunk { start: load, data: kernel, bytes: size }],
+        ranges: vec![Range { start: load, bytes: if Slip::Unreserved.is_planted() { size / 2 } else { init_size } }],
         setup_header,
         command_line_limit: u64::from(header.cmdline_size.get()).min(COMMAND_LINE_LIMIT),
         initrd_limit: u64::from(header.initrd_addr_max.get()) + 1,

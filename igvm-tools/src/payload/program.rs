@@ -5,6 +5,7 @@ use super::{Chunk, Payload, merge};
 use crate::elf::{Elf, machine};
 use crate::error::{Flaw, ensure};
 use image_abi::{COMMAND_LINE_LIMIT, PAYLOAD_LIMIT, Range};
+use platform::Slip;
 
 /// A payload made of an ELF file's loaded segments.
 pub(super) fn from_elf<'a>(elf: &Elf<'a>, kind: u32, entry: u64) -> Result<Payload<'a>, Flaw> {
@@ -35,7 +36,8 @@ pub(super) fn from_chunks(mut chunks: Vec<Chunk<'_>>, kind: u32, entry: u64) -> 
             );
         }
     }
-    let inside = |chunk: &Chunk<'_>| entry >= chunk.start && entry - chunk.start < chunk.data.len() as u64;
+    let beyond = u64::from(Slip::Entry.is_planted());
+    let inside = |chunk: &Chunk<'_>| entry >= chunk.start && entry - chunk.start < chunk.data.len() as u64 + beyond;
     ensure!(chunks.iter().any(inside), "the entry point {entry:#x} is not in any loaded segment");
     let ranges = merge(chunks.iter().map(|chunk| Range { start: chunk.start, bytes: chunk.bytes }).collect());
     Ok(Payload {
