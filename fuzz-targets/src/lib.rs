@@ -33,6 +33,7 @@ pub mod memory_use;
 pub mod mutate;
 pub mod parsers;
 pub mod payloads;
+pub mod start;
 
 /// What runs one input.
 pub type Body = fn(&[u8]);
@@ -63,6 +64,7 @@ pub const TARGETS: &[Target] = &[
     inspect::TARGET,
     measure::TARGET,
     exits::TARGET,
+    start::TARGET,
 ];
 
 /// Runs a target by name.

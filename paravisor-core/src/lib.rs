@@ -31,5 +31,6 @@ pub use digest::{DigestError, judge_payload};
 pub use launch::{Launch, LaunchError, region_bytes};
 pub use machine::{Hashed, Machine, MachineError};
 pub use mem::Image;
+pub use payload::{BootInformation, PayloadError};
 pub use statistics::Statistics;
 pub use vcpu::Vcpu;

@@ -6,7 +6,7 @@
 
 use devices::memory_map::{Entry, MemoryMap};
 use image_abi::{BOOT_STRUCTURES, COMMAND_LINE_LIMIT, Range, START_PAGE, payload};
-use platform::{DescriptorTable, Gpa, GuestMemory, MemoryError, VcpuState, Visibility};
+use platform::{DescriptorTable, Gpa, GuestMemory, MemoryError, Slip, VcpuState, Visibility};
 use specs::linux_boot::{self, zero_page};
 use specs::{multiboot, pvh};
 use zerocopy::IntoBytes;
@@ -35,7 +35,7 @@ const LARGE: u64 = TABLE | 1 << 7;
 
 /// Why a payload could not be prepared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum PayloadError {
+pub enum PayloadError {
     /// The launch block names no payload, or one of an unknown kind.
     Kind,
     /// Part of the payload or of its boot structures is not memory.
@@ -49,33 +49,47 @@ impl From<MemoryError> for PayloadError {
 }
 
 /// What all protocols pass on.
-pub(crate) struct BootInformation<'a> {
-    pub(crate) launch: &'a Launch,
-    pub(crate) map: &'a MemoryMap,
-    pub(crate) rsdp: u64,
+#[derive(Clone, Copy, Debug)]
+pub struct BootInformation<'a> {
+    /// The payload's kind, entry, RAM disk and place.
+    pub launch: &'a Launch,
+    /// The guest's memory.
+    pub map: &'a MemoryMap,
+    /// Where ACPI's root pointer lies.
+    pub rsdp: u64,
     /// Frequency of the guest's time-stamp counter.
-    pub(crate) tsc_hz: u64,
-    /// The bytes of the command line, and of the bzImage's first part.
-    pub(crate) command_line: &'a [u8],
-    pub(crate) setup_header: &'a [u8],
+    pub tsc_hz: u64,
+    /// The command line.
+    pub command_line: &'a [u8],
+    /// A bzImage's first part, with its setup header.
+    pub setup_header: &'a [u8],
 }
 
 impl BootInformation<'_> {
     /// Writes the boot structures and returns the state in which the boot processor starts.
     #[inline(never)]
-    pub(crate) fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+    pub fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
         let line = self.command_line.get(..COMMAND_LINE_LIMIT as usize).unwrap_or(self.command_line);
         write(memory, COMMAND_LINE, line)?;
         let mut end = COMMAND_LINE + line.len() as u64;
         if self.launch.block.payload_kind == payload::LINUX {
             end = self.tell_tsc_frequency(memory, end)?;
         }
-        write(memory, end, &[0])?;
+        let cut = u64::from(Slip::CutLine.is_planted() && end > COMMAND_LINE);
+        write(memory, end - cut, &[0])?;
         match self.launch.block.payload_kind {
             payload::LINUX => self.linux(memory),
             payload::PVH => self.pvh(memory),
             payload::MULTIBOOT => self.multiboot(memory),
             _ => Err(PayloadError::Kind),
+        }
+    }
+
+    /// The memory map's lines.
+    fn entries(&self) -> &[Entry] {
+        match self.map.entries() {
+            [rest @ .., _] if Slip::ShortMap.is_planted() => rest,
+            all => all,
         }
     }
 
@@ -127,7 +141,7 @@ impl BootInformation<'_> {
         put(&mut page, zero_page::EXT_RAMDISK_SIZE, &((initrd.bytes >> 32) as u32).to_le_bytes());
         put(&mut page, zero_page::ACPI_RSDP_ADDR, &self.rsdp.to_le_bytes());
         put(&mut page, zero_page::SENTINEL, &[0]);
-        let entries = self.map.entries();
+        let entries = self.entries();
         put(&mut page, zero_page::E820_ENTRIES, &[entries.len() as u8]);
         for (index, entry) in entries.iter().enumerate() {
             let entry = linux_boot::E820Entry {
@@ -146,7 +160,7 @@ impl BootInformation<'_> {
         let module = pvh::Module { start: initrd.start, bytes: initrd.bytes, ..pvh::Module::default() };
         write(memory, TABLES, module.as_bytes())?;
         let mut at = MEMORY_LIST;
-        for entry in self.map.entries() {
+        for entry in self.entries() {
             let line = pvh::MemoryMapEntry {
                 start: entry.start,
                 bytes: entry.end - entry.start,
@@ -165,7 +179,7 @@ impl BootInformation<'_> {
             command_line: COMMAND_LINE,
             rsdp: self.rsdp,
             memory_map: MEMORY_LIST,
-            memory_map_entries: self.map.entries().len() as u32,
+            memory_map_entries: self.entries().len() as u32,
             reserved: 0,
         };
         write(memory, INFORMATION, information.as_bytes())?;
@@ -183,7 +197,7 @@ impl BootInformation<'_> {
         };
         write(memory, TABLES, module.as_bytes())?;
         let mut at = MEMORY_LIST;
-        for entry in self.map.entries() {
+        for entry in self.entries() {
             let line = multiboot::MemoryMapEntry {
                 size: multiboot::MEMORY_MAP_ENTRY_SIZE.into(),
                 start: entry.start.into(),
@@ -196,8 +210,8 @@ impl BootInformation<'_> {
         let modules = u32::from(initrd.bytes != 0);
         let information = multiboot::Info {
             flags: (MEMORY | LINE | MEMORY_MAP | if modules == 0 { 0 } else { MODULES }).into(),
-            mem_lower: kib_from(self.map.entries(), 0).into(),
-            mem_upper: kib_from(self.map.entries(), 1 << 20).into(),
+            mem_lower: kib_from(self.entries(), 0).into(),
+            mem_upper: kib_from(self.entries(), 1 << 20).into(),
             cmdline: (COMMAND_LINE as u32).into(),
             mods_count: modules.into(),
             mods_addr: (TABLES as u32).into(),
