@@ -102,7 +102,7 @@ pub const MODES: [&str; 7] = [
 ];
 
 /// Areas of the address space.
-pub const AREAS: [&str; 9] = [
+pub const AREAS: [&str; 10] = [
     "RAM",
     "the video hole",
     "the paravisor's region",
@@ -111,11 +111,88 @@ pub const AREAS: [&str; 9] = [
     "the IOAPIC",
     "the LAPIC",
     "test memory",
+    "the statistics",
     "nothing",
 ];
 
-/// Widths of memory accesses.
-pub const WIDTHS: [u64; 5] = [1, 2, 4, 8, 16];
+/// Widths of memory accesses: those of SSE and AVX moves are the last two.
+pub const WIDTHS: [u64; 6] = [1, 2, 4, 8, 16, 32];
+
+/// A register of a device in the address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Register {
+    /// By its offset in the page.
+    Lapic(u64),
+    /// Of those behind the IOAPIC's window.
+    IoApic(u8),
+    /// The IOAPIC's choice of a register.
+    IoApicSelect,
+    /// Of the host bridge or of the LPC bridge.
+    Pci {
+        /// Of the LPC bridge.
+        lpc: bool,
+        /// By its offset in the configuration space.
+        offset: u64,
+    },
+    /// A word of the statistics, by its offset in the window.
+    Statistics(u64),
+}
+
+/// Words of the window's first page, of which the last ones are not in use.
+const HEADER_WORDS: usize = 16;
+/// Words of a vCPU's page: one of each histogram, all events and places for more, one of each table.
+const HISTOGRAMS: usize = 11;
+const EVENTS: usize = 32;
+const TABLES: usize = 3;
+const STATISTICS: usize = HEADER_WORDS + HISTOGRAMS + EVENTS + TABLES;
+
+/// How many registers [`Register::nth`] knows.
+pub const REGISTERS: usize = LAPIC + IOAPIC + 1 + PCI + STATISTICS;
+
+impl Register {
+    /// The register of a number.
+    pub fn nth(number: usize) -> Self {
+        let at = number % REGISTERS;
+        if at < LAPIC {
+            return Self::Lapic(at as u64 * 16);
+        }
+        let at = at - LAPIC;
+        if at < IOAPIC {
+            return Self::IoApic(at as u8);
+        }
+        let at = at - IOAPIC;
+        if at == 0 {
+            return Self::IoApicSelect;
+        }
+        let at = at - 1;
+        if at < PCI {
+            return Self::Pci { lpc: at >= PCI / 2, offset: (at % (PCI / 2)) as u64 * 4 };
+        }
+        Self::Statistics(statistics_offset(at - PCI))
+    }
+}
+
+/// Where a word lies in the window: in the first page, or in the page of vCPU 1 (`docs/statistics.md`).
+const fn statistics_offset(word: usize) -> u64 {
+    const VCPU: u64 = 0x2000;
+    let word = word as u64;
+    let (header, histograms, events) = (HEADER_WORDS as u64, HISTOGRAMS as u64, EVENTS as u64);
+    if word < header {
+        word * 8
+    } else if word < header + histograms {
+        VCPU + (word - header) * 0x100
+    } else if word < header + histograms + events {
+        VCPU + 0xb00 + (word - header - histograms) * 8
+    } else {
+        VCPU + 0xc00 + (word - header - histograms - events) * 0x100
+    }
+}
+
+/// Register, width by its index, and direction of access number `turn`, round and round through all of them.
+pub fn nth_access(turn: u64) -> (usize, usize, bool) {
+    let turn = (turn % (2 * REGISTERS * WIDTHS.len()) as u64) as usize;
+    (turn / 2 / WIDTHS.len(), turn / 2 % WIDTHS.len(), !turn.is_multiple_of(2))
+}
 
 macro_rules! deeds {
     ($($name:ident = $words:literal,)+) => {
@@ -231,7 +308,8 @@ const IOAPIC_BASE: usize = CMOS_BASE + 2 * CMOS;
 const LAPIC_BASE: usize = IOAPIC_BASE + 2 * IOAPIC;
 const PCI_BASE: usize = LAPIC_BASE + 2 * LAPIC;
 const AREA_BASE: usize = PCI_BASE + 2 * PCI;
-const MODE_BASE: usize = AREA_BASE + 2 * AREAS.len() * WIDTHS.len();
+const REGISTER_BASE: usize = AREA_BASE + 2 * AREAS.len() * WIDTHS.len();
+const MODE_BASE: usize = REGISTER_BASE + 2 * REGISTERS * WIDTHS.len();
 const DEED_BASE: usize = MODE_BASE + 4 * MODES.len();
 
 /// How many points there are.
@@ -292,6 +370,11 @@ impl Point {
         Self(AREA_BASE + 2 * (area % AREAS.len() * WIDTHS.len() + width % WIDTHS.len()) + write as usize)
     }
 
+    /// An access of a width to a register, both by their number.
+    pub const fn register(register: usize, width: usize, write: bool) -> Self {
+        Self(REGISTER_BASE + 2 * (register % REGISTERS * WIDTHS.len() + width % WIDTHS.len()) + write as usize)
+    }
+
     /// Foreign bytes in a mode, by its index, at a privilege level. `None` where the mode has no such level.
     pub const fn mode(mode: usize, level: u64) -> Option<Self> {
         match (mode, level) {
@@ -315,10 +398,22 @@ impl Point {
     }
 }
 
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lapic(offset) => write!(f, "LAPIC register {offset:#x}"),
+            Self::IoApic(index) => write!(f, "IOAPIC register {index:#x}"),
+            Self::IoApicSelect => f.write_str("the IOAPIC's choice of a register"),
+            Self::Pci { lpc, offset } => write!(f, "PCI register {}.0:{offset:#x}", if *lpc { 0x1f } else { 0 }),
+            Self::Statistics(offset) => write!(f, "the statistics' word {offset:#x}"),
+        }
+    }
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.0;
-        let groups = [PORT_BASE, MSR_BASE, CMOS_BASE, IOAPIC_BASE, LAPIC_BASE, PCI_BASE, AREA_BASE];
+        let groups = [PORT_BASE, MSR_BASE, CMOS_BASE, IOAPIC_BASE, LAPIC_BASE, PCI_BASE, AREA_BASE, REGISTER_BASE];
         let group = groups.iter().rposition(|base| *base <= at).unwrap_or(0);
         let offset = at - groups.get(group).unwrap_or(&0);
         let (half, verb) = (offset / 2, if offset.is_multiple_of(2) { "read" } else { "write" });
@@ -336,6 +431,10 @@ impl fmt::Display for Point {
             3 => write!(f, "{verb} of IOAPIC register {half:#x}"),
             4 => write!(f, "{verb} of LAPIC register {:#x}", half * 16),
             5 => write!(f, "{verb} of PCI register {}.0:{:#x}", half / 64 * 0x1f, half % 64 * 4),
+            7 => {
+                let width = WIDTHS.get(half % WIDTHS.len()).unwrap_or(&0);
+                write!(f, "{verb} of {width} bytes at {}", Register::nth(half / WIDTHS.len()))
+            }
             _ => {
                 let (area, width) = (AREAS.get(half / WIDTHS.len()), WIDTHS.get(half % WIDTHS.len()));
                 write!(f, "{verb} of {} bytes of {}", width.unwrap_or(&0), area.unwrap_or(&""))
@@ -358,6 +457,20 @@ mod tests {
     }
 
     #[test]
+    fn accesses_come_round_to_every_register_in_every_width() {
+        let count = 2 * REGISTERS * WIDTHS.len();
+        let mut points: Vec<_> =
+            (0..count as u64).map(nth_access).map(|(r, w, x)| Point::register(r, w, x).0).collect();
+        points.sort_unstable();
+        points.dedup();
+        assert_eq!(
+            (points.len(), points.first(), points.last()),
+            (count, Some(&REGISTER_BASE), Some(&(MODE_BASE - 1)))
+        );
+        assert_eq!(nth_access(count as u64), nth_access(0));
+    }
+
+    #[test]
     fn numbers_and_names_agree() {
         assert_eq!(Point::port(0x4d1, true).unwrap().to_string(), "write of port 0x4d1");
         assert_eq!(Point::msr(0xc000_0080, false).unwrap().to_string(), "read of MSR 0xc0000080");
@@ -366,6 +479,11 @@ mod tests {
         assert_eq!(Point::lapic(0x3f0, true).to_string(), "write of LAPIC register 0x3f0");
         assert_eq!(Point::pci(true, 0xfc, false).to_string(), "read of PCI register 31.0:0xfc");
         assert_eq!(Point::area(2, 4, true).to_string(), "write of 16 bytes of the paravisor's region");
+        let access = |name: &str| {
+            (0..).map(nth_access).map(|(r, w, x)| Point::register(r, w, x)).find(|it| it.to_string() == name)
+        };
+        assert!(access("write of 32 bytes at LAPIC register 0x300").is_some());
+        assert!(access("read of 16 bytes at the statistics' word 0x2b08").is_some());
         assert_eq!(Point::mode(1, 3).unwrap().to_string(), "foreign bytes in virtual-8086 mode at level 3");
         assert_eq!(Point::deed(Deed::Hlt).to_string(), "HLT");
         assert_eq!(Point::port(0x22, false), None);

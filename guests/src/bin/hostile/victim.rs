@@ -7,7 +7,7 @@ use guests::instructions::write_cr0;
 use guests::{instructions, machine};
 
 use crate::area::{Area, state};
-use crate::plan::Job;
+use crate::plan::{Job, PARTS};
 use crate::probes::{borders, floods, gates, memory, msrs, paging, ports, registers, stuck};
 use crate::random::Random;
 use crate::{foreign, tables};
@@ -27,7 +27,7 @@ pub(crate) extern "C" fn main(area: &'static Area) -> ! {
     let random = &mut random;
     match Job::at(words.job.load(SeqCst)) {
         Job::Ports => ports::run(area, random, COUNT),
-        Job::Memory => memory::run(area, random, COUNT),
+        Job::Memory => memory::run(area, random, COUNT, turn(area)),
         Job::Msrs => msrs::run(area, random, COUNT),
         Job::Registers => registers::run(area, random, COUNT),
         Job::Floods => floods::run(area, random, COUNT / 2),
@@ -41,6 +41,14 @@ pub(crate) extern "C" fn main(area: &'static Area) -> ! {
     }
     words.state.store(state::DONE, SeqCst);
     machine::halt_forever();
+}
+
+/// The number of a job among those of its kind in consecutive seeds: each victim has two in a seed. Parts behind the plan's do
+/// again what was done.
+fn turn(area: &Area) -> u64 {
+    let words = &area.words;
+    let (seed, second) = (words.seed.load(SeqCst), words.job.load(SeqCst) >= PARTS / 2);
+    (seed * 2 + area.index()) * 2 + u64::from(second)
 }
 
 fn load_task_register() {

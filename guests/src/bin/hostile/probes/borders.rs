@@ -27,6 +27,8 @@ const PHYSICAL: &[u64] = &[
     0xfee0_1000,
     0xff00_0000,
     0xff01_0000,
+    0xfef0_0000,
+    0xfef0_1000,
     0xd000_1000,
     0x800_1000,
 ];
@@ -59,6 +61,7 @@ fn pages(area: &Area) -> [(Kind, u64); 10] {
 
 pub(crate) fn run(area: &Area, random: &mut Random, count: u64) {
     let boot = read_cr3();
+    memory::enable_vectors();
     let root = build_paging(area, Paging::Long, random);
     let pages = pages(area);
     let [_, _, table, _] = &area.pts;
@@ -98,7 +101,7 @@ fn note_pair(below: Kind, above: Kind) {
 
 /// An access to the last bytes below a border and the first above.
 fn once(area: &Area, random: &mut Random, border: u64) {
-    let bytes = random.pick(&[2, 4, 8, 16]);
+    let bytes = random.pick(&[2, 4, 8, 16, 32]);
     let at = border.wrapping_sub(1 + random.below(bytes - 1));
     let value = random.value();
     let _ = match random.below(8) {
@@ -122,6 +125,7 @@ fn raw_store(area: &Area, at: u64, bytes: u64, value: u64) -> Option<u32> {
         2 => probe!(area, "mov [{at}], {v:x}", v = in(reg) value, at = in(reg) at),
         4 => probe!(area, "lock add [{at}], {v:e}", v = in(reg) value, at = in(reg) at),
         8 => probe!(area, "mov [{at}], {v}", v = in(reg) value, at = in(reg) at),
-        _ => probe!(area, "movups [{at}], xmm0", at = in(reg) at),
+        16 => probe!(area, "movups [{at}], xmm0", at = in(reg) at),
+        _ => probe!(area, "vmovdqu [{at}], ymm0", at = in(reg) at),
     }
 }

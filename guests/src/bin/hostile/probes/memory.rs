@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Garbage to every device register in the address space, and to what is no memory at all, at every size.
 
-use guests::coverage::{AREAS, Deed, Point, WIDTHS};
+use guests::coverage::{AREAS, Deed, Point, Register, WIDTHS, nth_access};
+use guests::instructions::{read_cr4, write_cr4};
 
 use crate::area::Area;
 use crate::handler::probe;
 use crate::note::{note, note_deed};
 use crate::random::Random;
+use crate::start::peek;
 
 const IOAPIC: u64 = 0xfec0_0000;
 const LAPIC: u64 = 0xfee0_0000;
 const ECAM: u64 = 0xb000_0000;
 const TEST: u64 = 0xff00_0000;
+const STATISTICS: u64 = 0xfef0_0000;
+/// What the statistics' window begins with, if the image has one.
+const STATISTICS_MAGIC: u64 = u64::from_le_bytes(*b"PARASTAT");
+
+/// Accesses of each job that go through all registers, widths and directions in turn.
+const SWEEP: u64 = 160;
 
 const END_OF_RAM: u64 = 256 << 20;
 
@@ -30,12 +38,16 @@ fn places(area: &Area) -> [(u64, u64); AREAS.len()] {
         (IOAPIC, 0x1000),
         (LAPIC, 0x1000),
         (TEST, 0x1_0000),
+        (STATISTICS, 0x4000),
         (0xd000_0000, 0x100_0000),
     ]
 }
 
-pub(crate) fn run(area: &Area, random: &mut Random, count: u64) {
+/// `turn` tells the jobs of a set of seeds apart, so that together they come to every register.
+pub(crate) fn run(area: &Area, random: &mut Random, count: u64, turn: u64) {
     let places = places(area);
+    enable_vectors();
+    sweep(area, random, turn);
     let start = random.next() >> 32;
     for turn in start..start + count {
         match random.below(8) {
@@ -43,7 +55,8 @@ pub(crate) fn run(area: &Area, random: &mut Random, count: u64) {
             1 | 2 => lapic(area, random),
             3 => configuration(area, random, turn),
             _ => {
-                let (index, width) = (random.below(places.len() as u64) as usize, random.below(5) as usize);
+                let (index, width) =
+                    (random.below(places.len() as u64) as usize, random.below(WIDTHS.len() as u64) as usize);
                 let (start, bytes) = places.get(index).copied().unwrap_or_default();
                 let aligned = if random.once_in(3) { !0 } else { !15 };
                 let at = start + (random.below(bytes) & aligned);
@@ -86,6 +99,9 @@ pub(crate) fn load(area: &Area, random: &mut Random, at: u64, bytes: u64) -> Opt
         (8, 1) => probe!(area, "imul {v}, [{at}], 3", v = out(reg) _, at = in(reg) at),
         (8, 2) => probe!(area, "rep movsq", inout("rcx") 2u64 => _, inout("rsi") at => _, inout("rdi") buffer => _),
         (8, _) => probe!(area, "mov {v}, [{at}]", v = out(reg) _, at = in(reg) at),
+        (32, 0) => probe!(area, "vmovaps ymm0, [{at}]", at = in(reg) at),
+        (32, 1) => probe!(area, "vlddqu ymm0, [{at}]", at = in(reg) at),
+        (32, _) => probe!(area, "vmovdqu ymm0, [{at}]", at = in(reg) at),
         (_, 0) => probe!(area, "movaps xmm0, [{at}]", at = in(reg) at),
         (_, 1) => probe!(area, "fld tbyte ptr [{at}]\n fninit", at = in(reg) at),
         (_, _) => probe!(area, "movups xmm0, [{at}]", at = in(reg) at),
@@ -119,11 +135,79 @@ pub(crate) fn store(area: &Area, random: &mut Random, at: u64, bytes: u64, value
         (8, 2..=3) => probe!(area, "lock cmpxchg8b [{at}]", at = in(reg) at, out("rax") _, out("rcx") _, out("rdx") _),
         (8, 4) => probe!(area, "neg qword ptr [{at}]", at = in(reg) at),
         (8, _) => probe!(area, "mov [{at}], {v}", v = in(reg) value, at = in(reg) at),
+        (32, 0) => probe!(area, "vmovntdq [{at}], ymm0", at = in(reg) at),
+        (32, 1) => probe!(area, "vmovapd [{at}], ymm0", at = in(reg) at),
+        (32, _) => probe!(area, "vmovups [{at}], ymm0", at = in(reg) at),
         (_, 0) => probe!(area, "lock cmpxchg16b [{at}]", at = in(reg) at, out("rax") _, out("rcx") _, out("rdx") _),
         (_, 1) => probe!(area, "movaps [{at}], xmm0", at = in(reg) at),
         (_, 2) => probe!(area, "fxsave [{at}]", at = in(reg) at),
         (_, _) => probe!(area, "movups [{at}], xmm0", at = in(reg) at),
     }
+}
+
+/// Lets the victim use AVX: INIT clears the bit of CR4 again, and other jobs leave anything in XCR0.
+pub(crate) fn enable_vectors() {
+    const OSXSAVE: u64 = 1 << 18;
+    write_cr4(read_cr4() | OSXSAVE);
+    // SAFETY: x87, SSE and AVX state; the test's processor has all three, and Rust's code uses none of it.
+    unsafe { core::arch::asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0, options(nostack)) };
+}
+
+/// The next accesses of the round through all registers, widths and directions.
+fn sweep(area: &Area, random: &mut Random, turn: u64) {
+    let has_statistics = peek::<u64>(STATISTICS) == STATISTICS_MAGIC;
+    for number in turn * SWEEP..(turn + 1) * SWEEP {
+        let (register, width, write) = nth_access(number);
+        let at = match Register::nth(register) {
+            Register::Lapic(offset) => LAPIC + offset,
+            Register::IoApicSelect => IOAPIC,
+            Register::IoApic(index) => {
+                plain(area, IOAPIC, Some(index.into()));
+                IOAPIC + 0x10
+            }
+            Register::Pci { lpc, offset } => ECAM + if lpc { 0x1f << 15 } else { 0 } + offset,
+            Register::Statistics(offset) => STATISTICS + offset,
+        };
+        let bytes = WIDTHS.get(width).copied().unwrap_or(1);
+        let fault = if write { exact_store(area, random, at, bytes) } else { exact_load(area, at, bytes) };
+        if fault.is_none() && (at < STATISTICS || has_statistics) {
+            note(Point::register(register, width, write));
+        }
+        area.exits(fault.is_none().into());
+    }
+}
+
+/// A load of exactly these bytes.
+fn exact_load(area: &Area, at: u64, bytes: u64) -> Option<u32> {
+    match bytes {
+        1 => probe!(area, "mov {v}, [{at}]", v = out(reg_byte) _, at = in(reg) at),
+        2 => probe!(area, "mov {v:x}, [{at}]", v = out(reg) _, at = in(reg) at),
+        4 => probe!(area, "mov {v:e}, [{at}]", v = out(reg) _, at = in(reg) at),
+        8 => probe!(area, "mov {v}, [{at}]", v = out(reg) _, at = in(reg) at),
+        16 => probe!(area, "movdqu xmm0, [{at}]", at = in(reg) at),
+        _ => probe!(area, "vmovups ymm0, [{at}]", at = in(reg) at),
+    }
+}
+
+/// A store of exactly these bytes, none of which sends INIT, or lets a timer send NMIs.
+fn exact_store(area: &Area, random: &mut Random, at: u64, bytes: u64) -> Option<u32> {
+    let lanes: [u32; 8] = core::array::from_fn(|_| quiet(without_init(random.value() as u32)));
+    let [first, second, ..] = lanes;
+    let (from, value) = (lanes.as_ptr(), u64::from(second) << 32 | u64::from(first));
+    match bytes {
+        1 => probe!(area, "mov [{at}], {v}", v = in(reg_byte) value as u8, at = in(reg) at),
+        2 => probe!(area, "mov [{at}], {v:x}", v = in(reg) value, at = in(reg) at),
+        4 => probe!(area, "mov [{at}], {v:e}", v = in(reg) value, at = in(reg) at),
+        8 => probe!(area, "mov [{at}], {v}", v = in(reg) value, at = in(reg) at),
+        16 => probe!(area, "movdqu xmm0, [{from}]\n movdqu [{at}], xmm0", from = in(reg) from, at = in(reg) at),
+        _ => probe!(area, "vmovups ymm0, [{from}]\n vmovups [{at}], ymm0", from = in(reg) from, at = in(reg) at),
+    }
+}
+
+/// NMI as a delivery mode becomes fixed: one for each tick of a timer at its fastest would leave the warden no time for
+/// anything else.
+const fn quiet(value: u32) -> u32 {
+    if value >> 8 & 7 == 4 { value & !(4 << 8) } else { value }
 }
 
 /// INIT as a delivery mode becomes NMI.
@@ -144,8 +228,6 @@ fn drop<T>(_: T) {}
 
 fn ioapic(area: &Area, random: &mut Random) {
     let index = random.below(0x40) as u8;
-    // An NMI for each tick of a timer at its fastest would leave the warden no time for anything else.
-    let quiet = |value: u32| if value >> 8 & 7 == 4 { value & !(4 << 8) } else { value };
     let write = random.once_in(2).then(|| quiet(without_init(random.value() as u32)));
     ioapic_register(area, index, write);
 }
