@@ -22,5 +22,6 @@ pub mod options;
 pub mod report;
 pub mod snp;
 pub mod start_info;
+pub mod tdx;
 #[cfg(test)]
 mod tests;

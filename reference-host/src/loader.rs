@@ -10,11 +10,13 @@ use crate::context::{CONTEXT_BYTES, Context};
 use crate::image::{Header, Image};
 use crate::memory::{BLOCK, GuestMap, PAGE, PageSet};
 use crate::report::{BadImage, Stop};
+use crate::tdx::RESET_PAGE;
 use igvm_defs::{
-    IGVM_NATIVE_PLATFORM_VERSION, IGVM_SEV_SNP_PLATFORM_VERSION, IGVM_VHS_GUEST_POLICY, IGVM_VHS_MEMORY_MAP_ENTRY,
-    IGVM_VHS_PAGE_DATA, IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA, IGVM_VHS_PARAMETER_INSERT,
-    IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM, IGVM_VHS_VP_CONTEXT,
-    IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType, IgvmVariableHeaderType, MemoryMapEntryType,
+    IGVM_NATIVE_PLATFORM_VERSION, IGVM_SEV_SNP_PLATFORM_VERSION, IGVM_TDX_PLATFORM_VERSION, IGVM_VHS_GUEST_POLICY,
+    IGVM_VHS_MEMORY_MAP_ENTRY, IGVM_VHS_PAGE_DATA, IGVM_VHS_PARAMETER, IGVM_VHS_PARAMETER_AREA,
+    IGVM_VHS_PARAMETER_INSERT, IGVM_VHS_REQUIRED_MEMORY, IGVM_VHS_SNP_ID_BLOCK, IGVM_VHS_SUPPORTED_PLATFORM,
+    IGVM_VHS_VP_CONTEXT, IGVM_VHT_OPTIONAL_BIT, IgvmPageDataType, IgvmPlatformType, IgvmVariableHeaderType,
+    MemoryMapEntryType,
 };
 use platform::Slip;
 use zerocopy::IntoBytes;
@@ -49,6 +51,8 @@ pub enum Platform {
     Native,
     /// SEV-SNP.
     Snp,
+    /// TDX, whose start alone is played.
+    Tdx,
 }
 
 /// How a page gets into an SEV-SNP guest.
@@ -100,9 +104,43 @@ pub fn load(
     placed: &mut PageSet<'_>,
 ) -> Result<Context, Stop> {
     let mask = platform_mask(image, Platform::Native)?;
-    let mut loader = Loader { image, machine, ram, placed, mask, areas: [None; AREAS], context: None, launch: None };
+    let mut loader = Loader {
+        image,
+        machine,
+        ram,
+        placed,
+        mask,
+        areas: [None; AREAS],
+        context: None,
+        launch: None,
+        reset: None,
+        guest_policy: 0,
+    };
     loader.run()?;
     loader.context.ok_or_else(no_context)
+}
+
+/// Loads a TDX image and returns its policy. `reset` becomes the page at the reset vector, which has to be there.
+pub fn load_tdx(
+    image: &Image<'_>,
+    machine: &Machine,
+    ram: &mut impl GuestRam,
+    placed: &mut PageSet<'_>,
+    reset: &mut [u8; PAGE as usize],
+) -> Result<u64, Stop> {
+    let mask = platform_mask(image, Platform::Tdx)?;
+    let reset = Some((reset, false));
+    let (areas, context, launch) = ([None; AREAS], None, None);
+    let mut loader = Loader { image, machine, ram, placed, mask, areas, context, launch, reset, guest_policy: 0 };
+    loader.run()?;
+    match loader.reset {
+        Some((_, true)) => Ok(loader.guest_policy),
+        _ => Err(Stop::Image(BadImage {
+            what: "end of the directives",
+            offset: 0,
+            expectation: "expected a page at the reset vector",
+        })),
+    }
 }
 
 /// Loads an SEV-SNP image. Whether there is a processor state is for `launch` to know.
@@ -115,7 +153,8 @@ pub fn load_snp<'a>(
 ) -> Result<(), Stop> {
     let mask = platform_mask(image, Platform::Snp)?;
     let launch = Some(launch);
-    let mut loader = Loader { image, machine, ram, placed, mask, areas: [None; AREAS], context: None, launch };
+    let (areas, context, reset) = ([None; AREAS], None, None);
+    let mut loader = Loader { image, machine, ram, placed, mask, areas, context, launch, reset, guest_policy: 0 };
     loader.run()
 }
 
@@ -161,6 +200,7 @@ fn platform_mask(image: &Image<'_>, wanted: Platform) -> Result<u32, BadImage> {
     let (kind, version) = match wanted {
         Platform::Native => (IgvmPlatformType::NATIVE, IGVM_NATIVE_PLATFORM_VERSION),
         Platform::Snp => (IgvmPlatformType::SEV_SNP, IGVM_SEV_SNP_PLATFORM_VERSION),
+        Platform::Tdx => (IgvmPlatformType::TDX, IGVM_TDX_PLATFORM_VERSION),
     };
     for header in image.headers() {
         let header = header?;
@@ -182,6 +222,9 @@ struct Loader<'a, 'b, R> {
     areas: [Option<Area>; AREAS],
     context: Option<Context>,
     launch: Option<&'a mut dyn Launch>,
+    /// The page at the reset vector, where a platform has one, and whether the image has filled it.
+    reset: Option<(&'a mut [u8; PAGE as usize], bool)>,
+    guest_policy: u64,
 }
 
 impl<R: GuestRam> Loader<'_, '_, R> {
@@ -229,6 +272,9 @@ impl<R: GuestRam> Loader<'_, '_, R> {
     fn policy(&mut self, header: &Header<'_>) -> Result<(), BadImage> {
         let policy: IGVM_VHS_GUEST_POLICY = header.read()?;
         let applies = self.applies(policy.compatibility_mask);
+        if applies {
+            self.guest_policy = policy.policy;
+        }
         let Some(launch) = self.launch.as_mut().filter(|_| applies) else { return Ok(()) };
         launch.policy(policy.policy).map_err(|expectation| header.bad("guest policy", expectation))
     }
@@ -252,6 +298,9 @@ impl<R: GuestRam> Loader<'_, '_, R> {
         if page.reserved != 0 || page.flags.reserved() != 0 {
             return Err(header.bad("page data flags", "expected reserved bits to be zero"));
         }
+        if page.gpa == RESET_PAGE && self.reset.is_some() {
+            return self.reset_page(header, &page);
+        }
         let kind = self.page_kind(header, &page)?;
         let bytes = if page.flags.is_2mb_page() { BLOCK } else { PAGE };
         self.claim(header, page.gpa, bytes, bytes)?;
@@ -272,6 +321,20 @@ impl<R: GuestRam> Loader<'_, '_, R> {
         };
         result.map_err(|OutsideRam| outside(header))?;
         self.launched(header, page.gpa, bytes, kind)
+    }
+
+    /// The page at the reset vector lies where a VM has no RAM, however much it has.
+    fn reset_page(&mut self, header: &Header<'_>, page: &IGVM_VHS_PAGE_DATA) -> Result<(), BadImage> {
+        let small = self.page_kind(header, page)? == PageKind::Normal && !page.flags.is_2mb_page();
+        let content = self.image.data(page.file_offset, PAGE as usize, header)?;
+        match &mut self.reset {
+            Some((reset, filled @ false)) if small => {
+                reset.copy_from_slice(content);
+                *filled = true;
+                Ok(())
+            }
+            _ => Err(header.bad("page at the reset vector", "expected one, measured, of 4 KiB")),
+        }
     }
 
     fn page_kind(&self, header: &Header<'_>, page: &IGVM_VHS_PAGE_DATA) -> Result<PageKind, BadImage> {

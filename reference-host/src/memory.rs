@@ -125,6 +125,18 @@ impl<'a> PageSet<'a> {
         Self { map, bits }
     }
 
+    /// Whether the address is in the guest's RAM.
+    pub fn knows(&self, gpa: u64) -> bool {
+        self.map.is_ram(gpa & !(PAGE - 1), PAGE)
+    }
+
+    /// Whether a page is in the set.
+    pub fn contains(&self, gpa: u64) -> bool {
+        let index = self.map.index(gpa);
+        let byte = index.and_then(|index| self.bits.get((index / 8) as usize));
+        index.zip(byte).is_some_and(|(index, byte)| byte >> (index % 8) & 1 == 1)
+    }
+
     /// Adds a page; false if it is in the set already, or not the guest's.
     pub fn insert(&mut self, gpa: u64) -> bool {
         let Some(index) = self.map.index(gpa) else { return false };
@@ -224,6 +236,8 @@ mod tests {
         let mut set = PageSet::new(map, &mut bits);
         assert!(set.insert(2 * GIB - PAGE));
         assert!(!set.insert(2 * GIB - PAGE));
+        assert!(set.contains(2 * GIB - PAGE) && !set.contains(2 * GIB - 2 * PAGE) && !set.contains(2 * GIB));
+        assert!(set.knows(4 * GIB + 1) && !set.knows(2 * GIB) && !set.knows(5 * GIB) && !set.knows(u64::MAX));
         assert!(set.insert(4 * GIB));
         assert!(!set.insert(4 * GIB) && set.insert(4 * GIB + PAGE));
         assert!(!set.insert(2 * GIB) && !set.insert(5 * GIB));

@@ -10,8 +10,11 @@ use snp_host::hostile::{Script, scripts};
 pub struct Options {
     /// `memory=BYTES`: how much RAM the VM has.
     pub memory: u64,
-    /// `platform=NAME`: what to be for an image that is for several platforms; otherwise its first that this host can be.
+    /// `platform=NAME`: what to be for an image that is for several platforms; otherwise its first that this host can be. TDX is
+    /// `tdx-start`, because the start is all that there is of it.
     pub platform: Option<Platform>,
+    /// `td-attributes=NUMBER`: what a TD is launched with, instead of what the image's policy asks for.
+    pub td_attributes: Option<u64>,
     /// How strictly a model of hardware takes its rules.
     pub rules: Rules,
     /// `hostile=NAME`: the attack that an SNP image's host plays.
@@ -31,8 +34,8 @@ pub struct Rules {
 }
 
 const UNKNOWN: Stop = Stop::Machine(
-    "unknown word in -append; known are memory=BYTES, platform=native or snp, rules=strict or permissive, assume=likely or \
-     contrary, ports=vmpl0, hostile=NAME",
+    "unknown word in -append; known are memory=BYTES, platform=native, snp or tdx-start, rules=strict or permissive, \
+     assume=likely or contrary, ports=vmpl0, hostile=NAME, td-attributes=NUMBER",
 );
 const NO_SCRIPT: Stop = Stop::Machine("hostile= in -append names no script of docs/hostile-hosts.md");
 /// The least guest that makes sense: below it, the legacy area would be all there is.
@@ -42,10 +45,17 @@ impl Options {
     /// Reads a command line, without its terminating zero.
     pub fn parse(line: &[u8]) -> Result<Self, Stop> {
         let (mut memory, mut platform, mut rules, mut hostile) = (None, None, Rules::default(), None);
+        let mut td_attributes = None;
         for word in line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
             match word {
                 b"platform=native" => platform = Some(Platform::Native),
                 b"platform=snp" => platform = Some(Platform::Snp),
+                b"platform=tdx-start" => platform = Some(Platform::Tdx),
+                _ if word.starts_with(b"td-attributes=") => {
+                    let value = word.strip_prefix(b"td-attributes=").and_then(number);
+                    td_attributes =
+                        Some(value.ok_or(Stop::Machine("td-attributes= in -append must be a decimal number"))?);
+                }
                 b"rules=strict" => rules.permissive = false,
                 b"rules=permissive" => rules.permissive = true,
                 b"assume=likely" => rules.contrary = false,
@@ -66,7 +76,7 @@ impl Options {
         if memory < LEAST_MEMORY || !memory.is_multiple_of(2 << 20) {
             return Err(Stop::Machine("memory= in -append must be a multiple of 2 MiB, and not 0"));
         }
-        Ok(Self { memory, platform, rules, hostile })
+        Ok(Self { memory, platform, rules, hostile, td_attributes })
     }
 }
 
@@ -96,6 +106,12 @@ mod tests {
         assert_eq!(platform(b"memory=1073741824"), None);
         assert_eq!(platform(b"memory=1073741824 platform=snp"), Some(Platform::Snp));
         assert_eq!(platform(b"platform=native memory=1073741824"), Some(Platform::Native));
+        assert_eq!(platform(b"platform=tdx-start memory=1073741824"), Some(Platform::Tdx));
+        let attributes = |line| Options::parse(line).unwrap().td_attributes;
+        assert_eq!(
+            (attributes(b"memory=1073741824"), attributes(b"memory=1073741824 td-attributes=1")),
+            (None, Some(1))
+        );
     }
 
     #[test]
@@ -127,6 +143,7 @@ mod tests {
             b"memory=1073741824 rules=lax",
             b"memory=1073741824 ports=vmpl2",
             b"memory=1073741824 platform=tdx",
+            b"memory=1073741824 platform=tdx-start td-attributes=debug",
             b"memory=99999999999999999999",
         ] {
             assert!(Options::parse(line).is_err(), "{line:?}");

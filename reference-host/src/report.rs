@@ -33,6 +33,8 @@ pub enum End {
     TripleFault(u64),
     /// It gave up: reason set and code of the GHCB specification.
     GivenUp(u8, u8),
+    /// It reported a fatal error, as a TD does: the code.
+    FatalError(u64),
     /// It, or the host, broke a rule.
     Violation(Violation),
     /// An exit that the model does not know: code, information and instruction pointer.
@@ -85,6 +87,10 @@ impl fmt::Display for End {
                 write!(f, "Parados gave up: {reason}")
             }
             Self::GivenUp(set, code) => write!(f, "the guest gave up: reason set {set}, code {code}"),
+            Self::FatalError(code) => match u16::try_from(*code).ok().and_then(Reason::from_code) {
+                Some(reason) => write!(f, "Parados gave up: {reason}"),
+                None => write!(f, "the guest reported fatal error {code:#x}"),
+            },
             Self::Violation(violation) => write!(f, "{violation}"),
             Self::UnknownExit(code, info, rip) => write!(f, "unknown exit {code:#x} ({info:#x}) at {rip:#x}"),
         }
@@ -97,7 +103,7 @@ impl End {
             Self::PowerOff => "poweroff",
             Self::Reset => "reset",
             Self::TripleFault(_) => "triple-fault",
-            Self::GivenUp(..) | Self::Violation(_) | Self::UnknownExit(..) => "terminated",
+            Self::GivenUp(..) | Self::FatalError(_) | Self::Violation(_) | Self::UnknownExit(..) => "terminated",
         }
     }
 
@@ -105,7 +111,7 @@ impl End {
         match self {
             Self::PowerOff => 0,
             Self::Reset | Self::TripleFault(_) => 71,
-            Self::GivenUp(..) | Self::Violation(_) | Self::UnknownExit(..) => 70,
+            Self::GivenUp(..) | Self::FatalError(_) | Self::Violation(_) | Self::UnknownExit(..) => 70,
         }
     }
 }

@@ -408,3 +408,43 @@ fn a_top_table_without_a_free_entry_is_refused() {
     directives.push(context(state));
     assert_eq!(refused(directives), "top page table");
 }
+
+/// Loads a TDX image: its policy, and the page at the reset vector.
+fn tdx(directives: Vec<Directive>) -> Result<(u64, [u8; PAGE as usize]), Stop> {
+    let policy = igvm::IgvmInitializationHeader::GuestPolicy { policy: 5, compatibility_mask: 1 };
+    let platform = vec![platform(IgvmPlatformType::TDX)];
+    let mut bytes = Vec::new();
+    IgvmFile::new(IgvmRevision::V1, platform, vec![policy], directives).unwrap().serialize(&mut bytes).unwrap();
+    let map = GuestMap::new(MEMORY);
+    let mut bits = vec![0; PageSet::bytes(&map) as usize];
+    let (mut placed, mut reset) = (PageSet::new(map, &mut bits), [0; PAGE as usize]);
+    let machine = Machine { map, processors: 1 };
+    let mut ram = Ram(vec![0; MEMORY as usize]);
+    let policy = crate::loader::load_tdx(&Image::parse(&bytes).unwrap(), &machine, &mut ram, &mut placed, &mut reset)?;
+    assert!(placed.contains(0x10_0000) && ram.0[0x10_0000] == 1, "other pages lie in RAM");
+    Ok((policy, reset))
+}
+
+#[test]
+fn the_page_at_the_reset_vector_lies_where_no_ram_is() {
+    let ordinary = || page(0x10_0000, vec![1; PAGE as usize]);
+    let reset = || page(crate::tdx::RESET_PAGE, vec![0xcc; PAGE as usize]);
+    assert_eq!(tdx(vec![ordinary(), reset()]), Ok((5, [0xcc; PAGE as usize])));
+    let refused = |directives| match tdx(directives) {
+        Err(Stop::Image(bad)) => bad.expectation,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(vec![ordinary()]), "expected a page at the reset vector");
+    let empty = page(crate::tdx::RESET_PAGE, vec![]);
+    assert_eq!(refused(vec![ordinary(), empty]), "expected it to lie behind the headers");
+    let below = page(crate::tdx::RESET_PAGE - PAGE, vec![1; PAGE as usize]);
+    assert_eq!(refused(vec![below]), "expected RAM that the VM has; give it more memory");
+}
+
+#[test]
+fn the_start_of_a_td_is_played_only_if_it_is_asked_for() {
+    let bytes = isolated(IgvmPlatformType::TDX, vec![page(0x10_0000, vec![1; PAGE as usize])]);
+    let image = Image::parse(&bytes).unwrap();
+    assert_eq!(crate::loader::platform(&image, Some(Platform::Tdx)), Ok(Platform::Tdx));
+    assert!(crate::loader::platform(&image, Some(Platform::Snp)).is_err());
+}

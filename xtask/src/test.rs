@@ -72,6 +72,11 @@ impl Suite {
     }
 }
 
+/// `--platform`: also one whose image starts, though no guest does.
+fn platform(name: &str) -> Result<Platform> {
+    if name == Platform::Tdx.name() { Ok(Platform::Tdx) } else { options::platform(name) }
+}
+
 /// The verb.
 pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     let (mut suites, mut slow) = (Vec::new(), false);
@@ -81,7 +86,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     while let Some(argument) = parser.next()? {
         match argument {
             Value(name) => suites.push(Suite::parse(&name.to_string_lossy())?),
-            Long("platform") => set(&mut platform, "platform", options::platform(&options::text(&mut parser)?)?)?,
+            Long("platform") => set(&mut platform, "platform", self::platform(&options::text(&mut parser)?)?)?,
             Long("qemu") => set(&mut qemu, "qemu", options::path(&mut parser)?)?,
             Long("dir") => set(&mut directory, "dir", options::path(&mut parser)?)?,
             Long("only") => set(&mut only, "only", options::text(&mut parser)?)?,
@@ -94,9 +99,16 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
     if seeds == Some(0) {
         return Err(Failure::usage("--seeds 0: at least one"));
     }
-    let has_snp = |suite: &Suite| matches!(suite, Suite::Boot | Suite::KvmUnitTests);
-    if platform == Some(Platform::Snp) && (suites.is_empty() || !suites.iter().all(has_snp)) {
-        return Err(Failure::usage("--platform snp: only boot and kvm-unit-tests have tests of their own for it"));
+    if let Some(platform @ (Platform::Snp | Platform::Tdx)) = platform {
+        let own: &[Suite] =
+            if platform == Platform::Snp { &[Suite::Boot, Suite::KvmUnitTests] } else { &[Suite::Boot] };
+        if suites.is_empty() || !suites.iter().all(|suite| own.contains(suite)) {
+            return Err(Failure::usage(format!(
+                "--platform {}: of the suites only boot{} tests of its own for it",
+                platform.name(),
+                if own.len() == 1 { " has" } else { " and kvm-unit-tests have" },
+            )));
+        }
     }
     let choice = hostile::Choice { seed, count: seeds, slow };
     let mut totals = Totals::default();

@@ -33,7 +33,7 @@ cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped; with
                            --platform snp the SNP image is compared with the native one
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names
-cargo xtask image   [--platform native|snp|all] [--config FILE] [--out DIR]    [native; all: each, and one file for all of them]
+cargo xtask image   [--platform native|snp|tdx|all] [--config FILE] [--out DIR]    [native; all: each, and one file for all of them]
 cargo xtask bench   [exits|boot|snp-model|snp|memory|idle|clock|measure ...]
                     [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]
   --strict                 status 1 if an aim is missed

@@ -10,6 +10,7 @@ mod physical;
 mod processors;
 mod relocate;
 mod snp;
+mod tdx;
 
 use core::fmt::Write;
 use reference_host::handover::Slot;
@@ -40,8 +41,12 @@ fn run(start_info: u64) -> Result<core::convert::Infallible, Stop> {
     let mut guest = physical::GuestMemory::new(map);
 
     let image = Image::parse(above.image)?;
-    if platform(&image, boot.options.platform)? == Platform::Snp {
+    let platform = platform(&image, boot.options.platform)?;
+    if platform == Platform::Snp {
         return snp::run(&image, machine, &boot.options, &room, &mut placed);
+    }
+    if platform == Platform::Tdx {
+        return tdx::run(&image, machine, &boot.options, &room, &mut placed);
     }
     if boot.options.hostile.is_some() {
         return Err(Stop::Machine("hostile= in -append needs an SNP image"));

@@ -12,6 +12,7 @@ mod emulator;
 mod images;
 mod pc;
 mod snp;
+mod tdx;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -56,12 +57,15 @@ pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>) -
     build::reference_host()?;
     build::paravisor()?;
     build::paravisor_for(Platform::Snp)?;
+    build::paravisor_for(Platform::Tdx)?;
     let context = Context { qemu: qemu.map(Path::to_owned), kernel: Files::get()?.kernel };
     let of_slow = if slow { [pc::SLOW, emulator::SLOW] } else { [&[], emulator::ALL] };
     let native = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, crash::ALL, images::ALL];
-    let native = native.into_iter().filter(|_| platform != Some(Platform::Snp));
-    let snp = [snp::ALL].into_iter().filter(|_| platform != Some(Platform::Native));
-    Ok(all(&context, &native.chain(snp).flatten().collect::<Vec<_>>()))
+    let of = |own: Platform| platform.is_none_or(|platform| platform == own);
+    let native = native.into_iter().filter(|_| of(Platform::Native));
+    let snp = [snp::ALL].into_iter().filter(|_| of(Platform::Snp));
+    let tdx = [tdx::ALL].into_iter().filter(|_| of(Platform::Tdx));
+    Ok(all(&context, &native.chain(snp).chain(tdx).flatten().collect::<Vec<_>>()))
 }
 
 /// Two processors a test: one for the guest, one for everything else.

@@ -84,7 +84,7 @@ impl Register {
 }
 
 /// The processor's answer to CPUID.
-pub(super) fn native_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+pub(in super::super) fn native_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let answer = __cpuid_count(leaf, subleaf);
     [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }

@@ -21,7 +21,8 @@ use core::convert::Infallible;
 use core::fmt::Write;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
-use devices::{Forwarded, native_cpuid, read_msr, write_msr};
+pub(super) use devices::native_cpuid;
+use devices::{Forwarded, read_msr, write_msr};
 use launch::Launcher;
 use machine::Machine;
 use reference_host::image::Image;
@@ -167,12 +168,18 @@ fn vcpu(common: &Common, number: u32) -> Vcpu {
     Vcpu::new(number, page, &places, common.ghcb, common.strict)
 }
 
-/// Whether the model can run on this machine.
-fn check_processor() -> Result<(), Stop> {
+/// Whether this machine has SVM.
+pub(super) fn check_svm() -> Result<(), Stop> {
     let [.., ecx, _] = native_cpuid(0x8000_0001, 0);
     if ecx & leaves::ExtendedEcx::SVM.bits() == 0 || read_msr(MSR_VM_CR) & VM_CR_SVMDIS != 0 {
         return Err(Stop::Machine("the processor model has no SVM: choose -cpu EPYC or max"));
     }
+    Ok(())
+}
+
+/// Whether the model can run on this machine.
+fn check_processor() -> Result<(), Stop> {
+    check_svm()?;
     let [bits, ..] = native_cpuid(0x8000_0008, 0);
     if bits & 0xff <= u32::from(C_BIT) {
         return Err(Stop::Machine("the C-bit needs more physical address bits: choose -cpu EPYC,phys-bits=52"));
@@ -181,7 +188,7 @@ fn check_processor() -> Result<(), Stop> {
 }
 
 /// Turns SVM on, with a page for the host's state.
-fn start_svm(host_save: u64) {
+pub(super) fn start_svm(host_save: u64) {
     // SAFETY: SVME only makes the instructions exist.
     unsafe { write_msr(msr::EFER, read_msr(msr::EFER) | 1 << 12) };
     // SAFETY: the page is this processor's and used for nothing else.

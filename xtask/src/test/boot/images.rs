@@ -139,7 +139,7 @@ pub(super) fn damaged_on(context: &Context, platform: Platform) -> Outcome {
 }
 
 /// Where an image has the byte of a guest-physical address.
-fn in_file(image: &[u8], gpa: u64) -> Result<usize, String> {
+pub(super) fn in_file(image: &[u8], gpa: u64) -> Result<usize, String> {
     let file = igvm_tools::file::parse(Path::new("image"), image).map_err(|error| error.to_string())?;
     let page = file.pages().find(|(_, page)| page.gpa == gpa & !0xfff && page.file_offset != 0);
     let (_, page) = page.ok_or_else(|| format!("no page with data at {gpa:#x}"))?;
