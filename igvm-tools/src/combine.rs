@@ -113,7 +113,7 @@ mod tests {
                 (own.pages, &own.map, own.memory_end),
                 (part.report.pages, &part.report.map, part.report.memory_end)
             );
-            assert_eq!((own.launch_block, own.context), (part.report.launch_block, part.report.context));
+            assert_eq!((own.launch_block, own.starts), (part.report.launch_block, part.report.starts.clone()));
         }
     }
 

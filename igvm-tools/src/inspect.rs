@@ -18,6 +18,9 @@ use std::path::Path;
 use zerocopy::FromBytes;
 
 mod show;
+mod start;
+
+pub use start::Start;
 
 /// What is in an IGVM file.
 #[derive(Clone, Debug)]
@@ -36,8 +39,8 @@ pub struct Inspection {
     pub pages: PageCounts,
     /// What lies where, ascending.
     pub map: Vec<Extent>,
-    /// The boot processor's first state (native images).
-    pub context: Option<IgvmNativeVpContextX64>,
+    /// The first processor's first state, on each platform that says so.
+    pub starts: Vec<Start>,
     /// Parados's launch block.
     pub launch_block: Option<LaunchBlock>,
     /// The file's length without what belongs to the payload (Parados's images).
@@ -129,6 +132,7 @@ pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
     let memory = Memory::of(file, mask);
     let launch_block = memory.launch_block();
     let context = native_context(file, mask);
+    let starts = start::starts(file, mask, &memory);
     Ok(Inspection {
         file_bytes: file.bytes() as u64,
         version: file.version,
@@ -137,7 +141,7 @@ pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
         headers,
         pages: count_pages(file, mask),
         map: map(file, mask, &memory, launch_block.as_ref(), context.as_ref()),
-        context,
+        starts,
         launch_block,
         image_bytes: launch_block.map(|block| image_bytes(file, mask, &block)),
         memory_end: memory_end(file, mask, launch_block.as_ref()),

@@ -424,7 +424,7 @@ fn inspection_names_what_is_where() {
     let json = inspection.to_json();
     assert_eq!(json["figures"][0]["name"], "image.native.bytes");
     assert_eq!(json["launch_block"]["policy"][0], "debug_log");
-    assert_eq!(json["start"]["rdi"], image.context().rdi);
+    assert_eq!(json["starts"][0]["registers"]["rdi"], image.context().rdi);
 }
 
 #[test]

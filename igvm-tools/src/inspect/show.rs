@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An inspection as text for people and as JSON for programs.
 
-use super::{Extent, Inspection, flag_names, owner, payload_name};
+use super::{Extent, Inspection, Start, flag_names, owner, payload_name};
 use crate::file;
-use igvm_defs::IgvmNativeVpContextX64;
 use image_abi::{Digest, LaunchBlock, Range};
 use serde_json::{Value, json};
 use std::fmt;
@@ -40,8 +39,8 @@ impl fmt::Display for Inspection {
             }
         }
         writeln!(f)?;
-        if let Some(context) = &self.context {
-            writeln!(f, "start       {}", start_line(context))?;
+        for start in &self.starts {
+            writeln!(f, "start       {}", start_line(start))?;
         }
         if let Some(block) = &self.launch_block {
             writeln!(f, "payload     {}", payload_line(block))?;
@@ -58,11 +57,10 @@ impl fmt::Display for Inspection {
     }
 }
 
-fn start_line(context: &IgvmNativeVpContextX64) -> String {
-    format!(
-        "rip {:#x}, rsp {:#x}, rdi {:#x}, cr0 {:#x}, cr3 {:#x}, cr4 {:#x}, efer {:#x}",
-        context.rip, context.rsp, context.rdi, context.cr0, context.cr3, context.cr4, context.efer
-    )
+fn start_line(start: &Start) -> String {
+    let who = start.processor.map_or_else(|| "every processor".to_owned(), |number| format!("processor {number}"));
+    let registers: Vec<_> = start.registers.iter().map(|(name, value)| format!("{name} {value:#x}")).collect();
+    format!("{}, {who}: {}, {}", start.platform, start.mode, registers.join(", "))
 }
 
 fn payload_line(block: &LaunchBlock) -> String {
@@ -143,7 +141,7 @@ impl Inspection {
             },
             "memory_end": self.memory_end,
             "memory_map": self.map.iter().map(extent_json).collect::<Vec<_>>(),
-            "start": self.context.as_ref().map(start_json),
+            "starts": self.starts.iter().map(start_json).collect::<Vec<_>>(),
             "launch_block": self.launch_block.as_ref().map(block_json),
             "figures": self.image_bytes.map(figure).into_iter().collect::<Vec<_>>(),
         })
@@ -161,20 +159,14 @@ fn extent_json(extent: &Extent) -> Value {
     })
 }
 
-fn start_json(context: &IgvmNativeVpContextX64) -> Value {
+fn start_json(start: &Start) -> Value {
+    let registers: serde_json::Map<_, _> =
+        start.registers.iter().map(|(name, value)| (name.replace(' ', "_"), json!(value))).collect();
     json!({
-        "rip": context.rip,
-        "rsp": context.rsp,
-        "rdi": context.rdi,
-        "rflags": context.rflags,
-        "cr0": context.cr0,
-        "cr3": context.cr3,
-        "cr4": context.cr4,
-        "efer": context.efer,
-        "gdtr": {"base": context.gdtr_base, "limit": context.gdtr_limit},
-        "idtr": {"base": context.idtr_base, "limit": context.idtr_limit},
-        "code_selector": context.code_selector,
-        "data_selector": context.data_selector,
+        "platform": start.platform,
+        "processor": start.processor,
+        "mode": start.mode,
+        "registers": registers,
     })
 }
 

@@ -108,7 +108,7 @@ fn optional_headers_of_unknown_type_are_skipped() {
     let changed = patched(last, &[0x34, 0x12, 0, 0x80]);
     let inspection = inspect(Path::new("x"), &changed).unwrap();
     assert_eq!(inspection.headers[&0x8000_1234], 1);
-    assert!(inspection.context.is_none());
+    assert!(inspection.starts.is_empty());
 }
 
 /// A fixed sequence of numbers, so that a failure can be repeated.

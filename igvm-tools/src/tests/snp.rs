@@ -87,6 +87,20 @@ fn inspection_names_these_pages_and_shows_what_the_tables_allow() {
 }
 
 #[test]
+fn inspection_says_where_and_how_the_processor_starts() {
+    let image = built();
+    let (vmsa, block) = (vmsa(&image).1, block(&image));
+    let text = image.inspection().to_string();
+    let wanted = format!(
+        "start       snp, processor 0: 32-bit mode without paging, rip {:#x}, rsp {:#x}, rdi {:#x}, cr0 0x11, cr3 0x0",
+        vmsa.rip,
+        block.stack.end(),
+        vmsa.rdi
+    );
+    assert!(text.contains(&wanted) && text.contains("sev_features 0x9"), "{text}");
+}
+
+#[test]
 fn the_launch_block_lists_exactly_the_pages_that_are_filled() {
     let image = built();
     let block = block(&image);

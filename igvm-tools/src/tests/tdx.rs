@@ -5,6 +5,7 @@ use super::*;
 use igvm::{IgvmInitializationHeader, IgvmPlatformHeader};
 use igvm_defs::IgvmPlatformType;
 use image_abi::{Digest, Mailbox, RESET_MAGIC, RESET_PAGE, ResetParameters};
+use serde_json::json;
 
 /// debug and migratable, in IGVM's bits.
 const POLICY: u64 = 0b101;
@@ -130,6 +131,23 @@ fn inspection_draws_the_pages_that_only_tdx_has() {
     let alone = Inputs { kernel: None, initrd: None, command_line: "", ..inputs() };
     let alone = Built::new(build(&spec(&alone, &Folder::new())).unwrap().bytes).inspection();
     assert_eq!(alone.image_bytes, Some(alone.file_bytes), "all of it is the image's");
+}
+
+#[test]
+fn inspection_says_where_and_how_every_processor_starts() {
+    let image = built();
+    let ResetParameters { entry, launch_block, .. } = parameters(&image);
+    let wanted = format!(
+        "start       tdx, every processor: 32-bit mode without paging, rip 0xfffffff0, cr0 0x21, cr4 0x2040, efer 0x901, \
+         entry {entry:#x}, launch block {launch_block:#x}\n"
+    );
+    let text = image.inspection().to_string();
+    assert!(text.contains(&wanted), "{text}");
+    let json = image.inspection().to_json();
+    assert_eq!(
+        (&json["starts"][0]["processor"], &json["starts"][0]["registers"]["entry"]),
+        (&json!(null), &json!(entry))
+    );
 }
 
 #[test]
