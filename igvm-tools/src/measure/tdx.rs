@@ -12,38 +12,65 @@ use crate::launch::{self, Step};
 use ring::digest::{Context, SHA384};
 
 /// A record: 16 bytes of name, 8 of address, zeroes.
-const RECORD_BYTES: usize = 128;
+type Record = [u8; 128];
 
 /// What one TDH.MR.EXTEND covers.
 const CHUNK: usize = 256;
 
-/// An MRTD in the making.
-struct Mrtd(Context);
+/// What one TDH.MR.EXTEND hashes: its record, then the memory.
+const EXTEND: usize = size_of::<Record>() + CHUNK;
+
+/// An MRTD in the making. What a page adds is put together first: a call of the hash function for each record would cost more than
+/// some of them take.
+struct Mrtd {
+    context: Context,
+    add: Record,
+    extend: [[u8; EXTEND]; PAGE as usize / CHUNK],
+}
 
 impl Mrtd {
-    fn record(&mut self, name: &[u8], gpa: u64) {
-        let mut record = [0; RECORD_BYTES];
-        let (head, rest) = record.split_at_mut(16);
-        head.iter_mut().zip(name).for_each(|(to, from)| *to = *from);
-        rest.iter_mut().zip(gpa.to_le_bytes()).for_each(|(to, from)| *to = from);
-        self.0.update(&record);
+    fn new() -> Self {
+        let mut extend = [0; EXTEND];
+        name(&mut extend, b"MR.EXTEND");
+        let mut add = [0; size_of::<Record>()];
+        name(&mut add, b"MEM.PAGE.ADD");
+        Self { context: Context::new(&SHA384), add, extend: [extend; PAGE as usize / CHUNK] }
     }
 
     fn add(&mut self, gpa: u64) {
-        self.record(b"MEM.PAGE.ADD", gpa);
+        address(&mut self.add, gpa);
+        self.context.update(&self.add);
     }
 
     fn extend(&mut self, gpa: u64, page: &[u8]) {
-        for (chunk, at) in page.chunks_exact(CHUNK).zip((gpa..).step_by(CHUNK)) {
-            self.record(b"MR.EXTEND", at);
-            self.0.update(chunk);
+        let chunks = page.chunks_exact(CHUNK).zip((gpa..).step_by(CHUNK));
+        for (extend, (chunk, at)) in self.extend.iter_mut().zip(chunks) {
+            address(extend, at);
+            if let Some((_, memory)) = extend.split_first_chunk_mut::<{ size_of::<Record>() }>() {
+                memory.copy_from_slice(chunk);
+            }
         }
+        self.context.update(self.extend.as_flattened());
+    }
+}
+
+/// Writes a record's name.
+fn name(record: &mut [u8], name: &[u8]) {
+    record.iter_mut().zip(name).for_each(|(to, from)| *to = *from);
+}
+
+/// Writes a record's address.
+fn address(record: &mut [u8], gpa: u64) {
+    if let Some((_, rest)) = record.split_first_chunk_mut::<16>()
+        && let Some((address, _)) = rest.split_first_chunk_mut()
+    {
+        *address = gpa.to_le_bytes();
     }
 }
 
 /// The measurements of a file for the platform of a mask.
 pub(super) fn measure(file: &File<'_>, mask: u32) -> Result<Tdx, Flaw> {
-    let mut mrtd = Mrtd(Context::new(&SHA384));
+    let mut mrtd = Mrtd::new();
     launch::walk(file, mask, |step| match step {
         Step::Page { gpa, measured, content, .. } => {
             mrtd.add(gpa);
@@ -56,5 +83,5 @@ pub(super) fn measure(file: &File<'_>, mask: u32) -> Result<Tdx, Flaw> {
         // A TD's processors start in a fixed state.
         Step::Context { .. } => {}
     })?;
-    Ok(Tdx { mrtd: to_array(&mrtd.0.finish()), rtmr: [[0; 48]; 4], policy: file.guest_policy(mask) })
+    Ok(Tdx { mrtd: to_array(&mrtd.context.finish()), rtmr: [[0; 48]; 4], policy: file.guest_policy(mask) })
 }

@@ -8,6 +8,7 @@ use igvm_tools::{Platform, write_atomically};
 
 use super::figure::Figure;
 use super::machine::Bench;
+use super::memory;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::Request;
@@ -72,28 +73,34 @@ pub(super) fn measure_model(bench: &Bench, pairs: usize, figures: &mut Vec<Figur
     Ok(())
 }
 
-/// What Parados and the model of SEV-SNP cost an unmodified guest, hashing its pages at launch included.
+/// What Parados and the model of SEV-SNP cost an unmodified guest, hashing its pages at launch included; and, apart, what Parados
+/// takes to judge its payload by digests.
 pub(super) fn measure_snp(bench: &Bench, pairs: usize, figures: &mut Vec<Figure>) -> Result<()> {
     let request = Request { platform: Platform::Snp, figure: true, ..Request::default() };
     let payload = request.payload(&bench.scratch)?;
     let image = bench.scratch.file("snp.igvm");
     write_atomically(&image, &request.build()?.bytes)?;
     let (mut bare, mut snp) = (Vec::new(), Vec::new());
+    let (mut hashing, mut hashed) = (Vec::new(), 0.0);
     for pair in 0..=pairs {
         say::progress(&format!("bench snp: pair {pair} of {pairs}"));
         let machine = bench.bare(&payload.kernel, payload.initrd.as_deref(), &payload.command_line);
         let without = bench.run(Machine { cpu: SNP_CPU.into(), ..machine }, USER_MODE)?.cpu_seconds;
         let host_options = SNP_HOST_OPTIONS.into();
         let machine = Machine { cpu: SNP_CPU.into(), host_options, ..bench.hosted(&image) };
-        let with = bench.run(machine, USER_MODE)?.cpu_seconds;
+        let ended = bench.run(machine, USER_MODE)?;
         if pair > 0 {
             bare.push(without);
-            snp.push(with);
+            snp.push(ended.cpu_seconds);
+            hashing.push(memory::hashing_ms(&ended)?);
+            hashed = memory::number(&ended, "start", "hashed_bytes")?;
         }
     }
     let none = || Failure::new(status::FAILED, "bench snp: no CPU time was measured");
     figures.push(ratio_of_minima("boot.snp.vs_bare", &bare, &snp, SNP_AIM).ok_or_else(none)?);
     figures.extend(Figure::median("boot.snp.cpu_seconds", &snp, "s", None));
+    figures.push(Figure::fixed("start.snp.hashed.bytes", hashed, "bytes", None));
+    figures.extend(memory::best("start.snp.hashing.ms", &hashing, None));
     Ok(())
 }
 

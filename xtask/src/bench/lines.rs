@@ -12,6 +12,7 @@ use crate::build;
 use crate::failure::{Failure, Result, status};
 
 const AIM: f64 = 20_000.0;
+const CLOSURE_AIM: f64 = 60.0;
 
 /// Lines of this workspace's code in the native image, comments, blank lines and tests apart.
 pub(super) fn measure(figures: &mut Vec<Figure>) -> Result<()> {
@@ -26,16 +27,30 @@ pub(super) fn measure(figures: &mut Vec<Figure>) -> Result<()> {
     Ok(())
 }
 
-/// The folders of the workspace's crates that are linked into the image.
-fn crates() -> Result<BTreeSet<PathBuf>> {
+/// What a package is compiled of for a target, itself included: a line of `cargo tree` for each crate and version.
+fn tree(package: &str, target: &str) -> Result<String> {
     let mut tree = Command::new("cargo");
-    tree.args(["tree", "--package", "paravisor", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
-    tree.args(["--target", "x86_64-unknown-none"]).current_dir(build::workspace());
+    tree.args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    tree.args(["--target", target]).current_dir(build::workspace());
     let output = tree.output().map_err(|error| Failure::system("cargo tree", error))?;
     if !output.status.success() {
         return Err(Failure::new(status::FAILED, String::from_utf8_lossy(&output.stderr).trim()));
     }
-    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// How many crates `igvm-tools` is made of: a verifier trusts them all.
+pub(super) fn measure_closure(figures: &mut Vec<Figure>) -> Result<()> {
+    let tree = tree("igvm-tools", "x86_64-unknown-linux-gnu")?;
+    // "toml v1.2.3 (*)" is one that was listed before.
+    let crates: BTreeSet<_> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
+    figures.push(Figure::fixed("igvm-tools.closure.crates", crates.len() as f64, "crates", Some(CLOSURE_AIM)));
+    Ok(())
+}
+
+/// The folders of the workspace's crates that are linked into the image.
+fn crates() -> Result<BTreeSet<PathBuf>> {
+    let text = tree("paravisor", build::TARGET)?;
     // "svm v0.1.0 (/…/svm)"; what comes from a registry has no folder there.
     let folder = |line: &str| line.split_once('(')?.1.split_once(')').map(|(folder, _)| PathBuf::from(folder));
     Ok(text.lines().filter_map(folder).filter(|folder| folder.join("src").is_dir()).collect())

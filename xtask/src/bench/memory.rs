@@ -36,6 +36,8 @@ pub(super) fn measure(bench: &Bench, figures: &mut Vec<Figure>) -> Result<()> {
     if let Some(bytes) = built.report.image_bytes {
         figures.push(Figure::fixed("image.native.bytes", bytes as f64, "bytes", Some(IMAGE_AIM)));
     }
+    let tdx = Request { platform: Platform::Tdx, ..request }.build()?.report.image_bytes;
+    figures.extend(tdx.map(|bytes| Figure::fixed("image.tdx.bytes", bytes as f64, "bytes", Some(IMAGE_AIM))));
     let run = |processors: u32, gib: u64| {
         say::progress(&format!("bench memory: {processors} processors, {gib} GiB"));
         bench.run(Machine { processors, memory: gib * GIB, ..bench.hosted(&image) }, USER_MODE)
@@ -98,12 +100,12 @@ fn measure_hashing(bench: &Bench, figures: &mut Vec<Figure>) -> Result<()> {
 }
 
 /// The least of some times, with their spread: what disturbs such a measurement only adds to it.
-fn best(name: &'static str, times: &[f64], aim: Option<f64>) -> Option<Figure> {
+pub(super) fn best(name: &'static str, times: &[f64], aim: Option<f64>) -> Option<Figure> {
     let value = times.iter().copied().min_by(f64::total_cmp)?;
     Some(Figure { value, ..Figure::median(name, times, "ms", aim)? })
 }
 
-fn number(ended: &Ended, record: &str, field: &str) -> Result<f64> {
+pub(super) fn number(ended: &Ended, record: &str, field: &str) -> Result<f64> {
     let value = ended.facts.get(record).and_then(|record| record.get(field)).and_then(Value::as_f64);
     value.ok_or_else(|| Failure::new(status::FAILED, format!("bench: Parados sent no {record}.{field}")))
 }
@@ -112,7 +114,7 @@ fn private_bytes(ended: &Ended) -> Result<f64> {
     number(ended, "memory", "private_bytes")
 }
 
-fn hashing_ms(ended: &Ended) -> Result<f64> {
+pub(super) fn hashing_ms(ended: &Ended) -> Result<f64> {
     Ok(number(ended, "start", "hashed_ns")? / 1e6)
 }
 
