@@ -105,10 +105,14 @@ mod tests {
     fn one_platform_of_the_whole_is_shown_as_its_own_image_is() {
         let parts = [image(tests::images("a", "b").0), snp()];
         let whole = combine(&parts).unwrap();
+        let whole_report = &whole.report;
         let file = file::read(&whole.bytes).unwrap();
         for (part, platform) in parts.iter().zip(&whole.report.platforms) {
             let own = examine(&file, platform.mask).unwrap();
             assert_eq!(own.platforms, std::slice::from_ref(platform));
+            let shown = whole_report.parts.iter().find(|part| part.platforms == own.platforms).unwrap();
+            assert_eq!(shown.to_json(), own.to_json());
+            assert!(whole_report.to_string().contains(&format!("\nfor {}\npages ", platform.name)));
             assert_eq!(
                 (own.pages, &own.map, own.memory_end),
                 (part.report.pages, &part.report.map, part.report.memory_end)

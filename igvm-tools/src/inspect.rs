@@ -11,7 +11,7 @@ use crate::page_tables::{self, Mapping};
 use igvm_defs::{
     IGVM_VHS_PAGE_DATA, IGVM_VHS_SUPPORTED_PLATFORM, IgvmNativeVpContextX64, IgvmPageDataType, IgvmPlatformType,
 };
-use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, RESET_PAGE, Range, flag, payload};
+use image_abi::{IMAGE_BASE, LaunchBlock, MAGIC, REGION_LIMIT, RESET_MAGIC, RESET_PAGE, Range, flag, payload};
 use platform::Slip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -47,6 +47,8 @@ pub struct Inspection {
     pub image_bytes: Option<u64>,
     /// Where the last byte of memory that the file needs ends: a VM with less cannot start.
     pub memory_end: u64,
+    /// The same for each platform alone, if there are several: what they load lies in the same place.
+    pub parts: Vec<Inspection>,
 }
 
 /// A platform that a file is for.
@@ -125,6 +127,14 @@ pub(crate) fn platform_names(file: &File<'_>) -> String {
 
 /// What is in a file for the platforms of a mask.
 pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
+    let platforms = platforms(file, mask);
+    let masks = platforms.iter().map(|platform| platform.mask);
+    let parts = if platforms.len() > 1 { masks.map(|mask| alone(file, mask)).collect() } else { Vec::new() };
+    Ok(Inspection { platforms, parts, ..alone(file, mask) })
+}
+
+/// The same, whether there are several platforms or not.
+fn alone(file: &File<'_>, mask: u32) -> Inspection {
     let mut headers = BTreeMap::new();
     for header in file.headers_for(mask) {
         *headers.entry(header.kind).or_insert(0) += 1;
@@ -133,7 +143,7 @@ pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
     let launch_block = memory.launch_block();
     let context = native_context(file, mask);
     let starts = start::starts(file, mask, &memory);
-    Ok(Inspection {
+    Inspection {
         file_bytes: file.bytes() as u64,
         version: file.version,
         checksum: file.checksum,
@@ -143,9 +153,10 @@ pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
         map: map(file, mask, &memory, launch_block.as_ref(), context.as_ref()),
         starts,
         launch_block,
-        image_bytes: launch_block.map(|block| image_bytes(file, mask, &block)),
-        memory_end: memory_end(file, mask, launch_block.as_ref()),
-    })
+        image_bytes: launch_block.map(|block| image_bytes(file, mask, &block, &memory)),
+        memory_end: memory_end(file, mask, &memory),
+        parts: Vec::new(),
+    }
 }
 
 /// A platform in words; the number if it has none.
@@ -245,6 +256,11 @@ impl<'a> Memory<'a> {
         })
     }
 
+    /// Whether there is the page in which our image for TDX starts.
+    fn has_reset_page(&self) -> bool {
+        self.word(RESET_PAGE) == Some(u64::from_le_bytes(RESET_MAGIC))
+    }
+
     fn mapping(&self, root: u64, address: u64) -> Option<Mapping> {
         page_tables::walk(|entry| self.word(entry), root, address)
     }
@@ -263,7 +279,12 @@ fn map(
     let mut extents: Vec<Extent> = Vec::new();
     for (&start, &(end, content)) in &memory.pages {
         let is_data = content.is_some();
-        let (what, access) = (block.map_or("pages", |block| owner(block, start)), access(start));
+        let what = match block {
+            _ if start == RESET_PAGE && memory.has_reset_page() => "reset page",
+            Some(block) => owner(block, start),
+            None => "pages",
+        };
+        let access = access(start);
         let (data_pages, zero_pages) = (u64::from(is_data), u64::from(!is_data));
         match extents.last_mut().filter(|last| last.end == start && last.what == what && last.access == access) {
             Some(last) => {
@@ -342,25 +363,21 @@ pub(crate) fn owner(block: &LaunchBlock, address: u64) -> &'static str {
         // The launch block does not list itself: it is the page between the stack and what comes after it.
         return if address == block.stack.end() { "launch block" } else { "data" };
     }
-    if is_reset_page(block, address) {
+    if address == RESET_PAGE && block.mailbox.bytes > 0 {
         return "reset page";
     }
     if block.payload.iter().any(within) { "kernel" } else { "pages" }
 }
 
-/// Whether an address is that of the page in which our image for TDX starts.
-fn is_reset_page(block: &LaunchBlock, address: u64) -> bool {
-    address == RESET_PAGE && block.mailbox.bytes > 0
-}
-
 /// What the file would take without its payload: headers of other addresses and the data that only they name.
-fn image_bytes(file: &File<'_>, mask: u32, block: &LaunchBlock) -> u64 {
+fn image_bytes(file: &File<'_>, mask: u32, block: &LaunchBlock, memory: &Memory<'_>) -> u64 {
+    let reset = memory.has_reset_page().then_some(RESET_PAGE);
     let own = block.image.start..block.image.end();
     let (mut bytes, mut data) = (file.headers_start as u64, BTreeSet::new());
     for header in file.headers_for(mask) {
         let (mine, offset, length) = match header.content {
             Content::Page(page) => {
-                let mine = own.contains(&page.gpa) || is_reset_page(block, page.gpa);
+                let mine = own.contains(&page.gpa) || reset == Some(page.gpa);
                 (mine, page.file_offset, page_bytes(&page))
             }
             Content::RequiredMemory(memory) => (own.contains(&memory.gpa), 0, 0),
@@ -377,9 +394,10 @@ fn image_bytes(file: &File<'_>, mask: u32, block: &LaunchBlock) -> u64 {
 }
 
 /// Where the highest page or piece of required memory ends; our reset page is where a VM has no memory, however large it is.
-fn memory_end(file: &File<'_>, mask: u32, block: Option<&LaunchBlock>) -> u64 {
+fn memory_end(file: &File<'_>, mask: u32, memory: &Memory<'_>) -> u64 {
+    let reset = memory.has_reset_page().then_some(RESET_PAGE);
     let ends = file.headers_for(mask).map(|header| match header.content {
-        Content::Page(page) if block.is_some_and(|block| is_reset_page(block, page.gpa)) => 0,
+        Content::Page(page) if reset == Some(page.gpa) => 0,
         Content::Page(page) => page.gpa.saturating_add(page_bytes(&page)),
         Content::RequiredMemory(memory) => memory.gpa.saturating_add(u64::from(memory.number_of_bytes)),
         _ => 0,

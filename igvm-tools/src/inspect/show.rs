@@ -25,6 +25,22 @@ impl fmt::Display for Inspection {
         for (kind, count) in &self.headers {
             writeln!(f, "header      {count:>7} x {}", file::name(*kind).unwrap_or("optional, unknown"))?;
         }
+        if self.parts.is_empty() {
+            return self.write_body(f);
+        }
+        self.write_size(f)?;
+        for part in &self.parts {
+            let names: Vec<_> = part.platforms.iter().map(|platform| platform.name.as_str()).collect();
+            writeln!(f, "\nfor {}", names.join(", "))?;
+            part.write_body(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Inspection {
+    /// What there is for one platform.
+    fn write_body(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages = &self.pages;
         write!(f, "pages       {} with data, {} zero", pages.data, pages.zero)?;
         for (count, what) in [
@@ -49,11 +65,16 @@ impl fmt::Display for Inspection {
                 writeln!(f, "  SHA-384   {}  {what} at {:#x}-{end:#x}", hex::encode(sha384), range.start)?;
             }
         }
-        if let Some(bytes) = self.image_bytes {
-            writeln!(f, "size        {} {bytes} (without payload)", self.figure_name())?;
-        }
+        self.write_size(f)?;
         writeln!(f, "memory map, needs memory up to {:#x}", self.memory_end)?;
         memory_map(&self.map, f)
+    }
+
+    fn write_size(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.image_bytes {
+            Some(bytes) => writeln!(f, "size        {} {bytes} (without payload)", self.figure_name()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -143,6 +164,7 @@ impl Inspection {
             "memory_map": self.map.iter().map(extent_json).collect::<Vec<_>>(),
             "starts": self.starts.iter().map(start_json).collect::<Vec<_>>(),
             "launch_block": self.launch_block.as_ref().map(block_json),
+            "by_platform": self.parts.iter().map(Self::to_json).collect::<Vec<_>>(),
             "figures": self.image_bytes.map(figure).into_iter().collect::<Vec<_>>(),
         })
     }

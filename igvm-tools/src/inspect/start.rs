@@ -8,7 +8,7 @@ use super::{Memory, is_for, platform_name};
 use crate::file::{Content, File};
 use igvm::snp_defs::SevVmsa;
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmNativeVpContextX64, IgvmPlatformType};
-use image_abi::{RESET_MAGIC, RESET_PAGE, ResetParameters};
+use image_abi::{RESET_PAGE, ResetParameters};
 use specs::tdx::initial;
 use std::mem::offset_of;
 use zerocopy::FromBytes;
@@ -119,10 +119,7 @@ fn snp(vmsa: &SevVmsa) -> State {
 fn reset_parameters(memory: &Memory<'_>) -> Option<[(&'static str, u64); 2]> {
     const ADDRESSES: u64 = RESET_PAGE + offset_of!(ResetParameters, entry) as u64;
     const _: () = assert!(offset_of!(ResetParameters, launch_block) == offset_of!(ResetParameters, entry) + 4);
-    if memory.word(RESET_PAGE)? != u64::from_le_bytes(RESET_MAGIC) {
-        return None;
-    }
-    let addresses = memory.word(ADDRESSES)?;
+    let addresses = memory.has_reset_page().then(|| memory.word(ADDRESSES)).flatten()?;
     Some([("entry", addresses & 0xffff_ffff), ("launch block", addresses >> 32)])
 }
 
