@@ -126,6 +126,8 @@ fn launch(input: &mut Input<'_>) -> Option<Launch> {
         placed: Default::default(),
         cpuid_page: Span::default(),
         secrets_page: Span::default(),
+        mailbox: Span::default(),
+        td_attributes: Default::default(),
         digests: [Digest::NONE; PAYLOAD_DIGESTS],
     };
     (block.payload[0], block.payload[3]) = (own, fourth);

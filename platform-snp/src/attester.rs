@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who speaks with the firmware: reports and keys by SNP_GUEST_REQUEST (GHCB 2.0, 4.1.7; SNPABI, "Guest messages").
 //!
-//! The messages go through two pages that the host sees, made when the first one is sent. Certificates are not asked for: the
+//! The messages go through two pages that the host sees, of the pool. Certificates are not asked for: the
 //! host would hand to Parados what Parados would hand to the host.
 //!
 //! Hostile party: the host (`message` says what follows from that).
@@ -18,7 +18,7 @@ use zeroize::Zeroize;
 use crate::fw_cfg;
 use crate::ghcb::{self, Refusal, SharedPage};
 use crate::message::{Carried, Carrier, Channel, Message};
-use crate::start::SharedPages;
+use crate::shared_pool;
 
 /// How long a message that the host puts off is sent again, and how often.
 const PATIENCE_SECONDS: u64 = 10;
@@ -64,7 +64,8 @@ struct Post {
 
 impl Post {
     fn open(tsc_hz: u64) -> Result<Self, AttestError> {
-        let [request, answer] = SharedPages::allocate_two().map_err(|_| AttestError::Memory)?;
+        let page = || shared_pool::take().map_err(|_| AttestError::Memory);
+        let (request, answer) = (page()?, page()?);
         Ok(Self { request, answer, tsc_hz, begun: 0 })
     }
 }

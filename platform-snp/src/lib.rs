@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `entry` | the first instructions, to long mode |
 //! | `instructions`, `accept` | PVALIDATE, RMPADJUST, VMGEXIT; memory changing hands |
-//! | `page_state` | pages that the host makes private or shared |
+//! | `page_state`, `shared_pool` | pages that the host makes private or shared; those that Parados itself shares |
 //! | `msr_protocol`, `ghcb`, `doorbell`, `local` | the host, and each processor's pages for that |
 //! | `apic`, `console`, `log`, `clock`, `fw_cfg` | the host's devices |
 //! | `message`, `attester` | the firmware |
@@ -45,6 +45,7 @@ mod memory;
 mod message;
 mod msr_protocol;
 mod page_state;
+mod shared_pool;
 mod smp;
 mod start;
 

@@ -94,7 +94,7 @@ pub(crate) fn page(address: u64) -> Option<&'static SharedPage> {
     if address & protocol::FUNCTION != 0 || address == 0 {
         return None;
     }
-    // SAFETY: the addresses are those of pages that `start::SharedPages` has mapped for ever, for this use alone. They are made
+    // SAFETY: the addresses are those of pages that `start` and `shared_pool` have mapped for ever, for this use alone. They are made
     // of atomics, so that the host may write them at any time.
     Some(unsafe { &*core::ptr::with_exposed_provenance(address as usize) })
 }

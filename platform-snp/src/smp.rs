@@ -21,10 +21,10 @@ use specs::vmsa::{SevFeatures, Vmsa};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
 use crate::ending::end;
-use crate::ghcb;
 use crate::local::Local;
 use crate::machine::Snp;
-use crate::start::{self, SharedPages, StartError, boxed, make_vmsa, new_vmsa};
+use crate::start::{self, StartError, boxed, make_vmsa, new_vmsa};
+use crate::{ghcb, shared_pool};
 
 /// Bytes of a processor's stack, and of the guard below it.
 const STACK: usize = 16 << 10;
@@ -93,9 +93,7 @@ pub(crate) fn start_others(snp: &'static Snp, body: Body) -> Result<(), StartErr
 /// Everything that processor `index` needs; where its VMSA is.
 fn prepare(index: u32) -> Result<u64, StartError> {
     let local: &'static Local = Box::leak(boxed(Local::new())?);
-    let pages = SharedPages::allocate()?;
-    pages.share()?;
-    local.set_pages(pages.ghcb, pages.doorbell);
+    local.set_pages(shared_pool::take()?.address(), shared_pool::take()?.address());
     let vmsa = new_vmsa()?;
     fill(vmsa, new_stack()?, index, local);
     make_vmsa(vmsa)

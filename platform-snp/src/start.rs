@@ -25,13 +25,13 @@ use crate::clock::Measurement;
 use crate::console::CONSOLES;
 use crate::cpu::{FEATURES, SnpCpu};
 use crate::ending::end;
-use crate::ghcb::{self, Refusal, SharedPage};
+use crate::ghcb::{self, Refusal};
 use crate::instructions::rmpadjust;
 use crate::interrupts::{DescriptorTable, descriptor_table};
-use crate::local::{self, Local};
+use crate::local::Local;
 use crate::machine::{Snp, SnpPages};
 use crate::message::Channel;
-use crate::{accept, apic, msr_protocol, smp};
+use crate::{accept, apic, msr_protocol, shared_pool, smp};
 
 /// Why the platform cannot run a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,57 +117,25 @@ pub fn take_memory(block: &LaunchBlock, range: PageRange) -> Result<PageRange, S
     // SAFETY: the range follows the image, nothing uses it yet, and the image's tables map it.
     unsafe { accept_own(range)? };
     let start = range.start();
-    let pages = SharedPages { ghcb: start.0, doorbell: start.0 + PAGE_SIZE };
-    pages.share()?;
-    Local::boot().set_pages(pages.ghcb, pages.doorbell);
+    let (ghcb, doorbell) = (start.0, start.0 + PAGE_SIZE);
+    share(ghcb)?;
+    share(doorbell)?;
+    Local::boot().set_pages(ghcb, doorbell);
     connect(Local::boot())?;
     PageRange::new(Gpa(start.0 + 2 * PAGE_SIZE), range.end())
         .filter(|rest| rest.bytes() > 0)
         .ok_or(StartError::OutOfMemory)
 }
 
-/// A processor's two shared pages.
-pub(crate) struct SharedPages {
-    pub(crate) ghcb: u64,
-    pub(crate) doorbell: u64,
-}
-
-impl SharedPages {
-    /// Two pages of the heap.
-    pub(crate) fn allocate() -> Result<Self, StartError> {
-        let layout = Layout::from_size_align(2 * PAGE_SIZE as usize, PAGE_SIZE as usize);
-        // SAFETY: the layout's size is not zero.
-        let block = unsafe { alloc::alloc::alloc_zeroed(layout.map_err(|_| StartError::OutOfMemory)?) };
-        if block.is_null() {
-            return Err(StartError::OutOfMemory);
-        }
-        let start = block.expose_provenance() as u64;
-        Ok(Self { ghcb: start, doorbell: start + PAGE_SIZE })
+/// Turns a page of Parados's own, which nothing uses, into a shared one, before there is a GHCB to ask through.
+fn share(page: u64) -> Result<(), StartError> {
+    // SAFETY: the caller's page is fresh.
+    unsafe { rescind_own(Gpa(page))? };
+    let answer = Local::current().ask(msr_protocol::page_state(page, page_state::SHARED));
+    if !msr_protocol::is_changed(answer) {
+        return Err(StartError::Pages);
     }
-
-    /// Turns them from pages of Parados's own, which nothing uses, into shared ones.
-    pub(crate) fn share(&self) -> Result<(), StartError> {
-        for page in [self.ghcb, self.doorbell] {
-            // SAFETY: the caller's pages are fresh.
-            unsafe { rescind_own(Gpa(page))? };
-            let answer = Local::current().ask(msr_protocol::page_state(page, page_state::SHARED));
-            if !msr_protocol::is_changed(answer) {
-                return Err(StartError::Pages);
-            }
-            own_tables::share(page).map_err(|_| StartError::OutOfMemory)?;
-        }
-        Ok(())
-    }
-}
-
-impl SharedPages {
-    /// Two shared pages for other purposes than a processor's.
-    pub(crate) fn allocate_two() -> Result<[&'static SharedPage; 2], StartError> {
-        let pages = Self::allocate()?;
-        pages.share()?;
-        let page = |address| local::page(address).ok_or(StartError::Host);
-        Ok([page(pages.ghcb)?, page(pages.doorbell)?])
-    }
+    own_tables::share(page).map_err(|_| StartError::OutOfMemory)
 }
 
 /// Takes what the firmware left in the secrets page: VMPCK0 to Parados, the other keys to nobody. Nothing reads the page again.
@@ -232,6 +200,7 @@ pub fn prepare(
     own_tables::map_up_to(end, false).map_err(|_| StartError::OutOfMemory)?;
     own_tables::map_first_page().map_err(|_| StartError::OutOfMemory)?;
     ring_the_doorbell()?;
+    shared_pool::make(u64::from(processors.saturating_sub(1)) * 2 + shared_pool::BUFFERS)?;
     apic::enable()?;
     CONSOLES.initialise()?;
     apic::route_console()?;
