@@ -76,10 +76,18 @@ pub(crate) fn paravisor_for(platform: Platform) -> Result<PathBuf> {
     }
     let folder = target_directory().join(platform.name());
     let folder_name = folder.to_string_lossy().into_owned();
-    let features = format!("statistics,{}", platform.name());
-    let arguments = ["-p", "paravisor", "--no-default-features", "--features", &features, "--target-dir", &folder_name];
-    bare_metal(&arguments, "paravisor")?;
+    let features = features(platform);
+    let features: Vec<_> = features.iter().map(String::as_str).collect();
+    bare_metal(&[&["-p", "paravisor"], &features[..], &["--target-dir", &folder_name]].concat(), "paravisor")?;
     Ok(folder.join(TARGET).join("release/paravisor"))
+}
+
+/// cargo's arguments for Parados for a platform. The same features under another name would give another image.
+pub(crate) fn features(platform: Platform) -> Vec<String> {
+    match platform {
+        Platform::Native => vec![],
+        other => vec!["--no-default-features".into(), "--features".into(), format!("statistics,{}", other.name())],
+    }
 }
 
 /// Parados with a bug that a test must find. Built apart, so that it never takes the place of the other one.

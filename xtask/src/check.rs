@@ -11,6 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use igvm_tools::Platform;
+
 use crate::build::{self, TARGET, cargo};
 use crate::failure::{Failure, Result, status};
 use crate::say;
@@ -61,8 +63,12 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("formatting, fuzz", &|| tool(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))),
         ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
         ("clippy, bare metal", &|| tool(bare_metal(cargo().arg("clippy")).args(["--", "-Dwarnings"]))),
-        ("clippy, bare metal, SNP", &|| tool(bare_metal_for(cargo().arg("clippy"), "snp").args(["--", "-Dwarnings"]))),
-        ("clippy, bare metal, TDX", &|| tool(bare_metal_for(cargo().arg("clippy"), "tdx").args(["--", "-Dwarnings"]))),
+        ("clippy, bare metal, SNP", &|| {
+            tool(bare_metal_for(cargo().arg("clippy"), Platform::Snp).args(["--", "-Dwarnings"]))
+        }),
+        ("clippy, bare metal, TDX", &|| {
+            tool(bare_metal_for(cargo().arg("clippy"), Platform::Tdx).args(["--", "-Dwarnings"]))
+        }),
         ("documentation", &|| tool(documentation(&mut cargo()))),
     ];
     let (mut passed, mut failed) = (0, 0);
@@ -97,10 +103,10 @@ fn bare_metal(command: &mut Command) -> &mut Command {
 }
 
 /// The image of another platform, in the folder where it is built.
-fn bare_metal_for<'a>(command: &'a mut Command, platform: &str) -> &'a mut Command {
+fn bare_metal_for(command: &mut Command, platform: Platform) -> &mut Command {
     command.args(["--release", "--quiet", "--target", TARGET, "--package", "paravisor"]);
-    command.args(["--no-default-features", "--features", &format!("statistics,{platform}"), "--target-dir"]);
-    command.arg(build::target_directory().join(platform))
+    command.args(build::features(platform));
+    command.arg("--target-dir").arg(build::target_directory().join(platform.name()))
 }
 
 fn documentation(command: &mut Command) -> &mut Command {

@@ -176,7 +176,7 @@ pub(crate) fn verify(image: &Path, platform: Platform) -> Result<()> {
 }
 
 /// The configuration of a platform's image.
-fn configuration(platform: Platform) -> PathBuf {
+pub(crate) fn configuration(platform: Platform) -> PathBuf {
     build::workspace().join("configs").join(platform.name()).with_extension("toml")
 }
 
