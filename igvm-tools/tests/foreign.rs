@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use igvm_tools::extract::take_apart;
+use igvm_tools::measure::{VmsaPlace, Zeroes};
 use igvm_tools::sign::{Block, Identity, Loader, Signer};
 use igvm_tools::{diff, inspect, measure};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,21 @@ fn a_wrapped_firmware_measures_as_sev_snp_measure_says() {
             "9330a0f202652d297dc2a42d23f0193bad4151b07dd945df276d28e9e139b51a83602819abbcdd8c00d36ee01a7aa28f",
             "300440b89bb70797b0879007efd5e144e971af888f351dbd0c2618721a7f88ecda2a411968f93e6d7c16e72bb05f132b",
         ]
+    );
+}
+
+/// The `sev` crate's own pages and VMSAs, and its digest, by `vectors/foreign/sev`: a third program for the whole chain.
+#[test]
+fn a_firmware_with_two_processors_measures_as_the_sev_crate_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/foreign/sev.igvm");
+    let bytes = std::fs::read(&path).unwrap();
+    let digest = measure(&path, &bytes).unwrap().snp().unwrap().digest(VmsaPlace::Kvm, Zeroes::Type).copied();
+    let expected = "a93de3dda9405400ae559a702d10437ac2a96391c135b6d11b1679987aa518a551caf5415ab0f53602bb139dc2c1a609";
+    assert_eq!(hex::encode(digest.unwrap()), expected);
+    let start = inspect(&path, &bytes).unwrap().starts.pop().unwrap();
+    assert_eq!(
+        (start.mode, start.registers[..2].to_vec()),
+        ("real mode", vec![("rip", 0xfff0), ("cs base", 0xffff_0000)])
     );
 }
 
