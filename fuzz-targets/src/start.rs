@@ -127,7 +127,7 @@ fn launch(input: &mut Input<'_>) -> Option<Launch> {
         cpuid_page: Span::default(),
         secrets_page: Span::default(),
         mailbox: Span::default(),
-        td_attributes: Default::default(),
+        td_attributes: 0,
         digests: [Digest::NONE; PAYLOAD_DIGESTS],
     };
     (block.payload[0], block.payload[3]) = (own, fourth);
