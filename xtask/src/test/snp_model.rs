@@ -9,11 +9,13 @@ mod hostile;
 
 use std::time::{Duration, Instant};
 
+use igvm_tools::Platform;
+
 use super::Totals;
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::{Payload, Request};
-use crate::options::SNP_CPU;
+use crate::options::{SNP_CPU, SNP_HOST_OPTIONS};
 use crate::process::{self, Cause, Console, Ended, Next, Streams};
 use crate::qemu::{Machine, Qemu, Start};
 use crate::record::Kind;
@@ -75,6 +77,11 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     tests.run("stock_kernel_brings_up_two_processors", || boots(qemu, 2))?;
     tests.run("stock_kernel_brings_up_four_processors", || boots(qemu, 4))?;
     tests.run("stock_kernel_has_memory_above_4_gib", || has_high_memory(qemu))?;
+    tests.run("stock_kernel_needs_no_assumption", || boots_with(qemu, MEMORY, 1, " assume=contrary", &[]))?;
+    for rules in ["assume=contrary", "rules=permissive"] {
+        let name = format!("parados_boots_the_stock_kernel_with_{}", rules.replace('=', "_"));
+        tests.run(&name, || parados(qemu, rules))?;
+    }
     tests.run("one_file_for_two_platforms_starts_on_both", || combined(qemu))?;
     tests.run("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
     tests.run("parados_gives_a_report_for_a_nonce_that_verifies", || attestation::for_a_nonce(qemu))?;
@@ -144,25 +151,25 @@ fn expect(ended: &Ended, reason: &str) -> Outcome {
 }
 
 fn boots(qemu: Option<&Path>, processors: u32) -> Result<Outcome> {
-    boots_with(qemu, MEMORY, processors, &[])
+    boots_with(qemu, MEMORY, processors, "", &[])
 }
 
 /// 2 GiB of the VM's memory lie below, the rest from 4 GiB on; the kernel takes from the top first.
 fn has_high_memory(qemu: Option<&Path>) -> Result<Outcome> {
     const MAP: &str = "[mem 0x0000000100000000-0x000000013fffffff] usable";
     const NODE: &str = "  node   0: [mem 0x0000000100000000-0x000000013fffffff]";
-    boots_with(qemu, 3 << 30, 1, &[MAP, NODE])
+    boots_with(qemu, 3 << 30, 1, "", &[MAP, NODE])
 }
 
-/// The stock kernel with this much memory, and what it must say besides.
-fn boots_with(qemu: Option<&Path>, memory: u64, processors: u32, words: &[&str]) -> Result<Outcome> {
+/// The stock kernel with this much memory, the model's rules, and what it must say besides.
+fn boots_with(qemu: Option<&Path>, memory: u64, processors: u32, rules: &str, words: &[&str]) -> Result<Outcome> {
     let scratch = Scratch::new()?;
     let payload = Request { figure: true, ..Request::default() }.payload(&scratch)?;
     // Without `quiet`: the kernel's own words are what is looked for.
     let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
     let mut log = Vec::new();
     let image = snp_guest::build(&payload, memory, processors)?;
-    let ended = hosted_for(LIMIT, qemu, &image, (memory, processors), "", &mut log)?;
+    let ended = hosted_for(LIMIT, qemu, &image, (memory, processors), rules, &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let online = format!("Brought up 1 node, {processors} CPU");
     let expected = [ACTIVE, TABLE, &online, USER_MODE];
@@ -211,6 +218,21 @@ fn predicted_digest(image: &[u8]) -> Result<String> {
     let digest = measured.snp().and_then(|snp| snp.digests.first()).map(|first| first.digest);
     let digest: String = digest.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("[host] launch digest {digest}"))
+}
+
+/// Parados's own image with the stock kernel: it depends neither on what the model only assumes nor on being stopped.
+fn parados(qemu: Option<&Path>, rules: &str) -> Result<Outcome> {
+    let request = Request { platform: Platform::Snp, figure: true, ..Request::default() };
+    let image = request.build()?.bytes;
+    let mut log = Vec::new();
+    let ended = hosted(qemu, &image, 1, &format!("{SNP_HOST_OPTIONS} {rules}"), &mut log)?;
+    let broken = log.iter().find(|line| line.contains("broken"));
+    if let Some(line) = broken {
+        return Ok(Err(line.clone()));
+    }
+    let reached = String::from_utf8_lossy(&ended.console).contains(USER_MODE);
+    let in_order = ended.end.as_ref().is_some_and(|end| end.kind == Kind::PowerOff);
+    Ok(if reached && in_order { Ok(()) } else { Err(format!("user mode: {reached}; the end: {:?}", ended.end)) })
 }
 
 /// Runs an image on the model.
