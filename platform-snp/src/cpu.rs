@@ -227,10 +227,10 @@ impl SnpCpu {
         }
     }
 
-    fn msr_slot(&mut self, msr: SwitchedMsr) -> &mut u64 {
+    /// Where an MSR is that has 64 bits of its own in the VMSA: all but EFER, which has SVME besides, and TSC_AUX, which has 32.
+    fn msr_slot(&mut self, msr: SwitchedMsr) -> Option<&mut u64> {
         let vmsa = self.vmsa_mut();
-        match msr {
-            SwitchedMsr::Efer => &mut vmsa.efer,
+        Some(match msr {
             SwitchedMsr::Star => &mut vmsa.star,
             SwitchedMsr::Lstar => &mut vmsa.lstar,
             SwitchedMsr::Cstar => &mut vmsa.cstar,
@@ -242,8 +242,9 @@ impl SnpCpu {
             SwitchedMsr::SysenterEsp => &mut vmsa.sysenter_esp,
             SwitchedMsr::SysenterEip => &mut vmsa.sysenter_eip,
             SwitchedMsr::Pat => &mut vmsa.g_pat,
-            SwitchedMsr::DebugCtl | SwitchedMsr::TscAux => &mut vmsa.debug_ctl,
-        }
+            SwitchedMsr::DebugCtl => &mut vmsa.debug_ctl,
+            SwitchedMsr::Efer | SwitchedMsr::TscAux => return None,
+        })
     }
 
     /// What each MMX instruction but EMMS does to the x87 state (APM vol. 1, 5.14.2): no register is empty, and the stack's top is
@@ -539,7 +540,7 @@ impl GuestCpu for SnpCpu {
         match msr {
             SwitchedMsr::Efer => self.vmsa().efer & !EFER_SVME,
             SwitchedMsr::TscAux => self.vmsa().tsc_aux.into(),
-            other => *self.msr_slot(other),
+            other => self.msr_slot(other).map_or(0, |slot| *slot),
         }
     }
 
@@ -550,7 +551,11 @@ impl GuestCpu for SnpCpu {
                 (vmsa.efer, vmsa.pcpu_id) = (value | EFER_SVME, 0);
             }
             SwitchedMsr::TscAux => self.vmsa_mut().tsc_aux = value as u32,
-            other => *self.msr_slot(other) = value,
+            other => {
+                if let Some(slot) = self.msr_slot(other) {
+                    *slot = value;
+                }
+            }
         }
     }
 

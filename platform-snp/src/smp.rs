@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use alloc::alloc::{Layout, alloc_zeroed};
 use alloc::boxed::Box;
 
-use platform::{Clock, PAGE_SIZE, Platform, Termination};
+use platform::{Clock, PAGE_SIZE, Platform, Reason, Termination};
 use platform_shared::clock;
 use platform_shared::own_tables::{c_mask, unmap};
 use specs::svm::VmcbSegment;
@@ -130,6 +130,13 @@ fn new_stack() -> Result<u64, StartError> {
     Ok(bottom + (GUARD + STACK) as u64)
 }
 
+/// What goes with a reason to give up on another processor: which one it is, where its own memory is the reason, and otherwise
+/// the step of the start (`docs/termination-codes.md`).
+const fn detail(reason: Reason, index: u32) -> u64 {
+    const OTHER_PROCESSORS: u64 = 2;
+    if matches!(reason, Reason::ProcessorMemory) { index as u64 } else { OTHER_PROCESSORS }
+}
+
 /// The first Rust code of another processor.
 extern "C" fn arrive(index: u32, local: *const Local) -> ! {
     // SAFETY: `fill` passed a structure that lives for ever.
@@ -141,8 +148,22 @@ extern "C" fn arrive(index: u32, local: *const Local) -> ! {
     // SAFETY: the pointer was made from a `Body` in `start_others`.
     let body = unsafe { core::mem::transmute::<*mut (), Body>(body) };
     if let Err(error) = start::set_up_processor(local) {
-        end(Termination::Fatal(error.reason(), index.into()));
+        end(Termination::Fatal(error.reason(), detail(error.reason(), index)));
     }
     ARRIVED.fetch_add(1, Ordering::AcqRel);
     body(snp, index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The host was told the processor's number as if it were a step of the start.
+    #[test]
+    fn a_processor_is_named_only_where_its_own_memory_is_the_reason() {
+        assert_eq!(detail(Reason::ProcessorMemory, 5), 5);
+        for error in [StartError::Host, StartError::NoTimer, StartError::OutOfMemory, StartError::ProcessorStart] {
+            assert_eq!(detail(error.reason(), 5), 2, "{error:?}");
+        }
+    }
 }

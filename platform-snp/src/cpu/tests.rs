@@ -217,3 +217,32 @@ fn an_nmi_is_injected_or_left_to_a_processor_that_keeps_it() {
     cpu.restore(&state);
     assert_eq!(cpu.vmsa().vintr_ctrl, vintr::BUSY | vintr::V_GIF | vintr::V_NMI_ENABLE, "a reset forgets NMIs");
 }
+
+/// TSC_AUX had DebugCtl's place in the table of MSRs, where only two special cases before it kept it out.
+#[test]
+fn each_msr_has_a_place_of_its_own() {
+    let mut cpu = cpu();
+    let all = [
+        SwitchedMsr::Efer,
+        SwitchedMsr::Star,
+        SwitchedMsr::Lstar,
+        SwitchedMsr::Cstar,
+        SwitchedMsr::Sfmask,
+        SwitchedMsr::KernelGsBase,
+        SwitchedMsr::FsBase,
+        SwitchedMsr::GsBase,
+        SwitchedMsr::SysenterCs,
+        SwitchedMsr::SysenterEsp,
+        SwitchedMsr::SysenterEip,
+        SwitchedMsr::Pat,
+        SwitchedMsr::DebugCtl,
+        SwitchedMsr::TscAux,
+    ];
+    for (msr, value) in all.into_iter().zip(1..) {
+        cpu.set_switched_msr(msr, value);
+    }
+    for (msr, value) in all.into_iter().zip(1..) {
+        assert_eq!(cpu.switched_msr(msr), value, "{msr:?}");
+    }
+    assert_eq!(all.map(|msr| cpu.msr_slot(msr).is_none()).into_iter().filter(|none| *none).count(), 2);
+}
