@@ -24,18 +24,18 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "reset_starts_the_guest_again", run: reset },
     Case { name: "reset_with_no_reboot_ends_with_71", run: reset_no_reboot },
     Case { name: "reset_of_every_kind_starts_the_guest_again", run: all_resets },
-    Case { name: "reset_of_every_kind_with_no_reboot_ends_with_71", run: all_resets_no_reboot },
-    Case { name: "linux_resets_by_acpi", run: |context| linux_reset(context, "acpi", "reset") },
-    Case { name: "linux_resets_by_the_keyboard_controller", run: |context| linux_reset(context, "kbd", "reset") },
-    Case { name: "linux_resets_by_port_cf9", run: |context| linux_reset(context, "pci", "reset") },
-    Case { name: "linux_resets_by_triple_fault", run: |context| linux_reset(context, "triple", "triple-fault") },
+    Case { name: "reset_of_every_kind_with_no_reboot_ends_with_71", run: |context| all_resets_no_reboot(context, &[]) },
+    Case { name: "linux_resets_by_acpi", run: |context| linux_reset(context, &[], "acpi", "reset") },
+    Case { name: "linux_resets_by_the_keyboard_controller", run: |context| linux_reset(context, &[], "kbd", "reset") },
+    Case { name: "linux_resets_by_port_cf9", run: |context| linux_reset(context, &[], "pci", "reset") },
+    Case { name: "linux_resets_by_triple_fault", run: |context| linux_reset(context, &[], "triple", "triple-fault") },
     Case { name: "one_processor", run: |context| processors(context, "1") },
     Case { name: "two_processors", run: |context| processors(context, "2") },
     Case { name: "four_processors", run: |context| processors(context, "4") },
     Case { name: "eight_processors", run: |context| processors(context, "8") },
-    Case { name: "processors_go_offline_and_come_back", run: hotplug },
+    Case { name: "processors_go_offline_and_come_back", run: |context| hotplug(context, &[]) },
     Case { name: "linux_keeps_pat_and_knows_its_clocks", run: kernel_log },
-    Case { name: "the_guest_knows_what_time_it_is", run: time_of_day },
+    Case { name: "the_guest_knows_what_time_it_is", run: |context| time_of_day(context, &[]) },
     Case { name: "clocks_and_timers", run: |context| clocks(context, HELD_UP) },
     Case { name: "local_apic_of_one_processor", run: |context| probe(context, "apic", "1") },
     Case { name: "local_apics_of_four_processors", run: |context| probe(context, "apic", "4") },
@@ -75,10 +75,10 @@ fn clocks(context: &Context, jitter: &str) -> Outcome {
 }
 
 /// Its clock begins where the host's is.
-fn time_of_day(context: &Context) -> Outcome {
+pub(super) fn time_of_day(context: &Context, platform: &[&str]) -> Outcome {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let before = now();
-    let output = output(context, "date +%s", &[])?;
+    let output = output(context, "date +%s", platform)?;
     let told: u64 = output.trim().parse().map_err(|_| format!("no number of seconds: {output:?}"))?;
     // A clock of whole seconds is off by one.
     if (before.saturating_sub(1)..=now() + 1).contains(&told) {
@@ -107,7 +107,7 @@ fn many_processors(context: &Context) -> Outcome {
 }
 
 /// Each processor goes and comes back several times, and works afterwards.
-fn hotplug(context: &Context) -> Outcome {
+pub(super) fn hotplug(context: &Context, platform: &[&str]) -> Outcome {
     let command = "set -e; cd /sys/devices/system/cpu
         for round in 1 2 3; do
             for cpu in 1 2 3; do echo 0 > cpu$cpu/online; done; nproc
@@ -117,7 +117,7 @@ fn hotplug(context: &Context) -> Outcome {
     same(
         "output",
         &format!("{}{}", "1\n4\n".repeat(3), "42\n".repeat(4)),
-        &output(context, command, &["--smp", "4"])?,
+        &output(context, command, &[platform, &["--smp", "4"]].concat())?,
     )?;
     passed()
 }
@@ -174,16 +174,17 @@ fn all_resets(context: &Context) -> Outcome {
     passed()
 }
 
-fn all_resets_no_reboot(context: &Context) -> Outcome {
+pub(super) fn all_resets_no_reboot(context: &Context, platform: &[&str]) -> Outcome {
     for (name, _) in RESETS {
-        guest(context, name, &["--no-reboot"], 71, "reset").map_err(|why| format!("{name}: {why}"))?;
+        guest(context, name, &[platform, &["--no-reboot"]].concat(), 71, "reset")
+            .map_err(|why| format!("{name}: {why}"))?;
     }
     passed()
 }
 
-fn linux_reset(context: &Context, how: &str, kind: &str) -> Outcome {
+pub(super) fn linux_reset(context: &Context, platform: &[&str], how: &str, kind: &str) -> Outcome {
     let append = format!("reboot={how}");
-    expect(&run(context, &["--exec", "reboot", "--append", &append])?, 71, kind)?;
+    expect(&run(context, &[platform, &["--exec", "reboot", "--append", &append]].concat())?, 71, kind)?;
     passed()
 }
 

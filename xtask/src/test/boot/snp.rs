@@ -9,7 +9,7 @@ use igvm_tools::Platform;
 
 use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::images::damaged_on;
-use super::pc::HELD_UP;
+use super::pc::{HELD_UP, all_resets_no_reboot, hotplug, linux_reset, time_of_day};
 use super::{Case, Context, Outcome, Verdict};
 
 /// All of them.
@@ -25,7 +25,18 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_memory_of_3_gib", run: much_memory },
     Case { name: "snp_guest_without_an_os_can_power_off", run: poweroff },
     Case { name: "snp_triple_fault_ends_with_71", run: triple_fault },
-    Case { name: "snp_reset_with_no_reboot_ends_with_71", run: reset },
+    Case {
+        name: "snp_reset_of_every_kind_with_no_reboot_ends_with_71",
+        run: |context| all_resets_no_reboot(context, &SNP),
+    },
+    Case { name: "snp_linux_resets_by_acpi", run: |context| linux_reset(context, &SNP, "acpi", "reset") },
+    Case {
+        name: "snp_linux_resets_by_triple_fault",
+        run: |context| linux_reset(context, &SNP, "triple", "triple-fault"),
+    },
+    Case { name: "snp_jump_into_nowhere_ends_with_71", run: jump_nowhere },
+    Case { name: "snp_processors_go_offline_and_come_back", run: |context| hotplug(context, &SNP) },
+    Case { name: "snp_guest_knows_what_time_it_is", run: |context| time_of_day(context, &SNP) },
     Case { name: "snp_two_processors", run: |context| processors(context, "2") },
     Case { name: "snp_eight_processors", run: |context| processors(context, "8") },
     Case { name: "snp_processors_survive_stress", run: stress },
@@ -33,10 +44,14 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
     Case { name: "snp_timers_of_the_pc", run: timers },
     Case { name: "snp_processor_state_survives_exits", run: |context| probe(context, "state-probe") },
-    Case { name: "snp_interrupt_controllers", run: |context| probe(context, "interrupt-controllers") },
+    Case {
+        name: "snp_interrupt_controllers_of_four_processors",
+        run: |context| probe_with(context, "interrupt-controllers", "4"),
+    },
     Case { name: "snp_local_apic", run: |context| probe(context, "apic") },
+    Case { name: "snp_local_apics_of_two_processors", run: |context| probe_with(context, "apic", "2") },
     Case { name: "snp_serial_port", run: |context| probe(context, "uart") },
-    Case { name: "snp_borders_of_memory", run: |context| probe(context, "pages-probe") },
+    Case { name: "snp_borders_of_memory", run: |context| probe_with(context, "pages-probe", "2") },
     Case {
         name: "snp_what_a_guest_finds_that_looks_for_svm",
         run: |context| probe_but(context, "svm-probe", &NOT_HIDDEN),
@@ -173,19 +188,23 @@ fn triple_fault(context: &Context) -> Outcome {
     guest(context, "triple-fault", &SNP, 71, "triple-fault")
 }
 
-fn reset(context: &Context) -> Outcome {
-    guest(context, "reset", &[&SNP[..], &["--no-reboot"]].concat(), 71, "reset")
+fn jump_nowhere(context: &Context) -> Outcome {
+    guest(context, "jump-nowhere", &SNP, 71, "triple-fault")
 }
 
 /// A test guest that judges by itself.
 fn probe(context: &Context, name: &str) -> Outcome {
-    guest(context, name, &[&SNP[..], &["--test-devices"]].concat(), 1, "test-exit")
+    probe_with(context, name, "1")
+}
+
+fn probe_with(context: &Context, name: &str, processors: &str) -> Outcome {
+    guest(context, name, &[&SNP[..], &["--test-devices", "--smp", processors]].concat(), 1, "test-exit")
 }
 
 /// The guest compares clocks for seconds: three times in a row is not by chance that others delayed it.
 fn timers(context: &Context) -> Outcome {
-    let compare =
-        || guest(context, "timers", &[&SNP[..], &["--test-devices", "--append", HELD_UP]].concat(), 1, "test-exit");
+    let arguments = [&SNP[..], &["--test-devices", "--smp", "2", "--append", HELD_UP]].concat();
+    let compare = || guest(context, "timers", &arguments, 1, "test-exit");
     compare().or_else(|_| compare()).or_else(|_| compare())
 }
 
