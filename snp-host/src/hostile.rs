@@ -61,6 +61,10 @@ pub enum Deed {
     Falsify(&'static [(usize, u64)]),
     /// What was asked, and the MSR's value changed: what is flipped.
     FalsifyMsr(u64),
+    /// Of a list of page-state changes no more than so many entries, and SW_EXITINFO2.
+    Shorten(u16, u64),
+    /// Of a list of page-state changes nothing, and that all of it is done.
+    Claim,
     /// What was asked, twice.
     Repeat,
     /// The firmware's earlier answer once more, instead of asking it.
@@ -211,6 +215,25 @@ impl Host {
             _ => {}
         }
         let before = snapshot(hardware, ghcb).filter(|_| paged);
+        let list = word(hardware, ghcb + page::SW_SCRATCH as u64);
+        let header = word(hardware, list);
+        match deed {
+            Deed::Shorten(0, info2) => {
+                answer(hardware, ghcb, 0, *info2);
+                return Action::Resume;
+            }
+            Deed::Claim => {
+                let _ =
+                    hardware.write_shared(list, &header_with(header, end_of(header).wrapping_add(1), end_of(header)));
+                answer(hardware, ghcb, 0, 0);
+                return Action::Resume;
+            }
+            Deed::Shorten(entries, _) => {
+                let end = end_of(header).min(current_of(header).saturating_add(entries - 1));
+                let _ = hardware.write_shared(list, &header_with(header, current_of(header), end));
+            }
+            _ => {}
+        }
         let mut action = self.honest(processor, vmpl, msr, hardware, devices);
         let context = self.context(processor, vmpl).copied().unwrap_or_default();
         match deed {
@@ -232,6 +255,11 @@ impl Host {
                 let changed = word(hardware, response + offset) ^ flip;
                 let _ = hardware.write_shared(response + offset, &changed.to_le_bytes());
             }
+            Deed::Shorten(_, info2) => {
+                let now = word(hardware, list);
+                let _ = hardware.write_shared(list, &header_with(now, current_of(now), end_of(header)));
+                answer(hardware, ghcb, 0, *info2);
+            }
             Deed::FalsifyMsr(flip) => *msr ^= flip,
             Deed::Delay(cycles) => self.plot.consequence = Some(Consequence::Stall(*cycles)),
             Deed::Snatch(gpa) => hardware.snatch(*gpa),
@@ -246,7 +274,7 @@ impl Host {
             Deed::Inject(instructions, what) => {
                 self.plot.consequence = Some(Consequence::Inject(*instructions, *what));
             }
-            Deed::Withhold | Deed::Pretend(..) | Deed::Replay => {}
+            Deed::Withhold | Deed::Pretend(..) | Deed::Replay | Deed::Claim => {}
         }
         action
     }
@@ -265,6 +293,19 @@ impl Host {
 fn word(hardware: &mut impl Hardware, gpa: u64) -> u64 {
     let mut bytes = [0; 8];
     hardware.read_shared(gpa, &mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
+}
+
+/// The header of a list of page-state changes: the current entry and the last one.
+const fn current_of(header: u64) -> u16 {
+    header as u16
+}
+
+const fn end_of(header: u64) -> u16 {
+    (header >> 16) as u16
+}
+
+fn header_with(header: u64, current: u16, end: u16) -> [u8; 8] {
+    (header & !0xffff_ffff | u64::from(current) | u64::from(end) << 16).to_le_bytes()
 }
 
 fn snapshot(hardware: &mut impl Hardware, gpa: u64) -> Option<[u8; 4096]> {

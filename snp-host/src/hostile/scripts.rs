@@ -3,7 +3,7 @@
 //! compared by a test.
 
 use super::{Act, Change, Deed, Event, Injection, Script, Watched};
-use specs::ghcb::{exit as own, guest_request, msr, page};
+use specs::ghcb::{exit as own, guest_request, msr, page, page_state};
 use specs::svm::exit;
 
 const ALWAYS: u32 = u32::MAX;
@@ -13,6 +13,8 @@ const LATE: u64 = 5_000_000;
 const SOMEWHERE: u32 = 10_000;
 /// A start of the guest by a paravisor, in the middle of that guest's own start; and how often it is disturbed.
 const LATER: u32 = 1000;
+/// The first page-state change of a guest above a paravisor.
+const CONVERSIONS: u32 = 3;
 const MOVE: Deed = Deed::Remap(PAGE_OF_THE_GUEST, PAGE_OF_THE_GUEST + 0x20_0000);
 const STRAY: Deed = Deed::Inject(2, Injection::Entry);
 /// A page of guests that place something there: the test images' initial RAM disk, or Parados.
@@ -32,6 +34,11 @@ const fn always(on: Event, deed: Deed) -> Act {
 
 const fn once(on: Event, nth: u32, deed: Deed) -> Act {
     Act { on, from: nth, times: 1, deed }
+}
+
+/// Page-state changes, from the n-th on.
+const fn from(nth: u32, deed: Deed) -> Act {
+    Act { on: Event::Exit(own::PAGE_STATE_CHANGE), from: nth, times: ALWAYS, deed }
 }
 
 /// All of them.
@@ -62,6 +69,23 @@ pub const ALL: &[Script] = &[
             always(Event::Exit(own::PAGE_STATE_CHANGE), Deed::Pretend(0, 0x100 << 32)),
         ],
     },
+    // The first changes are of pages that a paravisor cannot do without.
+    Script { name: "slow-conversion", acts: &[from(CONVERSIONS, Deed::Shorten(3, 0))] },
+    Script { name: "half-conversion", acts: &[from(CONVERSIONS, Deed::Shorten(3, page_state::GENERIC))] },
+    Script {
+        name: "rare-conversion",
+        acts: &[
+            Act { on: Event::Exit(own::PAGE_STATE_CHANGE), from: CONVERSIONS, times: 50, deed: Deed::Shorten(0, 0) },
+            Act {
+                on: Event::Exit(own::PAGE_STATE_CHANGE),
+                from: CONVERSIONS + 50,
+                times: 50,
+                deed: Deed::Shorten(0, page_state::GENERIC),
+            },
+        ],
+    },
+    Script { name: "claimed-conversion", acts: &[from(CONVERSIONS, Deed::Claim)] },
+    Script { name: "false-conversion", acts: &[from(CONVERSIONS, Deed::Falsify(&[(page::SHARED_BUFFER, 0x8000)]))] },
     Script { name: "silence", acts: &[always(Event::Exit(exit::MSR), Deed::Withhold)] },
     Script { name: "late", acts: &[always(Event::Exit(exit::MSR), Deed::Delay(LATE))] },
     Script {

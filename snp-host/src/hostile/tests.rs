@@ -169,3 +169,34 @@ fn without_a_script_nobody_is_lied_to() {
     assert_eq!(features().run_at(0, &mut host, &mut machine).info1, 0);
     assert_eq!(host.take_consequence(), None);
 }
+
+/// A list of three pages that are to become private, and what is left of it.
+fn convert(host: &mut crate::Host, machine: &mut Machine) -> (u64, u64, Vec<bool>) {
+    let mut bytes = [0u16, 2, 0, 0].map(u16::to_le_bytes).concat();
+    bytes.extend([0x7000u64, 0x8000, 0x9000].map(|gpa| (1 << 52 | gpa).to_le_bytes()).concat());
+    let reply = Ask::new(own::PAGE_STATE_CHANGE).scratch_inside(&bytes).run_at(0, host, machine);
+    let private = [0x7000, 0x8000, 0x9000].map(|gpa| machine.memory.is_private(gpa)).to_vec();
+    (reply.info2, reply.word(page::SHARED_BUFFER), private)
+}
+
+#[test]
+fn a_list_is_carried_out_in_part() {
+    const ACTS: &[Act] = &[
+        Act { on: Event::Any, from: 1, times: 1, deed: Deed::Shorten(0, 5) },
+        Act { on: Event::Any, from: 2, times: 1, deed: Deed::Shorten(2, 7) },
+        Act { on: Event::Any, from: 3, times: 1, deed: Deed::Shorten(9, 0) },
+    ];
+    let (mut host, mut machine) = (host(), Machine::default());
+    host.play(script(ACTS));
+    assert_eq!(convert(&mut host, &mut machine), (5, 2 << 16, vec![false, false, false]));
+    assert_eq!(convert(&mut host, &mut machine), (7, 2 << 16 | 2, vec![true, true, false]));
+    assert_eq!(convert(&mut host, &mut machine), (0, 2 << 16 | 3, vec![true, true, true]));
+}
+
+#[test]
+fn what_is_claimed_is_not_done() {
+    const ACTS: &[Act] = &[Act { on: Event::Any, from: 1, times: 1, deed: Deed::Claim }];
+    let (mut host, mut machine) = (host(), Machine::default());
+    host.play(script(ACTS));
+    assert_eq!(convert(&mut host, &mut machine), (0, 2 << 16 | 3, vec![false, false, false]));
+}

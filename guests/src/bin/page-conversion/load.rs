@@ -12,12 +12,15 @@ use guests::{apic, smp, time};
 use crate::AREA;
 use crate::call::{Answer, LARGE, PAGE, REFUSED, SHARED, done, load, share, store, unshare};
 
-/// The 2 MiB that all processors share out among themselves, page by page; then 2 MiB for each.
+/// The 2 MiB that all processors share out among themselves, page by page; then 2 MiB for each, and a run of small pages for each.
 const COMMON: u64 = AREA + (8 << 20);
 /// The most processors that take part.
 const MOST: usize = 8;
 /// All memory that the tests touch.
-pub(crate) const BYTES: u64 = (8 << 20) + (1 + MOST as u64) * LARGE;
+pub(crate) const BYTES: u64 = RUNS - AREA + MOST as u64 * RUN * PAGE;
+/// Where the runs are, and how many pages one has: more than are converted at once.
+const RUNS: u64 = COMMON + (1 + MOST as u64) * LARGE;
+const RUN: u64 = 100;
 /// How long a processor may take to end, in microseconds.
 const STALL: u64 = 20_000_000;
 
@@ -28,6 +31,7 @@ static END: AtomicU64 = AtomicU64::new(0);
 struct Tally {
     rounds: AtomicU64,
     large: AtomicU64,
+    runs: AtomicU64,
     small: AtomicU64,
     refused: AtomicU64,
     wrong: [AtomicU64; 3],
@@ -37,6 +41,7 @@ static TALLIES: [Tally; MAX_PROCESSORS] = [const {
     Tally {
         rounds: AtomicU64::new(0),
         large: AtomicU64::new(0),
+        runs: AtomicU64::new(0),
         small: AtomicU64::new(0),
         refused: AtomicU64::new(0),
         wrong: [const { AtomicU64::new(0) }; 3],
@@ -59,11 +64,14 @@ pub(crate) fn run(report: &mut Report, count: usize, seconds: u64) {
     for index in 0..count {
         let ended = index == 0 || time::wait(STALL, || smp::is_idle(index));
         report.check("ended", ended, index);
-        let Tally { rounds, large, small, refused, wrong } = tally(index);
-        let [rounds, large, small, refused] = [rounds, large, small, refused].map(|count| count.load(SeqCst));
+        let Tally { rounds, large, runs, small, refused, wrong } = tally(index);
+        let counts = [rounds, large, runs, small, refused];
+        let [rounds, large, runs, small, refused] = counts.map(|count| count.load(SeqCst));
         let wrong = [&wrong[0], &wrong[1], &wrong[2]].map(|word| word.load(SeqCst));
-        let good = wrong == [0; 3] && rounds > 0 && large > 0 && small > 0;
-        let did = format_args!("{rounds} rounds, {large} large, {small} small, {refused} refused, wrong {wrong:x?}");
+        let good = wrong == [0; 3] && rounds > 0 && large > 0 && runs > 0 && small > 0;
+        let did = format_args!(
+            "{rounds} rounds, {large} large, {runs} runs, {small} small, {refused} refused, wrong {wrong:x?}"
+        );
         report.check("load", good, did);
     }
 }
@@ -156,26 +164,26 @@ fn work(index: usize) {
     let mut large = Pages { first: own, step: PAGE, count: 512, shared: false, seed: 0 };
     let first = COMMON + index as u64 * PAGE;
     let mut small = Pages { first, step: processors * PAGE, count: 4, shared: false, seed: 0 };
+    let mut run = Pages { first: RUNS + index as u64 * RUN * PAGE, step: PAGE, count: RUN, shared: false, seed: 0 };
     let mut random = 0x9e37_79b9_7f4a_7c15 ^ index as u64;
     large.fill(1);
     small.fill(2);
+    run.fill(3);
     while time_stamp() < END.load(SeqCst) || tally.rounds.load(SeqCst) < 2 {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         // A device's register in between: its access is emulated while others convert.
         let _ = apic::read(apic::register::SPURIOUS);
-        if random.is_multiple_of(8) {
-            large.check(tally);
-            large.convert(tally);
-            large.fill(random);
-            tally.large.fetch_add(1, SeqCst);
-        } else {
-            small.check(tally);
-            small.convert(tally);
-            small.fill(random);
-            tally.small.fetch_add(1, SeqCst);
-        }
+        let (pages, count) = match random % 8 {
+            0 => (&mut large, &tally.large),
+            1 | 2 => (&mut run, &tally.runs),
+            _ => (&mut small, &tally.small),
+        };
+        pages.check(tally);
+        pages.convert(tally);
+        pages.fill(random);
+        count.fetch_add(1, SeqCst);
         if random.is_multiple_of(5) {
             large.check(tally);
         }
@@ -184,11 +192,12 @@ fn work(index: usize) {
             return;
         }
     }
-    // Both kinds at least once, however slow the machine.
-    for pages in [&mut large, &mut small] {
+    // Each kind at least once, however slow the machine.
+    for pages in [&mut large, &mut run, &mut small] {
         pages.check(tally);
         pages.convert(tally);
     }
-    tally.large.fetch_add(1, SeqCst);
-    tally.small.fetch_add(1, SeqCst);
+    for count in [&tally.large, &tally.runs, &tally.small] {
+        count.fetch_add(1, SeqCst);
+    }
 }

@@ -11,7 +11,7 @@ use crate::guest::USER_MODE;
 use crate::image::{Payload, Request};
 use crate::scratch::Scratch;
 use crate::test::driver;
-use crate::{say, snp_guest};
+use crate::{build, say, snp_guest};
 
 /// Against the probe: script, task, whether it has restricted injection, how it ends.
 const PROBE: [(&str, u64, bool, &str); 5] = [
@@ -62,6 +62,16 @@ const PARADOS: [(&str, i32, &str); 14] = [
     ("stray-entry", 0, ""),
 ];
 
+/// Against Parados with a guest that converts pages: script, status of the run, what is said. With status 1 the guest has found
+/// every page where it should be.
+const CONVERSION: [(&str, i32, &str); 5] = [
+    ("slow-conversion", 1, "0 failed"),
+    ("half-conversion", 1, "0 failed"),
+    ("rare-conversion", 1, "0 failed"),
+    ("claimed-conversion", 70, "SNP rule access.shared-write broken"),
+    ("false-conversion", 70, "the guest's memory failed"),
+];
+
 /// Against the driver for `/dev/sev-guest`: no report may come of it.
 const DRIVER: [&str; 3] = ["twice", "replay", "forged-answer"];
 
@@ -90,6 +100,11 @@ pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> R
     }
     for (script, status, words) in PARADOS {
         tests.run(&format!("hostile_{script}_meets_parados"), || Ok(parados(qemu, script, status, words)))?;
+    }
+    for (script, status, words) in CONVERSION {
+        tests.run(&format!("hostile_{script}_meets_a_guest_that_converts_pages"), || {
+            Ok(conversion(qemu, script, status, words))
+        })?;
     }
     for (script, status, words) in REPORT {
         let name = format!("hostile_{script}_meets_a_request_for_a_report");
@@ -127,6 +142,17 @@ fn parados(qemu: Option<&Path>, script: &str, status: i32, words: &str) -> Outco
     let finished = driver::run(qemu, &["--platform", "snp", "--hostile", script, "--exec", "echo alive"])?;
     let output = if status == 0 { "alive\n" } else { "" };
     if finished.status == status && finished.stderr.contains(words) && finished.stdout == output {
+        return Ok(());
+    }
+    Err(format!("status {}, {:?}, {:?}", finished.status, finished.stdout, finished.stderr))
+}
+
+/// Two processors; no longer than a refusal or a claim needs to be met.
+fn conversion(qemu: Option<&Path>, script: &str, status: i32, words: &str) -> Outcome {
+    let guest = build::guest("page-conversion").map_err(|failure| failure.message)?.to_string_lossy().into_owned();
+    let options = ["--platform", "snp", "--smp", "2", "--test-devices", "--page-conversion", "--append", "2 1"];
+    let finished = driver::run(qemu, &[&options[..], &["--kernel", &guest, "--hostile", script]].concat())?;
+    if finished.status == status && (finished.stderr.contains(words) || finished.stdout.contains(words)) {
         return Ok(());
     }
     Err(format!("status {}, {:?}, {:?}", finished.status, finished.stdout, finished.stderr))
