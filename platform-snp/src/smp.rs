@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_processor_is_named_only_where_its_own_memory_is_the_reason() {
         assert_eq!(detail(Reason::ProcessorMemory, 5), 5);
-        for error in [StartError::Host, StartError::NoTimer, StartError::OutOfMemory, StartError::ProcessorStart] {
+        for error in [StartError::Pages, StartError::NoTimer, StartError::OutOfMemory, StartError::ProcessorStart] {
             assert_eq!(detail(error.reason(), 5), 2, "{error:?}");
         }
     }
