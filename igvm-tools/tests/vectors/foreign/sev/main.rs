@@ -40,8 +40,7 @@ fn main() {
 
     let ovmf = OVMF::new(firmware).unwrap();
     let pages = ovmf.data().chunks(4096).zip((ovmf.gpa()..).step_by(4096));
-    let mut directives: Vec<_> =
-        pages.map(|(data, gpa)| page(gpa, IgvmPageDataType::NORMAL, data.to_vec())).collect();
+    let mut directives: Vec<_> = pages.map(|(data, gpa)| page(gpa, IgvmPageDataType::NORMAL, data.to_vec())).collect();
     for section in ovmf.metadata_items() {
         let kind = match section.section_type {
             SectionType::SnpSecrets => IgvmPageDataType::SECRETS,
