@@ -74,7 +74,8 @@ fn check_map(shown: &igvm_tools::Inspection, file: &[u8]) {
         counted += pages;
         if pages > 0 {
             let bytes = extent.end - extent.start;
-            assert!(bytes >= pages << 12 && extent.end <= shown.memory_end, "{extent:x?}, end {:#x}", shown.memory_end);
+            let in_memory = extent.what == "reset page" || extent.end <= shown.memory_end;
+            assert!(bytes >= pages << 12 && in_memory, "{extent:x?}, end {:#x}", shown.memory_end);
         }
     }
     assert!(shown.map.windows(2).all(|pair| pair[0].start <= pair[1].start), "{:x?}", shown.map);
@@ -95,7 +96,21 @@ fn check_map(shown: &igvm_tools::Inspection, file: &[u8]) {
         spans.sort_unstable();
         assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{} has two pages at one place", platform.name);
     }
+    for part in &shown.parts {
+        assert!(part.parts.is_empty() && part.platforms.len() == 1, "{:?}", part.platforms);
+        check_part(part, &parsed);
+    }
+    assert!(shown.parts.is_empty() || shown.parts.len() == shown.platforms.len());
     let kinds = pages.secrets + pages.cpuid;
     assert!(kinds <= pages.data + pages.zero && pages.large <= pages.data + pages.zero, "{pages:?}");
     assert!(!shown.headers.is_empty() && !shown.platforms.is_empty());
+}
+
+/// A platform's part counts the pages that are its own.
+fn check_part(part: &igvm_tools::Inspection, parsed: &igvm_tools::file::File<'_>) {
+    let mask = part.platforms.first().map_or(0, |platform| platform.mask);
+    let own = parsed.pages().filter(|(_, page)| page.compatibility_mask & mask != 0).count() as u64;
+    assert_eq!(part.pages.data + part.pages.zero, own, "{:?}", part.platforms);
+    let drawn: u64 = part.map.iter().map(|extent| extent.data_pages + extent.zero_pages).sum();
+    assert_eq!(drawn, own, "one platform has one page at one place");
 }

@@ -125,11 +125,16 @@ pub(crate) fn platform_names(file: &File<'_>) -> String {
     file.platforms().map(|platform| platform_name(platform.platform_type)).collect::<Vec<_>>().join(", ")
 }
 
+/// How many platforms are shown one by one: more than there are kinds of. A page may be for all 32 that a file can have, and would
+/// be shown as often.
+const SHOWN_PLATFORMS: usize = 7;
+
 /// What is in a file for the platforms of a mask.
 pub(crate) fn examine(file: &File<'_>, mask: u32) -> Result<Inspection, Flaw> {
     let platforms = platforms(file, mask);
     let masks = platforms.iter().map(|platform| platform.mask);
-    let parts = if platforms.len() > 1 { masks.map(|mask| alone(file, mask)).collect() } else { Vec::new() };
+    let several = (2..=SHOWN_PLATFORMS).contains(&platforms.len());
+    let parts = if several { masks.map(|mask| alone(file, mask)).collect() } else { Vec::new() };
     Ok(Inspection { platforms, parts, ..alone(file, mask) })
 }
 

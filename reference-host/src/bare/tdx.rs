@@ -114,8 +114,11 @@ pub(super) fn run(
     let mut all: [Option<Processor>; PROCESSORS] = core::array::from_fn(|_| processors.next().flatten());
     let mut turns = Turns { td, guest, tables, placed };
     loop {
-        for (index, processor) in (0..).zip(all.iter_mut().flatten()) {
-            turns.take(index, processor)?;
+        // The boot processor comes last, so that the others find nothing in the mailbox at first.
+        for (index, processor) in all.iter_mut().enumerate().rev() {
+            if let Some(processor) = processor {
+                turns.take(index as u32, processor)?;
+            }
         }
     }
 }
