@@ -33,7 +33,7 @@ const ACTIVE: &str = "Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP"
 const TABLE: &str = "SEV: Using SNP CPUID table";
 
 /// What each misdeed of the probe must be called.
-const MISDEEDS: [(u64, &str); 18] = [
+const MISDEEDS: [(u64, &str); 19] = [
     (1, "access.shared-write"),
     (2, "access.guest-owned"),
     (3, "psc.rescind-first"),
@@ -52,6 +52,7 @@ const MISDEEDS: [(u64, &str); 18] = [
     (23, "vmrun.state"),
     (24, "vmrun.vmpl"),
     (25, "vmrun.injection"),
+    (26, "model.gap"),
 ];
 
 /// The probe's task for two processors; misdeeds behind it take two as well.

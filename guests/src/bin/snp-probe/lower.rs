@@ -2,11 +2,11 @@
 //! VMPL2, with everything that a paravisor gives its guest: a virtual top of memory, reflected exits, alternate injection.
 
 use crate::checks::check;
-use crate::instructions::{pvalidate, read, rmpadjust, write};
+use crate::instructions::{pvalidate, read, rmpadjust, rmpquery, write};
 use crate::{FREE, ghcb, number};
 use core::arch::global_asm;
 use specs::ghcb::{exit as own, msr, page};
-use specs::sev::{exit as sev, npf};
+use specs::sev::{exit as sev, npf, result};
 use specs::svm::{VmcbSegment, exit};
 use specs::vmsa::{SevFeatures, Vmsa};
 use zerocopy::{FromZeros, IntoBytes};
@@ -45,6 +45,10 @@ fn tables() -> u64 {
 
 /// Offsets in the VMSA page.
 pub(crate) const RIP: u64 = 0x178;
+const CS: u64 = 0x10;
+const SS: u64 = 0x20;
+/// The word that ends with the CPL, in its fourth byte.
+const CPL: u64 = 0xc8;
 const EFER: u64 = 0xd0;
 const CR2: u64 = 0x240;
 pub(crate) const EXIT_INFO1: u64 = 0x390;
@@ -75,6 +79,20 @@ vmpl2_start:
     xor edx, edx
     wrmsr
     .byte 0xf3, 0x0f, 0x01, 0xd9
+    mov rax, rbx
+    xor ecx, ecx
+    mov edx, 1
+vmpl2_pvalidate:
+    .byte 0xf2, 0x0f, 0x01, 0xff
+    mov [rbx], rax
+    mov rax, rsi                // closed, which VMPL2 can only read: VMPL3 shall write it
+    mov edx, 0x303
+    .byte 0xf3, 0x0f, 0x01, 0xfe
+    mov [rbx + 8], rax
+    mov rax, rsi                // VMPL3 shall read it
+    mov edx, 0x103
+    .byte 0xf3, 0x0f, 0x01, 0xfe
+    mov [rbx + 16], rax
     hlt
 vmpl2_end:
     .popsection
@@ -83,6 +101,7 @@ vmpl2_end:
 
 unsafe extern "C" {
     safe static vmpl2_start: u8;
+    safe static vmpl2_pvalidate: u8;
     safe static vmpl2_end: u8;
 }
 
@@ -109,16 +128,16 @@ pub(crate) fn prepare(vmsa: &Vmsa) {
     for (at, chunk) in (vmsa_page()..).step_by(8).zip(vmsa.as_bytes().chunks_exact(8)) {
         write(at, u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
     }
-    // Four-level tables without a C-bit, in which 2 MiB pages map the first 4 GiB.
+    // Four-level tables without a C-bit, for every privilege level, in which 2 MiB pages map the first 4 GiB.
     for at in (tables()..tables() + 0x6000).step_by(8) {
         write(at, 0);
     }
-    write(tables(), (tables() + 0x1000) | 0x23);
+    write(tables(), (tables() + 0x1000) | 0x27);
     for directory in 0..4 {
         let table = tables() + 0x2000 + directory * 0x1000;
-        write(tables() + 0x1000 + directory * 8, table | 0x23);
+        write(tables() + 0x1000 + directory * 8, table | 0x27);
         for entry in 0..512 {
-            write(table + entry * 8, (directory << 30 | entry << 21) | 0xe3);
+            write(table + entry * 8, (directory << 30 | entry << 21) | 0xe7);
         }
     }
     let (start, end) = (&raw const vmpl2_start as u64, &raw const vmpl2_end as u64);
@@ -139,6 +158,8 @@ pub(crate) fn prepare(vmsa: &Vmsa) {
         check!(rmpadjust(page, 2, ALL, false) == 0);
     }
     let create = number() << 32 | 1 | 2 << 16;
+    // A VMSA that begins with a 2 MiB page is one that some processors run wrongly: no host takes it.
+    check!(ghcb::request(own::AP_CREATION, create, base(), &[(page::RAX, vmsa.sev_features)]).0 != 0);
     let (info1, _) = ghcb::request(own::AP_CREATION, create, vmsa_page(), &[(page::RAX, vmsa.sev_features)]);
     check!(info1 == 0);
 }
@@ -190,4 +211,39 @@ pub(crate) fn all() {
     write(vmsa_page() + VINTR_CTRL, 1 << 63);
     check!(run() == msr::RUN_VMPL_RESPONSE && field(EXIT_CODE) == sev::VMGEXIT);
     check!(field(EFER) & 0x1000 != 0);
+    write(vmsa_page() + VINTR_CTRL, 0);
+    instructions();
+}
+
+/// What SNP's instructions say to a VMPL that is not the first, and outside of the kernel.
+fn instructions() {
+    let field = |offset| read(vmsa_page() + offset);
+    let at = code() + (&raw const vmpl2_pvalidate as u64 - &raw const vmpl2_start as u64);
+    run();
+    if field(EXIT_CODE) == exit::SHUTDOWN {
+        // The other assumption, a #GP, for which there is no handler.
+        check!(field(RIP) == at);
+        go_on(at + 4);
+        run();
+    } else {
+        check!(read(open()) == u64::from(result::FAIL_PERMISSION));
+    }
+    check!(field(EXIT_CODE) == exit::HLT);
+    check!(read(open() + 8) == u64::from(result::FAIL_PERMISSION) && read(open() + 16) == 0);
+    check!(rmpquery(closed(), 3).2 >> 8 & 0xff == 1);
+    // In user mode: #GP.
+    for (segment, attributes) in [(CS, 0xafb), (SS, 0xcf3)] {
+        write(vmsa_page() + segment, field(segment) & !0xffff_0000 | attributes << 16);
+    }
+    write(vmsa_page() + CPL, field(CPL) | 3 << 24);
+    write(open(), 0x55);
+    go_on(at);
+    run();
+    check!(field(EXIT_CODE) == exit::SHUTDOWN && field(RIP) == at && read(open()) == 0x55);
+}
+
+/// Has VMPL2 go on elsewhere, without what it could not deliver.
+fn go_on(rip: u64) {
+    write(vmsa_page() + RIP, rip);
+    write(vmsa_page() + VINTR_CTRL, 0);
 }

@@ -75,6 +75,10 @@ pub(crate) fn commit(task: u64) {
         24 => run(&specs::vmsa::Vmsa { vmpl: 1, ..lower::vmsa() }),
         // vmrun.injection: a software interrupt
         25 => run(&specs::vmsa::Vmsa { event_injection: 1 << 31 | 4 << 8 | 0x80, ..lower::vmsa() }),
+        // model.gap: an operand that is not mapped
+        26 => {
+            pvalidate(2 * SHARED, false, true);
+        }
         other => smp::commit(other),
     }
     ghcb::ask(msr::TERMINATE);

@@ -3,7 +3,7 @@
 //! it to VMPL0, or go to the host.
 
 use super::devices::{native_cpuid, write_msr};
-use super::machine::{Machine, Missing, Resolution};
+use super::machine::{Machine, Missing, Privacy, Resolution};
 use super::shared::Shared;
 use super::switch::Record;
 use super::vcpu::{Activity, Flow, GP, PF, Vcpu};
@@ -13,7 +13,7 @@ use reference_host::snp::control;
 use reference_host::snp::decode::{Instruction, Kind as Code};
 use reference_host::snp::deliver::{Supervisor, deliver};
 use reference_host::snp::operand::{self, CANDIDATES, Registers};
-use reference_host::snp::walk::Paging;
+use reference_host::snp::walk::{Mapping, Paging};
 use snp_host::Action;
 use snp_model::access::Kind;
 use snp_model::exits::{Delivery, delivery, next_rip_is_valid};
@@ -162,9 +162,9 @@ impl Vcpu {
     fn raise_vc(&mut self, machine: &mut Machine, code: u64) -> Flow {
         // SAFETY: SVM is on and the VMCB is ours; TR is needed to find the stack.
         unsafe { svm::save_guest_state(self.physical) };
-        let (paging, vmpl) = (self.paging(), self.vmpl);
+        let (paging, vmpl, privacy) = (self.paging(), self.vmpl, self.privacy());
         let mut save = *self.save();
-        let delivered = deliver(&mut save, &mut Memory { machine, paging, vmpl }, VECTOR_VC, code);
+        let delivered = deliver(&mut save, &mut Memory { machine, paging, vmpl, privacy }, VECTOR_VC, code);
         match delivered {
             Ok(()) => {
                 *self.save() = save;
@@ -495,6 +495,7 @@ struct Memory<'a> {
     machine: &'a mut Machine,
     paging: Paging,
     vmpl: u8,
+    privacy: Privacy,
 }
 
 impl Supervisor for Memory<'_> {
@@ -522,6 +523,7 @@ impl Supervisor for Memory<'_> {
                 break;
             }
             let mapping = self.machine.walk(&self.paging, at).ok().filter(|mapping| mapping.writable)?;
+            let mapping = Mapping { private: self.privacy.of(&mapping), ..mapping };
             if !self.machine.processor_write(&mapping, self.vmpl, part) {
                 return None;
             }

@@ -58,7 +58,7 @@ impl Vcpu {
         let Ok(mapping) = machine.walk(&self.paging(), address) else { return self.gap(machine, 0x14) };
         let spa = machine.backing(mapping.gpa);
         let before = machine.entry(spa).unwrap_or(Entry::HYPERVISOR);
-        let (gpa, private, leaf) = (mapping.gpa, mapping.private, before.size());
+        let (gpa, private, leaf) = (mapping.gpa, self.privacy().of(&mapping), before.size());
         let operand = Operand { gpa, spa, private, leaf };
         let (rmp, assumptions) = machine.rmp();
         let outcome = match instruction.kind {

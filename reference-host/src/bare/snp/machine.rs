@@ -122,6 +122,17 @@ pub(super) enum Privacy {
     Below(u64),
 }
 
+impl Privacy {
+    /// Whether an access through the guest's own tables is private.
+    pub(super) const fn of(self, mapping: &Mapping) -> bool {
+        match self {
+            Self::CBit => mapping.private,
+            Self::Forced => true,
+            Self::Below(top) => mapping.gpa < top,
+        }
+    }
+}
+
 /// An access that had no leaf.
 pub(super) struct Missing {
     /// The guest-physical address, as it came.
