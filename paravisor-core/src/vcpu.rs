@@ -413,14 +413,16 @@ impl<P: Platform> Vcpu<P> {
         if state.queued {
             self.wake();
         }
-        if self.pending_nmis > 0 && state.nmi {
+        let mut interrupts = state.interrupts;
+        // A processor that keeps NMIs by itself takes two at once: both come before any interrupt.
+        while self.pending_nmis > 0 && self.cpu.injection_state().nmi {
             self.pending_nmis -= 1;
             self.wake();
             self.cpu.inject(Event::Nmi);
             self.statistics.events.nmis.count();
-        } else if state.interrupts
-            && let Some(vector) = self.take_vector()
-        {
+            interrupts = false;
+        }
+        if interrupts && let Some(vector) = self.take_vector() {
             self.wake();
             self.cpu.inject(Event::Interrupt(vector));
             self.machine.note(&journal::Interrupted { vcpu: self.index.into(), vector: vector.into() });

@@ -209,6 +209,13 @@ impl SnpCpu {
         vmsa.vintr_ctrl = vmsa.vintr_ctrl & !clear | set;
     }
 
+    /// Whether an NMI is being handled, or will be with the next entry. With VNMI alone.
+    fn handles_nmi(&self) -> bool {
+        let vmsa = self.vmsa();
+        let injected = event::VALID | event::TYPE_NMI;
+        vmsa.vintr_ctrl & vintr::V_NMI_MASK != 0 || vmsa.event_injection & (event::VALID | event::TYPE_MASK) == injected
+    }
+
     fn shadowed(&self) -> bool {
         self.vmsa().vintr_ctrl & vintr::INTERRUPT_SHADOW != 0
     }
@@ -606,17 +613,23 @@ impl GuestCpu for SnpCpu {
         let vmsa = self.vmsa();
         let queued = vmsa.event_injection & event::VALID != 0;
         let open = !queued && !self.shadowed();
-        // One that waits while another is handled is the latched one, and a further one is the same. One that only waits for the
-        // next entry is taken there, and then the next can wait.
-        let waits = vmsa.vintr_ctrl & (vintr::V_NMI | vintr::V_NMI_MASK) == vintr::V_NMI;
-        let nmi = if self.vnmi { !queued && !waits } else { open };
+        let nmi = match (self.vnmi, vmsa.vintr_ctrl & vintr::V_NMI != 0) {
+            (false, _) => open,
+            // One that waits while another is handled is the latched one, and a further one is the same.
+            (true, _) if self.handles_nmi() => true,
+            (true, true) => open,
+            (true, false) => !queued,
+        };
         InjectionState { queued, interrupts: open && vmsa.rflags & RFLAGS_IF != 0, nmi }
     }
 
     fn inject(&mut self, event: Event) {
         if self.vnmi && event == Event::Nmi {
-            // The processor delivers it when it may (APM vol. 2, 15.21.10).
-            return self.set_interrupt_bits(0, vintr::V_NMI);
+            // The processor delivers it when it may (APM vol. 2, 15.21.10). Of two that wait the first is injected, which masks the
+            // second until its handler has returned.
+            if self.vmsa().vintr_ctrl & vintr::V_NMI == 0 || self.handles_nmi() {
+                return self.set_interrupt_bits(0, vintr::V_NMI);
+            }
         }
         let vmsa = self.vmsa_mut();
         vmsa.event_injection = injection(event);
