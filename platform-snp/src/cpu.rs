@@ -611,16 +611,14 @@ impl GuestCpu for SnpCpu {
 
     fn injection_state(&self) -> InjectionState {
         let vmsa = self.vmsa();
-        let queued = vmsa.event_injection & event::VALID != 0;
-        let open = !queued && !self.shadowed();
-        let nmi = match (self.vnmi, vmsa.vintr_ctrl & vintr::V_NMI != 0) {
-            (false, _) => open,
-            // One that waits while another is handled is the latched one, and a further one is the same.
-            (true, _) if self.handles_nmi() => true,
-            (true, true) => open,
-            (true, false) => !queued,
-        };
-        InjectionState { queued, interrupts: open && vmsa.rflags & RFLAGS_IF != 0, nmi }
+        let injected = vmsa.event_injection & event::VALID != 0;
+        let open = !injected && !self.shadowed();
+        // With VNMI, one that waits while another is handled is the latched one, and a further one is the same.
+        let handled = self.vnmi && self.handles_nmi();
+        // One that only waits for a shadow to end is as good as queued: HLT in that shadow does not sleep.
+        let waits = self.vnmi && !handled && vmsa.vintr_ctrl & vintr::V_NMI != 0;
+        let nmi = handled || if self.vnmi && !waits { !injected } else { open };
+        InjectionState { queued: injected || waits, interrupts: open && !waits && vmsa.rflags & RFLAGS_IF != 0, nmi }
     }
 
     fn inject(&mut self, event: Event) {

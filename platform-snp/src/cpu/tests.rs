@@ -205,6 +205,8 @@ fn an_nmi_is_injected_or_left_to_a_processor_that_keeps_it() {
     assert!(cpu.vmsa().vintr_ctrl & vintr::V_NMI_ENABLE != 0 && cpu.injection_state().nmi);
     cpu.inject(Event::Nmi);
     assert_eq!((cpu.vmsa().event_injection, cpu.vmsa().vintr_ctrl & vintr::V_NMI), (0, vintr::V_NMI));
+    // It waited for the end of a shadow whose instruction was HLT, and the processor slept on.
+    assert!(cpu.injection_state().queued && !cpu.injection_state().interrupts);
     // Two at once, from two processors, which kvm-unit-tests send with an interrupt behind them: it came before the second.
     assert!(cpu.injection_state().nmi);
     cpu.inject(Event::Nmi);
@@ -217,6 +219,7 @@ fn an_nmi_is_injected_or_left_to_a_processor_that_keeps_it() {
     cpu.vmsa_mut().event_injection = 0;
     // The guest has taken it and handles it.
     cpu.set_interrupt_bits(vintr::V_NMI, vintr::V_NMI_MASK);
+    assert!(!cpu.injection_state().queued, "what waits for IRET wakes nobody");
     assert!(cpu.injection_state().nmi);
     cpu.inject(Event::Nmi);
     assert!(cpu.injection_state().nmi, "a further one is the one that is latched already");
