@@ -4,6 +4,7 @@
 //! Only ratios between things measured in the same run mean much on QEMU's emulation. What they are worth on hardware
 //! they do not say.
 
+mod accept;
 mod boot;
 mod exits;
 mod figure;
@@ -109,6 +110,7 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
             Suite::Boot => boot::measure(&bench, boot_pairs, &mut figures),
             Suite::SnpModel => boot::measure_model(&bench, boot_pairs, &mut figures),
             Suite::Snp => snp_exits::measure(&bench, exit_pairs, &mut figures)
+                .and_then(|()| accept::measure(&bench, exit_pairs, &mut figures))
                 .and_then(|()| boot::measure_snp(&bench, boot_pairs, &mut figures)),
             Suite::Memory => lines::measure(&mut figures).and_then(|()| memory::measure(&bench, &mut figures)),
             Suite::Idle => idle::measure_idle(&bench, &mut figures),

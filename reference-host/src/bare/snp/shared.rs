@@ -102,13 +102,15 @@ pub(super) struct Counts {
     pub(super) requests: u64,
     /// Writes of the GHCB MSR, which are exits here, but none on hardware.
     pub(super) ghcb_msr_writes: u64,
+    /// TSC cycles in which some VMPL ran.
+    pub(super) guest_cycles: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { exits, requests, ghcb_msr_writes } = self;
+        let Self { exits, requests, ghcb_msr_writes, guest_cycles } = self;
         write!(f, "{{\"host\":{{\"exits\":{exits},\"requests\":{requests}")?;
-        write!(f, ",\"ghcb_msr_writes\":{ghcb_msr_writes}}}}}")
+        write!(f, ",\"ghcb_msr_writes\":{ghcb_msr_writes},\"guest_cycles\":{guest_cycles}}}}}")
     }
 }
 

@@ -8,6 +8,7 @@ use super::machine::{Machine, Privacy};
 use super::shared::{Held, Order, Orders, Place, Shared, Spin, be};
 use super::step::Ambush;
 use core::arch::asm;
+use core::arch::x86_64::_rdtsc;
 use core::fmt::Write;
 use core::ptr::NonNull;
 use reference_host::report::{End, RECORD_SEPARATOR, Stop};
@@ -313,14 +314,20 @@ impl Vcpu {
         be(self.number, Place::Guest);
         drop(held);
         self.dawdle();
+        // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
+        let now = || unsafe { _rdtsc() };
+        let begun = now();
         // SAFETY:
         // 1. `snp::start_svm` has turned SVM on and given the processor its host save area.
         // 2. The VMCB is ours; it intercepts every SVM instruction, all ports and all MSRs but those that VMRUN
         //    switches, and its nested tables hold the guest's RAM and a page of noise alone.
         // 3. GIF is clear and IF set everywhere outside of the windows in `exceptions`.
         unsafe { svm::enter(self.physical, &mut self.registers) };
+        let spent = now().wrapping_sub(begun);
         be(self.number, Place::Host);
-        shared.lock()
+        let mut held = shared.lock();
+        held.counts.guest_cycles = held.counts.guest_cycles.wrapping_add(spent);
+        held
     }
 
     /// Sleeps until an order or, if it may, an interrupt comes. What came already has left an NMI pending.
