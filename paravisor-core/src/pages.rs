@@ -210,6 +210,8 @@ impl<P: GuestPages> PageStates<P> {
     /// Moves pages at the start of `range` to the other side: a stretch of 2 MiB, or some pages of 4 KiB. `NotMemory` if the
     /// first page is no memory of the guest's, `WrongState` if it is on that side already; other errors are the hardware's, and
     /// then no page has moved.
+    #[cold]
+    #[inline(never)]
     pub fn exchange(&self, range: PageRange, to: Visibility) -> Result<Exchange, MemoryError> {
         let views = self.views.ok_or(MemoryError::NotMemory)?;
         if range.end().0 > SHARED_BIT {

@@ -69,7 +69,16 @@ impl<'a> Hold<'a> {
         if !ram.contains(at, bytes) {
             return Err(MemoryError::NotMemory);
         }
-        let Some(views) = views else { return Ok(Self { at, views: None }) };
+        match views {
+            None => Ok(Self { at, views: None }),
+            Some(views) => Self::held(views, at, bytes, view),
+        }
+    }
+
+    /// Out of the way: most images have no views.
+    #[cold]
+    #[inline(never)]
+    fn held(views: &'a PageViews, at: Gpa, bytes: u64, view: Visibility) -> Result<Self, MemoryError> {
         // Before the look. Of this and the other's change of the same word in `is_quiet`, one comes first: either the other sees
         // this access, or this one sees the other's marks.
         views.reaching.fetch_add(1, Ordering::Acquire);
