@@ -8,6 +8,7 @@ use guests::say;
 
 use crate::case::Outcome;
 
+const UNDEFINED: u8 = 6;
 const GENERAL_PROTECTION: u8 = 13;
 const STACK: u8 = 12;
 const PAGE_FAULT: u8 = 14;
@@ -15,6 +16,9 @@ const PAGE_FAULT: u8 = 14;
 const WRITE: u32 = 2;
 /// ZF.
 const ZERO: u64 = 1 << 6;
+
+/// #UD, without a trace.
+const REFUSED: End = End::Fault { vector: UNDEFINED, code: 0, address: 0 };
 
 /// How often each error showed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +29,7 @@ pub(crate) struct Corrections {
     accessed_after_fault: u64,
     unprobed_enter: u64,
     scanned_zero: u64,
+    locked: u64,
 }
 
 impl Corrections {
@@ -36,11 +41,26 @@ impl Corrections {
             (self.signed_return, "RET with an immediate taken as signed"),
             (self.accessed_after_fault, "accessed or dirty bits after a fault"),
             (self.unprobed_enter, "ENTER that does not check the new top of the stack"),
+            (self.locked, "an instruction that LOCK must not stand before, executed"),
             (self.scanned_zero, "a 32-bit BSF or BSR of zero that clears the destination's upper half"),
         ] {
             say!("corrected {count} times: {what}");
         }
     }
+}
+
+/// #UD in the place of what QEMU's processor does with a LOCK that must not be there. What it executes in memory has reached
+/// the device, and the emulator, on the other side; where it faults, the emulator may have been first. Whether it was so.
+pub(crate) fn refuse_lock(case: &Case, plain: &mut Outcome, ours: &Outcome, corrections: &mut Corrections) -> bool {
+    let is_undefined = |end| matches!(end, End::Fault { vector: UNDEFINED, .. });
+    let refused =
+        case.is_wrongly_locked && !is_undefined(plain.end) && (plain.end == End::Completed || is_undefined(ours.end));
+    if refused {
+        corrections.locked += 1;
+        let system = ours.system;
+        *plain = Outcome { end: REFUSED, state: case.state, system, used: ours.used };
+    }
+    refused
 }
 
 /// Replaces what QEMU's processor is known to do wrong.
