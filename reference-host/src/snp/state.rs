@@ -2,7 +2,7 @@
 //! What VMRUN loads from a VMSA and #VMEXIT stores in it (APM vol. 2, 15.35.3 and table B-4), with QEMU's VMCB as the place
 //! where the processor's state lives meanwhile.
 
-use specs::svm::{VirtualInterrupt, VmcbSave};
+use specs::svm::{VirtualInterrupt, VmcbSave, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
 /// Bytes of an FXSAVE area (APM vol. 1, 11.4.4).
@@ -112,6 +112,14 @@ pub const fn stored_interrupt_control(vmsa: u64, vmcb: u64, shadow: bool) -> u64
     keep | vmcb & (TASK_PRIORITY | vintr::V_IRQ) | if shadow { vintr::INTERRUPT_SHADOW } else { 0 }
 }
 
+/// The virtual interrupt control after an exit. A processor that takes the requested interrupt clears V_IRQ (APM vol. 2,
+/// 15.21.4); QEMU 7.2 lets it stand if a fault cuts the delivery off, so that what EXITINTINFO tells would come twice.
+pub const fn after_delivery(interrupts: u64, exit_int_info: u64) -> u64 {
+    let vector = (interrupts & vintr::VECTOR) >> 32;
+    let event = exit_int_info & (event::VALID | event::TYPE_MASK | 0xff);
+    if event == event::VALID | event::TYPE_INTERRUPT | vector { interrupts & !vintr::V_IRQ } else { interrupts }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +173,14 @@ mod tests {
         let after = stored_interrupt_control(before, 1 << 24 | 5, true);
         assert_eq!(after, 4 << 16 | 0x41 << 32 | 5 | vintr::INTERRUPT_SHADOW);
         assert_eq!(stored_interrupt_control(before, vintr::V_IRQ | 3, false), before);
+    }
+
+    #[test]
+    fn an_interrupt_whose_delivery_was_cut_off_is_not_requested_as_well() {
+        let requested = vintr::V_IRQ | 0x41 << 32 | 3;
+        let taken = 0x41 << 32 | 3;
+        assert_eq!(after_delivery(requested, event::VALID | event::TYPE_INTERRUPT | 0x41), taken);
+        let others = [0, 0x41, event::VALID | 0x42, event::VALID | event::TYPE_EXCEPTION | 0x41];
+        assert!(others.iter().all(|other| after_delivery(requested, *other) == requested));
     }
 }

@@ -12,9 +12,9 @@ use core::arch::x86_64::_rdtsc;
 use core::fmt::Write;
 use core::ptr::NonNull;
 use reference_host::report::{End, RECORD_SEPARATOR, Stop};
-use reference_host::snp::ASID;
 use reference_host::snp::decode::{self, Instruction};
 use reference_host::snp::walk::{Mapping, Paging, is_forced_private};
+use reference_host::snp::{ASID, state};
 use snp_host::Host;
 use snp_host::doorbell::Posted;
 use snp_model::rule::INSTRUCTION_BYTES;
@@ -475,7 +475,9 @@ impl Vcpu {
 
     /// Whether the guest has taken what the VMCB offered.
     pub(super) fn note_delivery(&mut self) {
-        let requested = self.control().virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
+        let control = self.control();
+        control.virtual_interrupt = state::after_delivery(control.virtual_interrupt, control.exit_int_info);
+        let requested = control.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
         if let (Some(vector), false) = (self.offered, requested) {
             self.offered = None;
             self.forget_pending(vector);
