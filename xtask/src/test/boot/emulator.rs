@@ -7,7 +7,7 @@ use super::{Case, Context, Outcome, Verdict};
 use crate::say;
 
 /// Cases that each cell of the tables gets: together with those on the host's processor well above 50,000.
-const SOME: u32 = 24;
+const SOME: u32 = 12;
 /// Together a million.
 const MANY: u32 = 300;
 const SECONDS: &str = "300";
