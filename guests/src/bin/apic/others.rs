@@ -295,9 +295,20 @@ fn nmis_in_shadows(report: &mut Report) {
     smp::run_on(1, |_| {
         cpu(1).clear();
         STAGE.store(1, SeqCst);
+        let forbidden = me().forbidden_rip.as_ptr();
         while STAGE.load(SeqCst) == 1 {
-            // SAFETY: changes only the interrupt flag, and leaves it clear. Port 80h exits.
-            unsafe { asm!("sti", "in al, 0x80", "nop", "cli", out("al") _, options(nostack)) };
+            // SAFETY: changes only the interrupt flag, and leaves it clear, and the slot, which is this processor's. Port 80h exits.
+            unsafe {
+                asm!(
+                    "lea {at}, [rip + 2f]",
+                    "mov [{slot}], {at}",
+                    "sti",
+                    "2: in al, 0x80",
+                    "nop",
+                    "cli",
+                    at = out(reg) _, slot = in(reg) forbidden, out("al") _,
+                )
+            };
         }
     });
     wait(PATIENCE, || STAGE.load(SeqCst) == 1);
@@ -308,4 +319,7 @@ fn nmis_in_shadows(report: &mut Report) {
     STAGE.store(2, SeqCst);
     wait(PATIENCE, || smp::is_idle(1));
     report.check("nmi in a shadow, exit", lost.is_none(), format_args!("lost {lost:?} of {ENOUGH}"));
+    let early = cpu(1).forbidden.load(SeqCst);
+    report.check("no nmi within a shadow", early == 0, format_args!("{early} of {ENOUGH}"));
+    cpu(1).clear();
 }

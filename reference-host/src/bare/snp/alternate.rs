@@ -59,10 +59,8 @@ impl Vcpu {
         if !self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
             return;
         }
-        if vmsa.vintr_ctrl & vintr::INTERRUPT_SHADOW != 0 && vmsa.rflags & RFLAGS_TF == 0 {
-            self.alternate.shadow = Some(vmsa.rip);
-            self.save().rflags |= RFLAGS_TF;
-            self.control().intercept_exceptions |= INTERCEPT_DB;
+        if vmsa.vintr_ctrl & vintr::INTERRUPT_SHADOW != 0 {
+            self.begin_shadow();
         }
         self.judge_request();
         let bit = |bit: u64| vmsa.vintr_ctrl & bit != 0;
@@ -71,6 +69,27 @@ impl Vcpu {
         let masked = enabled && (bit(vintr::V_NMI_MASK) || injected);
         self.alternate.nmi = Nmi { enabled, waits: enabled && bit(vintr::V_NMI), masked, iret: None };
         self.intercept_iret();
+    }
+
+    /// Lets the instruction at RIP run under the trap flag.
+    fn begin_shadow(&mut self) {
+        if self.save().rflags & RFLAGS_TF == 0 {
+            self.alternate.shadow = Some(self.save().rip);
+            self.save().rflags |= RFLAGS_TF;
+            self.control().intercept_exceptions |= INTERCEPT_DB;
+        }
+    }
+
+    /// Before an entry that follows an exit of the same VMPL: the shadow in which it came still holds.
+    pub(super) fn keep_shadow(&mut self) {
+        let Alternate { shadow, nmi: Nmi { iret, .. }, .. } = self.alternate;
+        let alternate = self.features.contains(SevFeatures::ALTERNATE_INJECTION);
+        let control = self.control();
+        let holds = control.interrupt_state & 1 != 0 && control.event_injection & event::VALID == 0;
+        if alternate && holds && shadow.is_none() && iret.is_none() {
+            self.begin_shadow();
+            self.judge_request();
+        }
     }
 
     /// IRET exits while an NMI is being handled, but for the one that is under way.

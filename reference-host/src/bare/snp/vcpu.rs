@@ -301,6 +301,7 @@ impl Vcpu {
         }
         if self.activity == Activity::Running {
             self.pass_interrupts_on(&mut shared.machine, &mut shared.host)?;
+            self.keep_shadow();
             self.judge_nmi();
             self.mirror_cr4();
             let privacy = self.privacy();
@@ -565,6 +566,7 @@ impl Vcpu {
     }
 
     pub(super) fn skip(&mut self, instruction: Instruction) {
+        self.control().interrupt_state &= !1;
         let save = self.save();
         save.rip = save.rip.wrapping_add(instruction.length.into());
     }
