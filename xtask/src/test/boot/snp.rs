@@ -12,7 +12,11 @@ use super::images::damaged_on;
 use super::pc::{HELD_UP, all_resets_no_reboot, hotplug, linux_reset, time_of_day};
 use super::{Case, Context, Outcome, Verdict};
 
-/// All of them.
+/// Those that are not steady yet: see "Open faults" in `docs/fidelity.md`.
+pub(super) const SLOW: &[Case] =
+    &[Case { name: "snp_processors_go_offline_and_come_back", run: |context| hotplug(context, &SNP) }];
+
+/// All others.
 pub(super) const ALL: &[Case] = &[
     Case { name: "snp_stock_kernel_reaches_user_mode", run: user_mode },
     Case { name: "snp_guest_sees_the_native_machine", run: same_machine },
@@ -35,7 +39,6 @@ pub(super) const ALL: &[Case] = &[
         run: |context| linux_reset(context, &SNP, "triple", "triple-fault"),
     },
     Case { name: "snp_jump_into_nowhere_ends_with_71", run: jump_nowhere },
-    Case { name: "snp_processors_go_offline_and_come_back", run: |context| hotplug(context, &SNP) },
     Case { name: "snp_guest_knows_what_time_it_is", run: |context| time_of_day(context, &SNP) },
     Case { name: "snp_two_processors", run: |context| processors(context, "2") },
     Case { name: "snp_eight_processors", run: |context| processors(context, "8") },
