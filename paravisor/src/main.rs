@@ -11,6 +11,8 @@ mod crash;
 mod heap;
 #[cfg(target_os = "none")]
 mod journal;
+#[cfg(target_os = "none")]
+mod opening;
 #[cfg(all(target_os = "none", not(feature = "tdx")))]
 mod start;
 #[cfg(all(target_os = "none", feature = "tdx"))]

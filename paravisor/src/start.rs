@@ -12,13 +12,14 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 extern crate alloc;
 
 use image_abi::{LaunchBlock, canary, flag};
-use paravisor_core::{Hashed, Image, Launch, Machine, Vcpu, attest};
-use platform::{Clock, Outbound, Platform, Reason, Releasable, Termination};
+use paravisor_core::{Hashed, Launch, Machine, Vcpu, attest};
+use platform::{Clock, Outbound, Platform, Reason, Releasable};
 use vc_handlers::cpuid::Registers;
 
 use crate::backend::{self, Measurement, prepare, take_memory};
 use crate::journal::JOURNAL;
-use crate::{Backend, crash, heap, journal};
+use crate::opening::{give_up, open};
+use crate::{Backend, heap};
 
 #[cfg(not(feature = "snp"))]
 core::arch::global_asm!(
@@ -50,15 +51,8 @@ extern "C" fn parados_main(block: *const LaunchBlock) -> ! {
 fn build(block: *const LaunchBlock) -> &'static Backend {
     // SAFETY: RDTSC has no side effect.
     let tsc = unsafe { _rdtsc() };
-    backend::early(crash::exception);
-    // SAFETY: the loader passes the launch block's address and has placed the image, which its own tables map; none of the
-    // ranges that the core reads is written to from here on.
-    let Some(image) = (unsafe { Image::at(block) }) else { give_up(Reason::BadLaunchBlock, 0) };
-    let launch = match Launch::read(&image) {
-        Ok(launch) => launch,
-        Err(error) => give_up(error.reason(), 0),
-    };
-    journal::initialise(&launch.block);
+    // SAFETY: the loader passes the launch block's address and has placed the image; nothing of it is written to.
+    let (image, launch) = unsafe { open(block) };
     let memory = match take_memory(&launch.block, launch.heap()) {
         Ok(memory) => memory,
         Err(error) => give_up(error.reason(), 3),
@@ -98,8 +92,7 @@ fn run(native: &'static Backend, index: u32) -> ! {
         Ok(cpu) => cpu,
         Err(error) => {
             let reason = error.reason();
-            // Its own memory is told by processor, everything else by the step of the start.
-            give_up(reason, if reason == Reason::ProcessorMemory { index.into() } else { 2 })
+            give_up(reason, reason.detail_of_processor(index))
         }
     };
     match Vcpu::new(machine, index, cpu) {
@@ -187,11 +180,6 @@ impl fmt::Display for StartFigures {
 
 /// The host starts the VM and sees when it begins to work.
 impl Releasable for StartFigures {}
-
-fn give_up(reason: Reason, detail: u64) -> ! {
-    log::error!("{reason}, detail {detail:#x}");
-    backend::end(Termination::Fatal(reason, detail))
-}
 
 /// Puts `value` on the heap for ever.
 fn leak<T>(value: T) -> &'static mut T {

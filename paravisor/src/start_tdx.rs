@@ -5,26 +5,20 @@
 //! When the backend runs guests, `start` takes over.
 
 use image_abi::LaunchBlock;
-use paravisor_core::{DigestError, Image, Launch, judge_payload};
-use platform::{Reason, Termination};
+use paravisor_core::{DigestError, judge_payload};
+use platform::Reason;
 use platform_tdx::{Placed, TdxMemory};
 
-use crate::{backend, crash, heap, journal};
+use crate::opening::{give_up, open};
+use crate::{backend, heap};
 
 extern crate alloc;
 
 /// Called by the start code, on the boot processor.
 #[unsafe(no_mangle)]
 extern "C" fn parados_main(block: *const LaunchBlock) -> ! {
-    backend::early(crash::exception);
-    // SAFETY: the start code passes the launch block's address, which measured pages told it; the image's own tables map what it
-    // names, and none of the ranges that the core reads is written to from here on.
-    let Some(image) = (unsafe { Image::at(block) }) else { give_up(Reason::BadLaunchBlock, 0) };
-    let launch = match Launch::read(&image) {
-        Ok(launch) => launch,
-        Err(error) => give_up(error.reason(), 0),
-    };
-    journal::initialise(&launch.block);
+    // SAFETY: the start code passes the launch block's address, which measured pages told it; nothing of the image is written to.
+    let (_, launch) = unsafe { open(block) };
     backend::check_attributes(launch.block.td_attributes);
     let memory = match backend::take_memory(launch.heap()) {
         Ok(memory) => memory,
@@ -41,7 +35,7 @@ extern "C" fn parados_main(block: *const LaunchBlock) -> ! {
     };
     if let Err((error, processor)) = backend::start_others(&launch.block, launch.processors) {
         let reason = error.reason();
-        give_up(reason, if reason == Reason::ProcessorMemory { processor.into() } else { 2 });
+        give_up(reason, reason.detail_of_processor(processor));
     }
     log::info!(
         "attributes as the policy says, {hashed} bytes of the payload judged, {} processors, {} bytes of heap left",
@@ -49,9 +43,4 @@ extern "C" fn parados_main(block: *const LaunchBlock) -> ! {
         heap::free()
     );
     give_up(Reason::NoGuestYet, 0)
-}
-
-fn give_up(reason: Reason, detail: u64) -> ! {
-    log::error!("{reason}, detail {detail:#x}");
-    backend::end(Termination::Fatal(reason, detail))
 }

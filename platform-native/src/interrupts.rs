@@ -12,12 +12,12 @@
 
 use core::arch::{asm, global_asm};
 
-use platform::{Reason, Termination};
-use platform_shared::{call_exception, exceptions};
+use platform_shared::exceptions::{self, EXCEPTIONS};
 
-use crate::ending;
+/// The NMI, which returns like an interrupt.
+const NMI: usize = 2;
 
-// One 16-byte stub for each vector. Vector 2, the NMI, returns like an interrupt.
+// One 16-byte stub for each vector.
 global_asm!(
     ".section .text.interrupt_stubs, \"ax\"",
     ".balign 16",
@@ -26,24 +26,15 @@ global_asm!(
     ".set vector, 0",
     ".rept 256",
     "    .balign 16",
-    "    .if vector == 2 || vector >= 32",
     "    .byte 0xb8", // mov eax, vector
     "    .long vector",
     "    jmp 2f",
-    "    .else",
-    "    .byte 0x6a", // push vector: an exception's registers are wanted whole
-    "    .byte vector",
-    "    jmp 3f",
-    "    .endif",
     "    .set vector, vector + 1",
     ".endr",
     ".balign 16",
     "2:  and qword ptr [rsp + 16], -513",
     "    iretq",
-    "3:",
-    call_exception!(),
     ".text",
-    exception = sym exception,
 );
 
 unsafe extern "C" {
@@ -55,7 +46,12 @@ pub(crate) type DescriptorTable = exceptions::DescriptorTable<256>;
 
 /// Gates to the stubs; `start_up` gives #DF its own stack.
 pub(crate) fn descriptor_table(start_up: bool) -> DescriptorTable {
-    let stub = |vector: usize| (&raw const native_interrupt_stubs).cast::<[u8; 16]>().wrapping_add(vector).cast::<u8>();
+    let stub = |vector: usize| {
+        if vector < EXCEPTIONS && vector != NMI {
+            return exceptions::stub(vector);
+        }
+        (&raw const native_interrupt_stubs).cast::<[u8; 16]>().wrapping_add(vector).cast()
+    };
     // SAFETY: the stubs return with IRETQ, or never.
     unsafe { DescriptorTable::new(start_up, stub) }
 }
@@ -84,11 +80,4 @@ pub(crate) fn sleep() -> Option<u8> {
 
 fn taken(vector: u32) -> Option<u8> {
     u8::try_from(vector).ok().filter(|&vector| vector != 0)
-}
-
-extern "C" fn exception(frame: *const u64) -> ! {
-    // SAFETY: the stub passes what `call_exception!` does.
-    unsafe {
-        exceptions::handle(frame, |vector| ending::end(Termination::Fatal(Reason::EarlyException, vector.into())))
-    }
 }

@@ -176,7 +176,7 @@ impl Platform for Native {
     }
 
     fn record(&self, json: Outbound<'_>) {
-        log::record(json);
+        log::LINES.record(json);
     }
 
     fn say(&self, line: Outbound<'_>) -> bool {

@@ -7,23 +7,19 @@ use core::arch::global_asm;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use alloc::alloc::{Layout, alloc_zeroed};
 use alloc::vec::Vec;
 
+use platform_shared::{clock, own_tables, stack};
 use x86_64::registers::control::Cr3;
 
 use crate::machine::Native;
 use crate::start::StartError;
 use crate::{apic, start};
-use platform_shared::{clock, own_tables};
 
 /// The page where processors start; a start-up IPI names it by number.
 const PAGE: usize = image_abi::START_PAGE as usize;
 /// Where the parameters lie in the page.
 const PARAMETERS: usize = PAGE + 0xf00;
-/// Bytes of a processor's stack, and of the guard below it.
-const STACK: usize = 16 << 10;
-const GUARD: usize = 4 << 10;
 /// How long the processors get, in seconds.
 const PATIENCE: u64 = 5;
 
@@ -113,7 +109,7 @@ pub(crate) fn start_others(native: &'static Native, body: Body) -> Result<(), St
     stacks.try_reserve(processors as usize).map_err(|_| StartError::OutOfMemory)?;
     stacks.push(0);
     for _ in 1..processors {
-        stacks.push(new_stack()?);
+        stacks.push(stack::new().map_err(|_| StartError::OutOfMemory)?);
     }
     NATIVE.store(ptr::from_ref(native).cast_mut(), Ordering::Release);
     BODY.store(body as *mut (), Ordering::Release);
@@ -132,19 +128,6 @@ pub(crate) fn start_others(native: &'static Native, body: Body) -> Result<(), St
     // SAFETY: the page is guest memory that the guest has not seen yet, and every processor has left it.
     unsafe { ptr::with_exposed_provenance_mut::<u8>(PAGE).write_bytes(0, 4096) };
     Ok(())
-}
-
-/// The top of a new stack with an absent page below it.
-fn new_stack() -> Result<u64, StartError> {
-    let layout = Layout::from_size_align(GUARD + STACK, GUARD).map_err(|_| StartError::OutOfMemory)?;
-    // SAFETY: the layout's size is not zero.
-    let bottom = unsafe { alloc_zeroed(layout) };
-    if bottom.is_null() {
-        return Err(StartError::OutOfMemory);
-    }
-    let bottom = bottom.expose_provenance() as u64;
-    own_tables::unmap(bottom).map_err(|_| StartError::OutOfMemory)?;
-    Ok(bottom + (GUARD + STACK) as u64)
 }
 
 /// Copies the code and its parameters into the page and makes it executable.

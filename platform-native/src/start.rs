@@ -22,6 +22,7 @@ use x86_64::registers::model_specific::Msr;
 use crate::clock::Measurement;
 use crate::console::CONSOLES;
 use crate::cpu::NativeCpu;
+use crate::ending::QemuExit;
 use crate::interrupts::{DescriptorTable, descriptor_table};
 use crate::machine::{HeapTables, Native, NativePages, Parts};
 use crate::memory::{GuestRam, NativeMemory};
@@ -111,7 +112,7 @@ pub fn prepare(
     }
     load_descriptors()?;
     let table: &'static DescriptorTable = Box::leak(boxed(descriptor_table(true))?);
-    table.load();
+    table.load::<QemuExit>();
     quiet_interrupt_controllers();
     let huge = extended(0x8000_0001).edx & HUGE_PAGES != 0;
     let end = ram.iter().last().map_or(0, |range| range.end().0);
@@ -171,7 +172,7 @@ pub(crate) fn set_up_processor(native: &'static Native, index: u32) {
         }
         apic::enable();
     }
-    native.descriptor_table().load();
+    native.descriptor_table().load::<QemuExit>();
     let Ok(save_area) = zeroed::<Vmcb>() else {
         crate::ending::end(platform::Termination::Fatal(Reason::ProcessorMemory, u64::from(index)))
     };

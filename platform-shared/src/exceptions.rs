@@ -2,12 +2,66 @@
 //! Exceptions in Parados itself: the gates of an interrupt descriptor table, and how a stub tells what happened. Such an
 //! exception is a bug, or a host that does what it must not, and ends the VM.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
+use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use platform::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters};
+use platform::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters, Reason, Termination};
 
 use crate::descriptor::{CODE_SELECTOR, DOUBLE_FAULT_IST};
+use crate::ending::{Ending, Terminal};
+
+/// Vectors below this are exceptions.
+pub const EXCEPTIONS: usize = 32;
+
+// One 16-byte stub for each exception.
+global_asm!(
+    ".section .text.exception_stubs, \"ax\"",
+    ".balign 16",
+    ".global exception_stubs",
+    "exception_stubs:",
+    ".set vector, 0",
+    ".rept {exceptions}",
+    "    .balign 16",
+    "    .byte 0x6a, vector", // push
+    "    jmp 3f",
+    "    .set vector, vector + 1",
+    ".endr",
+    // In the order of `OwnRegisters`, from RAX at the lowest address. The place of RSP is filled in later.
+    "3:  push r15",
+    "    push r14",
+    "    push r13",
+    "    push r12",
+    "    push r11",
+    "    push r10",
+    "    push r9",
+    "    push r8",
+    "    push rdi",
+    "    push rsi",
+    "    push rbp",
+    "    push rsp",
+    "    push rbx",
+    "    push rdx",
+    "    push rcx",
+    "    push rax",
+    "    mov rdi, rsp",
+    "    and rsp, -16",
+    "    call {exception}",
+    "    ud2",
+    ".text",
+    exceptions = const EXCEPTIONS,
+    exception = sym exception,
+);
+
+unsafe extern "C" {
+    static exception_stubs: [[u8; 16]; EXCEPTIONS];
+}
+
+/// What handles the exception of this vector, and never returns. #DF's for a vector that is none.
+pub fn stub(vector: usize) -> *const u8 {
+    let index = if vector < EXCEPTIONS { vector } else { DOUBLE_FAULT };
+    (&raw const exception_stubs).cast::<[u8; 16]>().wrapping_add(index).cast()
+}
 
 /// A 64-bit interrupt gate (APM vol. 2, 4.8.4).
 #[derive(Clone, Copy)]
@@ -51,55 +105,43 @@ impl<const VECTORS: usize> DescriptorTable<VECTORS> {
         }))
     }
 
-    /// Makes this the processor's table.
-    pub fn load(&'static self) {
+    /// Makes this the processor's table. Without a handler ([`set_handler`]) an exception ends the VM.
+    pub fn load<T: Terminal>(&'static self) {
+        let none = ptr::null_mut();
+        let early = end_early::<T> as *mut ();
+        let _ = ON_EXCEPTION.compare_exchange(none, early, Ordering::AcqRel, Ordering::Relaxed);
         #[repr(C, packed)]
         struct Pointer {
             limit: u16,
             base: u64,
         }
-        let pointer = Pointer {
-            limit: (size_of::<Self>() - 1) as u16,
-            base: core::ptr::from_ref(self).expose_provenance() as u64,
-        };
+        let pointer =
+            Pointer { limit: (size_of::<Self>() - 1) as u16, base: ptr::from_ref(self).expose_provenance() as u64 };
         // SAFETY: the pointer describes a table that lives for ever and whose gates lead to handlers, as `new` was promised.
         unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
     }
-}
-
-/// What a stub does once it has pushed the vector: registers in the order of `OwnRegisters`, from RAX at the lowest address (the
-/// place of RSP is filled in later), and the call of `{exception}`, whose argument is for [`handle`].
-#[macro_export]
-macro_rules! call_exception {
-    () => {
-        "push r15; push r14; push r13; push r12; push r11; push r10; push r9; push r8
-         push rdi; push rsi; push rbp; push rsp; push rbx; push rdx; push rcx; push rax
-         mov rdi, rsp
-         and rsp, -16
-         call {exception}
-         ud2"
-    };
 }
 
 /// What becomes of an exception in Parados itself.
 pub type OnException = fn(&OwnException) -> !;
 
 /// The handler, set before the first descriptor table is loaded.
-static ON_EXCEPTION: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static ON_EXCEPTION: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 /// Sets what becomes of exceptions. First of all.
 pub fn set_handler(handler: OnException) {
     ON_EXCEPTION.store(handler as *mut (), Ordering::Release);
 }
 
-/// How many registers [`call_exception!`] pushes.
+fn end_early<T: Terminal>(exception: &OwnException) -> ! {
+    Ending::<T>::claim().carry_out(Termination::Fatal(Reason::EarlyException, exception.vector.into()))
+}
+
+/// How many registers the stubs push.
 const PUSHED: usize = 16;
 
-/// Hands an exception on. `early` is what becomes of a vector before [`set_handler`].
-///
-/// # Safety
-/// `frame` is the argument of `{exception}` in [`call_exception!`].
-pub unsafe fn handle(frame: *const u64, early: fn(u8) -> !) -> ! {
+/// An exception, with a stub's stack pointer.
+extern "C" fn exception(frame: *const u64) -> ! {
     // SAFETY: above the stub's stack pointer lie the registers, the vector, an error code for some vectors, and RIP, CS, RFLAGS,
     // RSP and SS: 22 words, or 23.
     let word = |index: usize| unsafe { frame.wrapping_add(index).read() };
@@ -115,10 +157,7 @@ pub unsafe fn handle(frame: *const u64, early: fn(u8) -> !) -> ! {
     }
     let exception = OwnException { vector, error_code: if has_code { word(PUSHED + 1) } else { 0 }, registers };
     let handler = ON_EXCEPTION.load(Ordering::Acquire);
-    if handler.is_null() {
-        early(vector);
-    }
-    // SAFETY: the pointer was made from an `OnException` in `set_handler`.
+    // SAFETY: a table has been loaded, so `load` or `set_handler` has stored an `OnException`.
     let handler = unsafe { core::mem::transmute::<*mut (), OnException>(handler) };
     handler(&exception)
 }

@@ -101,7 +101,7 @@ impl Platform for Snp {
     }
 
     fn record(&self, json: Outbound<'_>) {
-        log::record(json);
+        log::LINES.record(json);
     }
 
     fn say(&self, line: Outbound<'_>) -> bool {

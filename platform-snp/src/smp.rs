@@ -10,12 +10,11 @@ use core::arch::global_asm;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use alloc::alloc::{Layout, alloc_zeroed};
 use alloc::boxed::Box;
 
-use platform::{Clock, PAGE_SIZE, Platform, Reason, Termination};
-use platform_shared::clock;
-use platform_shared::own_tables::{c_mask, unmap};
+use platform::{Clock, Platform, Termination};
+use platform_shared::own_tables::c_mask;
+use platform_shared::{clock, stack};
 use specs::svm::VmcbSegment;
 use specs::vmsa::{SevFeatures, Vmsa};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
@@ -26,9 +25,6 @@ use crate::machine::Snp;
 use crate::start::{self, StartError, boxed, make_vmsa, new_vmsa};
 use crate::{ghcb, shared_pool};
 
-/// Bytes of a processor's stack, and of the guard below it.
-const STACK: usize = 16 << 10;
-const GUARD: usize = PAGE_SIZE as usize;
 /// How long the processors get, in seconds.
 const PATIENCE: u64 = 20;
 
@@ -95,7 +91,7 @@ fn prepare(index: u32) -> Result<u64, StartError> {
     let local: &'static Local = Box::leak(boxed(Local::new())?);
     local.set_pages(shared_pool::take()?.address(), shared_pool::take()?.address());
     let vmsa = new_vmsa()?;
-    fill(vmsa, new_stack()?, index, local);
+    fill(vmsa, stack::new().map_err(|_| StartError::OutOfMemory)?, index, local);
     make_vmsa(vmsa)
 }
 
@@ -117,26 +113,6 @@ fn fill(vmsa: &mut Vmsa, stack: u64, index: u32, local: &'static Local) {
     vmsa.sev_features = FEATURES.bits();
 }
 
-/// The top of a new stack with an absent page below it.
-fn new_stack() -> Result<u64, StartError> {
-    let layout = Layout::from_size_align(GUARD + STACK, GUARD).map_err(|_| StartError::OutOfMemory)?;
-    // SAFETY: the layout's size is not zero.
-    let bottom = unsafe { alloc_zeroed(layout) };
-    if bottom.is_null() {
-        return Err(StartError::OutOfMemory);
-    }
-    let bottom = bottom.expose_provenance() as u64;
-    unmap(bottom).map_err(|_| StartError::OutOfMemory)?;
-    Ok(bottom + (GUARD + STACK) as u64)
-}
-
-/// What goes with a reason to give up on another processor: which one it is, where its own memory is the reason, and otherwise
-/// the step of the start (`docs/termination-codes.md`).
-const fn detail(reason: Reason, index: u32) -> u64 {
-    const OTHER_PROCESSORS: u64 = 2;
-    if matches!(reason, Reason::ProcessorMemory) { index as u64 } else { OTHER_PROCESSORS }
-}
-
 /// The first Rust code of another processor.
 extern "C" fn arrive(index: u32, local: *const Local) -> ! {
     // SAFETY: `fill` passed a structure that lives for ever.
@@ -148,7 +124,7 @@ extern "C" fn arrive(index: u32, local: *const Local) -> ! {
     // SAFETY: the pointer was made from a `Body` in `start_others`.
     let body = unsafe { core::mem::transmute::<*mut (), Body>(body) };
     if let Err(error) = start::set_up_processor(local) {
-        end(Termination::Fatal(error.reason(), detail(error.reason(), index)));
+        end(Termination::Fatal(error.reason(), error.reason().detail_of_processor(index)));
     }
     ARRIVED.fetch_add(1, Ordering::AcqRel);
     body(snp, index)
@@ -156,14 +132,16 @@ extern "C" fn arrive(index: u32, local: *const Local) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use platform::Reason;
+
     use super::*;
 
     /// The host was told the processor's number as if it were a step of the start.
     #[test]
     fn a_processor_is_named_only_where_its_own_memory_is_the_reason() {
-        assert_eq!(detail(Reason::ProcessorMemory, 5), 5);
+        assert_eq!(Reason::ProcessorMemory.detail_of_processor(5), 5);
         for error in [StartError::Pages, StartError::NoTimer, StartError::OutOfMemory, StartError::ProcessorStart] {
-            assert_eq!(detail(error.reason(), 5), 2, "{error:?}");
+            assert_eq!(error.reason().detail_of_processor(5), 2, "{error:?}");
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::attester::SnpAttester;
 use crate::clock::Measurement;
 use crate::console::CONSOLES;
 use crate::cpu::{FEATURES, SnpCpu};
-use crate::ending::end;
+use crate::ending::{Request, end};
 use crate::ghcb::{self, Refusal};
 use crate::instructions::rmpadjust;
 use crate::interrupts::{DescriptorTable, descriptor_table};
@@ -179,7 +179,7 @@ static GATES: AtomicPtr<DescriptorTable> = AtomicPtr::new(core::ptr::null_mut())
 fn load_gates() {
     // SAFETY: `prepare` stored a leaked table before any processor came here.
     if let Some(table) = unsafe { GATES.load(Ordering::Acquire).as_ref() } {
-        table.load();
+        table.load::<Request>();
     }
 }
 

@@ -18,33 +18,21 @@
 
 extern crate alloc;
 
-mod launched;
-
-pub use launched::{Placed, TdxMemory, wrong_attributes};
-
-#[cfg(target_os = "none")]
 mod accept;
-#[cfg(target_os = "none")]
 mod ending;
 #[cfg(target_os = "none")]
 mod entry;
-#[cfg(target_os = "none")]
 mod interrupts;
-#[cfg(target_os = "none")]
+mod launched;
 mod log;
-#[cfg(target_os = "none")]
 mod smp;
-#[cfg(target_os = "none")]
 mod start;
-#[cfg(target_os = "none")]
 mod tdcall;
 
-#[cfg(target_os = "none")]
-pub use {
-    ending::{Ending, claim_end, end},
-    log::{last_words, say},
-    platform_shared::exceptions::control_registers,
-    platform_shared::own_tables::is_mapped,
-    smp::start_others,
-    start::{StartError, check_attributes, early, take_memory},
-};
+pub use ending::{Ending, claim_end, end};
+pub use launched::{Placed, TdxMemory, wrong_attributes};
+pub use log::{last_words, say};
+pub use platform_shared::exceptions::control_registers;
+pub use platform_shared::own_tables::is_mapped;
+pub use smp::start_others;
+pub use start::{StartError, check_attributes, early, take_memory};

@@ -9,19 +9,13 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use alloc::alloc::{Layout, alloc_zeroed};
-
 use image_abi::{LaunchBlock, Mailbox};
-use platform::{PAGE_SIZE, Reason, Termination};
-use platform_shared::own_tables::unmap;
+use platform::{Reason, Termination};
+use platform_shared::stack;
 
 use crate::ending::end;
 use crate::start::StartError;
 use crate::{interrupts, tdcall};
-
-/// Bytes of a processor's stack, and of the guard below it.
-const STACK: usize = 16 << 10;
-const GUARD: usize = PAGE_SIZE as usize;
 
 /// How often the boot processor looks whether another one has arrived: seconds, where PAUSE takes a hundred cycles.
 const PATIENCE: u32 = 1 << 27;
@@ -52,7 +46,7 @@ pub fn start_others(block: &LaunchBlock, processors: u32) -> Result<(), (StartEr
     let mailbox = unsafe { &*mailbox };
     for index in 1..processors {
         // Whoever was called before has arrived, so it has read these.
-        mailbox.stack.store(new_stack().map_err(|error| (error, index))?, Ordering::Relaxed);
+        mailbox.stack.store(stack::new().map_err(|_| (StartError::ProcessorMemory, index))?, Ordering::Relaxed);
         mailbox.entry.store(arrive as *const () as u64, Ordering::Relaxed);
         mailbox.processor.store(index, Ordering::Release);
         let arrived = || ARRIVED.load(Ordering::Acquire) == index;
@@ -65,19 +59,6 @@ pub fn start_others(block: &LaunchBlock, processors: u32) -> Result<(), (StartEr
         }
     }
     Ok(())
-}
-
-/// The top of a new stack with an absent page below it.
-fn new_stack() -> Result<u64, StartError> {
-    let layout = Layout::from_size_align(GUARD + STACK, GUARD).map_err(|_| StartError::ProcessorMemory)?;
-    // SAFETY: the layout's size is not zero.
-    let bottom = unsafe { alloc_zeroed(layout) };
-    if bottom.is_null() {
-        return Err(StartError::ProcessorMemory);
-    }
-    let bottom = bottom.expose_provenance() as u64;
-    unmap(bottom).map_err(|_| StartError::ProcessorMemory)?;
-    Ok(bottom + (GUARD + STACK) as u64)
 }
 
 /// The first Rust code of another processor, with an empty stack.

@@ -130,6 +130,13 @@ impl Reason {
         (Self::GHCB_SET, self.code() as u8)
     }
 
+    /// The detail that goes with giving up on another processor: which one it is, where its own memory is the reason, and otherwise
+    /// the step of the start (`docs/termination-codes.md`).
+    pub const fn detail_of_processor(self, index: u32) -> u64 {
+        const OTHER_PROCESSORS: u64 = 2;
+        if matches!(self, Self::ProcessorMemory) { index as u64 } else { OTHER_PROCESSORS }
+    }
+
     /// The reason behind set and code, if they are Parados's.
     pub const fn from_ghcb(set: u8, code: u8) -> Option<Self> {
         if set == Self::GHCB_SET { Self::from_code(code as u16) } else { None }
