@@ -93,14 +93,14 @@ pub(crate) fn send(id: u32, vector: u8) {
     command(id, u32::from(vector));
 }
 
-/// Sends INIT to every processor but this one.
-pub(crate) fn broadcast_init() {
-    command(0, 0x000c_4500);
+/// Sends INIT to one processor.
+pub(crate) fn init(id: u32) {
+    command(id, 0x4500);
 }
 
-/// Sends a start-up IPI to every processor but this one; they begin at `page` × 4 KiB.
-pub(crate) fn broadcast_startup(page: u8) {
-    command(0, 0x000c_4600 | u32::from(page));
+/// Sends a start-up IPI to one processor; it begins at `page` × 4 KiB.
+pub(crate) fn start_up(id: u32, page: u8) {
+    command(id, 0x4600 | u32::from(page));
 }
 
 fn command(id: u32, low: u32) {

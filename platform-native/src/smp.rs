@@ -114,8 +114,11 @@ pub(crate) fn start_others(native: &'static Native, body: Body) -> Result<(), St
     NATIVE.store(ptr::from_ref(native).cast_mut(), Ordering::Release);
     BODY.store(body as *mut (), Ordering::Release);
     place(processors, stacks.leak().as_ptr().expose_provenance() as u64)?;
-    apic::broadcast_init();
-    apic::broadcast_startup((PAGE >> 12) as u8);
+    // One by one: a machine may have processors that are not the VM's.
+    for id in 1..processors {
+        apic::init(id);
+        apic::start_up(id, (PAGE >> 12) as u8);
+    }
     let hz = platform::Clock::tsc_hz(platform::Platform::clock(native));
     let begun = clock::tsc();
     while ARRIVED.load(Ordering::Acquire) < processors {

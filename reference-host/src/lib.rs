@@ -8,7 +8,7 @@
 //!
 //! One idea a module: [`image`] reads the format, [`memory`] says what is the guest's RAM and what is ours, [`loader`]
 //! carries out the directives, [`context`] checks the processor state, [`handover`] prepares the last page that we execute,
-//! [`options`] and [`start_info`] read what QEMU passes, [`report`] words the outcome.
+//! [`options`] and [`start_info`] read what QEMU passes, [`processors`] says which of them are the VM's, [`report`] words the outcome.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod image;
 pub mod loader;
 pub mod memory;
 pub mod options;
+pub mod processors;
 pub mod report;
 pub mod snp;
 pub mod start_info;

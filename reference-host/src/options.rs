@@ -10,6 +10,9 @@ use snp_host::hostile::{Script, scripts};
 pub struct Options {
     /// `memory=BYTES`: how much RAM the VM has.
     pub memory: u64,
+    /// `processors=NUMBER`: how many of the machine's processors the VM has. Its first one stays out if it has one more, see
+    /// [`crate::processors`]. All of them unless said.
+    pub processors: Option<u32>,
     /// `platform=NAME`: what to be for an image that is for several platforms; otherwise its first that this host can be. TDX is
     /// `tdx-start`, because the start is all that there is of it.
     pub platform: Option<Platform>,
@@ -34,7 +37,7 @@ pub struct Rules {
 }
 
 const UNKNOWN: Stop = Stop::Machine(
-    "unknown word in -append; known are memory=BYTES, platform=native, snp or tdx-start, rules=strict or permissive, \
+    "unknown word in -append; known are memory=BYTES, processors=NUMBER, platform=native, snp or tdx-start, rules=strict or permissive, \
      assume=likely or contrary, ports=vmpl0, hostile=NAME, td-attributes=NUMBER",
 );
 const NO_SCRIPT: Stop = Stop::Machine("hostile= in -append names no script of docs/hostile-hosts.md");
@@ -45,7 +48,7 @@ impl Options {
     /// Reads a command line, without its terminating zero.
     pub fn parse(line: &[u8]) -> Result<Self, Stop> {
         let (mut memory, mut platform, mut rules, mut hostile) = (None, None, Rules::default(), None);
-        let mut td_attributes = None;
+        let (mut td_attributes, mut processors) = (None, None);
         for word in line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
             match word {
                 b"platform=native" => platform = Some(Platform::Native),
@@ -55,6 +58,12 @@ impl Options {
                     let value = word.strip_prefix(b"td-attributes=").and_then(number);
                     td_attributes =
                         Some(value.ok_or(Stop::Machine("td-attributes= in -append must be a decimal number"))?);
+                }
+                _ if word.starts_with(b"processors=") => {
+                    let value =
+                        word.strip_prefix(b"processors=").and_then(number).and_then(|it| u32::try_from(it).ok());
+                    let bad = Stop::Machine("processors= in -append must be a decimal number, and not 0");
+                    processors = Some(value.filter(|count| *count != 0).ok_or(bad)?);
                 }
                 b"rules=strict" => rules.permissive = false,
                 b"rules=permissive" => rules.permissive = true,
@@ -76,7 +85,7 @@ impl Options {
         if memory < LEAST_MEMORY || !memory.is_multiple_of(2 << 20) {
             return Err(Stop::Machine("memory= in -append must be a multiple of 2 MiB, and not 0"));
         }
-        Ok(Self { memory, platform, rules, hostile, td_attributes })
+        Ok(Self { memory, processors, platform, rules, hostile, td_attributes })
     }
 }
 
@@ -98,6 +107,13 @@ mod tests {
     fn memory_is_read() {
         assert_eq!(Options::parse(b"memory=1073741824").unwrap().memory, 1 << 30);
         assert_eq!(Options::parse(b"  memory=268435456 ").unwrap().memory, 256 << 20);
+    }
+
+    #[test]
+    fn the_vm_has_the_machines_processors_unless_said_otherwise() {
+        let processors = |line| Options::parse(line).unwrap().processors;
+        assert_eq!(processors(b"memory=1073741824"), None);
+        assert_eq!(processors(b"memory=1073741824 processors=4"), Some(4));
     }
 
     #[test]
@@ -140,6 +156,9 @@ mod tests {
             b"memory=4097",
             b"memory=0",
             b"speed=1",
+            b"memory=1073741824 processors=0",
+            b"memory=1073741824 processors=4294967296",
+            b"memory=1073741824 processors=two",
             b"memory=1073741824 rules=lax",
             b"memory=1073741824 ports=vmpl2",
             b"memory=1073741824 platform=tdx",

@@ -11,6 +11,7 @@ use crate::{Devices, Host, PROCESSORS};
 /// The local APIC's page, and the messages behind it that interrupt like an IPI (APM vol. 2, 16.5).
 pub(crate) const LOCAL_APIC: u64 = 0xfee0_0000;
 const MESSAGES: core::ops::Range<u64> = LOCAL_APIC + 0x1000..0xfef0_0000;
+const ID: u64 = 0x20;
 const LOGICAL: u64 = 0xd0;
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
@@ -21,7 +22,8 @@ const IOAPIC_WINDOW: u64 = 0x10;
 const REDIRECTION: u64 = 0x10;
 const MASKED: u64 = 1 << 16;
 
-/// The same registers as an x2APIC's (APM vol. 2, 16.11.1). It has neither a destination format nor a second command word.
+/// The same registers as an x2APIC's (APM vol. 2, 16.11.1): its number is only to be read. It has neither a destination format nor a second command word.
+const X2APIC_ID: u32 = 0x802;
 const X2APIC_FORMAT: u32 = 0x80e;
 const X2APIC_COMMAND: u32 = 0x830;
 const X2APIC_COMMAND_HIGH: u32 = 0x831;
@@ -102,6 +104,8 @@ impl Host {
         }
         let word = *value as u32;
         match gpa - LOCAL_APIC {
+            // By its number the host itself finds the processor.
+            ID => {}
             COMMAND_HIGH => self.commands(processor).high = word,
             COMMAND_LOW => {
                 let destination = self.commands(processor).high >> 24;
@@ -161,7 +165,7 @@ impl Host {
             X2APIC_SELF if value <= 0xff => {
                 Some((true, self.command(processor, TO_SELF | value as u32, 0, u32::MAX, devices)))
             }
-            X2APIC_SELF | X2APIC_FORMAT | X2APIC_COMMAND_HIGH => Some((false, None)),
+            X2APIC_SELF | X2APIC_ID | X2APIC_FORMAT | X2APIC_COMMAND_HIGH => Some((false, None)),
             _ => None,
         }
     }
@@ -305,6 +309,14 @@ mod tests {
         assert_eq!(handled, Handled::Done(None));
         assert_eq!(write(&mut host, &mut machine, LOCAL_APIC + 0xb0, 0).0, Handled::Forward);
         assert_eq!(write(&mut host, &mut machine, 0xfed0_0000, 1).0, Handled::Forward);
+    }
+
+    #[test]
+    fn a_guest_does_not_change_its_processors_numbers() {
+        let (mut host, mut machine) = (host(), Machine::default());
+        assert_eq!(write(&mut host, &mut machine, LOCAL_APIC + ID, 2 << 24).0, Handled::Done(None));
+        assert_eq!(host.filter_msr_write(1, X2APIC_ID, 2, &mut machine.devices), Some((false, None)));
+        assert_eq!(host.filter_msr_read(1, X2APIC_ID), None, "the device answers");
     }
 
     #[test]

@@ -17,6 +17,10 @@ const HOST_ROOM: u64 = 64 << 20;
 /// Where QEMU goes on with RAM at 4 GiB (`max-ram-below-4g`).
 const LOW_RAM: u64 = 2 << 30;
 
+/// A VM with more than one processor leaves the machine's first one alone (`reference_host::processors` says why), if the machine
+/// can have one more: an xAPIC has 255 numbers.
+const WITH_SPARE: std::ops::RangeInclusive<u32> = 2..=254;
+
 /// From here on memory is reserved lazily, so that a machine can have more than we do.
 const RESERVE_LIMIT: u64 = 8 << 30;
 
@@ -141,7 +145,8 @@ impl Machine {
             arguments.pair("-object", joined("igvm-cfg,id=igvm0,file=", image));
         }
         arguments.pair("-accel", "tcg").pair("-machine", machine).pair("-cpu", &self.cpu);
-        arguments.pair("-smp", self.processors.to_string()).pair("-m", format!("{}M", ram >> 20));
+        let spare = matches!(self.start, Start::Host { .. }) && WITH_SPARE.contains(&self.processors);
+        arguments.pair("-smp", (self.processors + u32::from(spare)).to_string()).pair("-m", format!("{}M", ram >> 20));
         arguments.flag("-nodefaults").flag("-no-user-config").pair("-display", "none").flag("-no-reboot");
         self.add_channels(&mut arguments);
         self.add_start(&mut arguments);
@@ -185,10 +190,10 @@ impl Machine {
     fn add_start(&self, arguments: &mut Arguments) {
         match &self.start {
             Start::Host { host, image } => {
-                arguments
-                    .pair("-kernel", host)
-                    .pair("-initrd", image)
-                    .pair("-append", format!("memory={}{}", self.memory, self.host_options));
+                arguments.pair("-kernel", host).pair("-initrd", image).pair(
+                    "-append",
+                    format!("memory={} processors={}{}", self.memory, self.processors, self.host_options),
+                );
             }
             Start::Igvm { .. } => {}
             Start::Bare { kernel, initrd, append } => {
@@ -279,8 +284,21 @@ mod tests {
     #[test]
     fn the_host_learns_the_memory_size() {
         let command = machine(1 << 30).shell_command();
-        assert!(command.ends_with("-kernel h -initrd i -append memory=1073741824"), "{command}");
+        assert!(command.ends_with("-kernel h -initrd i -append 'memory=1073741824 processors=1'"), "{command}");
         assert!(command.contains("path=/a,,b/log"), "{command}");
+    }
+
+    #[test]
+    fn several_processors_leave_the_machines_first_one_alone() {
+        let smp = |processors, start| {
+            let command = Machine { processors, start, ..machine(1 << 30) }.shell_command();
+            command.split(" -smp ").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned)
+        };
+        let host = || Start::Host { host: "h".into(), image: "i".into() };
+        for (processors, machine) in [(1, "1"), (2, "3"), (64, "65"), (254, "255"), (255, "255")] {
+            assert_eq!(smp(processors, host()).as_deref(), Some(machine));
+        }
+        assert_eq!(smp(4, Start::Igvm { image: "i".into() }).as_deref(), Some("4"));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The other processors: INIT, a start-up IPI, two pages of the guest's memory that are borrowed for as long as that takes,
-//! and a stack above the guest's memory.
+//! The VM's processors: INIT, a start-up IPI, two pages of the guest's memory that are borrowed for as long as that takes, and a
+//! stack above the guest's memory; then each gets the number that it has in the VM, which becomes its local APIC's.
 //!
-//! Follows APM vol. 2, 14.6 and 16.5. A platform model calls this once, when all that the processors need stands; QEMU
-//! numbers them 0, 1, 2 and so on, and so does their local APIC. What the processors say to each other afterwards is an
-//! NMI: the local APICs are the guest's, and only an NMI gets past what a guest may have put into one.
+//! Follows APM vol. 2, 14.6 and 16.5. A platform calls this once, when all that the processors need stands. Why the machine's
+//! first one may stay out is in `reference_host::processors`. What the processors say to each other afterwards is an NMI: the
+//! local APICs are the guest's, and only an NMI gets past what a guest may have put into one.
 
 use super::physical::{self, GuestMemory};
-use super::{exceptions, relocate};
+use super::{exceptions, msr as registers, relocate};
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::convert::Infallible;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use reference_host::loader::GuestRam;
 use reference_host::memory::{PAGE, Range};
+use reference_host::processors::{NOBODY, Processors};
 use reference_host::report::Stop;
+use specs::msr;
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The page where processors start, which a start-up IPI names by number, and the one behind it, for their first top table.
@@ -20,17 +23,21 @@ const START: u64 = 0x8000;
 const ROOT: u64 = START + PAGE;
 /// Where the parameters are in the first page.
 const PARAMETERS: u64 = 0xf00;
-/// Bytes of a processor's stack: as the boot processor's.
-pub(super) const STACK: u64 = 256 << 10;
 /// How often the others are looked for: many seconds.
 const PATIENCE: u64 = 2_000_000_000;
-/// The local APIC's interrupt command register.
+/// The local APIC's registers: its ID, the spurious vector, the interrupt command, the local interrupts.
+const ID: u64 = 0xfee0_0020;
+const SPURIOUS: u64 = 0xfee0_00f0;
 const COMMAND_LOW: u64 = 0xfee0_0300;
 const COMMAND_HIGH: u64 = 0xfee0_0310;
-/// To all but oneself: INIT, and the start-up IPI for [`START`].
-const INIT: u32 = 0xc_4500;
-const STARTUP: u32 = 0xc_4600 | (START >> 12) as u32;
-/// To one: an NMI, asserted.
+const LINT0: u64 = 0xfee0_0350;
+const LINT1: u64 = 0xfee0_0360;
+/// A local interrupt's mask, and a spurious vector that leaves the APIC disabled.
+const MASKED: u32 = 1 << 16;
+const DISABLED: u32 = 0xff;
+/// To one: INIT, the start-up IPI for [`START`], an NMI; all asserted.
+const INIT: u32 = 0x4500;
+const STARTUP: u32 = 0x4600 | (START >> 12) as u32;
 const NMI: u32 = 0x4400;
 
 // In one step from real mode to long mode, with tables of the host's; then to the high half.
@@ -66,17 +73,16 @@ processor_start:
     mov ss, eax
     mov fs, eax
     mov gs, eax
-    mov eax, [0xfee00020]       // its number
+    mov eax, [0xfee00020]       // the machine's number for it
     shr eax, 24
     mov edi, eax
     cmp edi, [{start} + {parameters} + 16]
     jae 3f
-    mov rsp, [{start} + {parameters} + 24]
-    imul rdi, rdi, {stack}
-    add rsp, rdi
-    mov edi, eax
+    mov rsp, [{start} + {parameters} + 32]
+    imul rsp, rdi
+    add rsp, [{start} + {parameters} + 24]
     xor ebp, ebp
-    mov rax, [{start} + {parameters} + 32]
+    mov rax, [{start} + {parameters} + 40]
     call rax
 3:  hlt
     jmp 3b
@@ -86,7 +92,6 @@ processor_start_end:
     root = const ROOT,
     start = const START,
     parameters = const PARAMETERS,
-    stack = const STACK,
 );
 
 unsafe extern "C" {
@@ -102,10 +107,11 @@ struct Parameters {
     limit: u16,
     base: [u8; 8],
     reserved: [u8; 6],
-    /// How many processors there are.
-    count: u64,
-    /// Where a processor with number 0 would have the end of its stack.
+    /// One more than the last processor's number.
+    end: u64,
+    /// Where a processor with number 0 would have the end of its stack, and the bytes of each.
     stacks: u64,
+    stack: u64,
     entry: u64,
     descriptors: [u64; 3],
 }
@@ -113,21 +119,75 @@ struct Parameters {
 /// Where the descriptors are in the first page.
 const DESCRIPTORS: u64 = PARAMETERS + core::mem::offset_of!(Parameters, descriptors) as u64;
 
-/// What a processor does from then on.
+/// What a processor of the VM does from then on, by its number there.
 pub(super) type Body = fn(u32) -> !;
 
-static BODY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-static ARRIVED: AtomicU32 = AtomicU32::new(1);
+/// Memory above the guest's for stacks: as many as [`Processors::to_start`] says.
+#[derive(Clone, Copy)]
+pub(super) struct Stacks {
+    pub(super) start: u64,
+    /// Bytes of each.
+    pub(super) bytes: u64,
+}
 
-/// Starts all processors from number 1 on. `stacks` has [`STACK`] bytes for each of them.
-pub(super) fn start(count: u32, stacks: Range, guest: &mut GuestMemory, body: Body) -> Result<(), Stop> {
-    if count <= 1 {
-        return Ok(());
+impl Stacks {
+    /// From the front of what is left above the guest's memory; and what is left then.
+    pub(super) fn take(vm: &Processors, bytes: u64, from: Range) -> Result<(Self, Range), Stop> {
+        let start = from.start.next_multiple_of(PAGE);
+        let end = start + vm.to_start().len() as u64 * bytes;
+        if end > from.end {
+            return Err(Stop::Machine("no room for the processors' stacks: give QEMU more memory above the guest's"));
+        }
+        Ok((Self { start, bytes }, Range { start: end, end: from.end }))
     }
-    if stacks.bytes() < u64::from(count - 1) * STACK {
-        return Err(Stop::Machine("no room for the processors' stacks: give QEMU more memory above the guest's"));
-    }
+}
+
+static BODY: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// The machine's number of the VM's boot processor.
+static FIRST: AtomicU32 = AtomicU32::new(0);
+static COUNT: AtomicU32 = AtomicU32::new(0);
+/// How many have come.
+static ARRIVED: AtomicU32 = AtomicU32::new(0);
+/// All are there, and the guest's memory is as it was.
+static GO: AtomicBool = AtomicBool::new(false);
+/// What the firmware has set in the boot processor's local APIC: the spurious vector and the local interrupts.
+static LOCAL_APIC: [(u64, AtomicU32); 3] =
+    [(SPURIOUS, AtomicU32::new(0)), (LINT0, AtomicU32::new(0)), (LINT1, AtomicU32::new(0))];
+/// What it has set in the MTRRs of all processors, which INIT clears in QEMU.
+static MTRRS: [AtomicU64; 28] = [const { AtomicU64::new(0) }; 28];
+
+/// The MTRRs' numbers, as many as QEMU has; the one that enables them comes last (APM vol. 2, 7.7).
+fn mtrrs() -> impl Iterator<Item = (u32, &'static AtomicU64)> {
+    let fixed = [msr::MTRR_FIX_64K_00000, msr::MTRR_FIX_16K_80000, msr::MTRR_FIX_16K_A0000];
+    let variable = msr::MTRR_PHYS_BASE0..msr::MTRR_PHYS_BASE0 + 16;
+    let numbers = fixed.into_iter().chain(msr::MTRR_FIX_4K_C0000..msr::MTRR_FIX_4K_C0000 + 8).chain(variable);
+    numbers.chain([msr::MTRR_DEF_TYPE]).zip(&MTRRS)
+}
+
+/// Runs `body` on all of the VM's processors, this one included if it is one of them.
+pub(super) fn run(vm: Processors, stacks: Stacks, guest: &mut GuestMemory, body: Body) -> Result<Infallible, Stop> {
     BODY.store(body as *mut (), Ordering::Release);
+    FIRST.store(vm.first, Ordering::Release);
+    COUNT.store(vm.count, Ordering::Release);
+    mtrrs().for_each(|(number, value)| value.store(registers::read(number), Ordering::Release));
+    if vm.has_spare() {
+        for (register, value) in &LOCAL_APIC {
+            value.store(read(*register), Ordering::Release);
+        }
+        write(ID, NOBODY << 24);
+        write(LINT0, MASKED);
+        write(LINT1, MASKED);
+        write(SPURIOUS, DISABLED);
+    }
+    if !vm.to_start().is_empty() {
+        start(vm, stacks, guest)?;
+    }
+    GO.store(true, Ordering::Release);
+    if vm.has_spare() { rest() } else { body(0) }
+}
+
+/// Starts the others and waits for them.
+fn start(vm: Processors, stacks: Stacks, guest: &mut GuestMemory) -> Result<(), Stop> {
     let mut borrowed = <[[u8; PAGE as usize]; 2]>::new_zeroed();
     let [first, second] = &mut borrowed;
     let outside = |_| Stop::Machine("the guest has no RAM at 8000h");
@@ -141,16 +201,21 @@ pub(super) fn start(count: u32, stacks: Range, guest: &mut GuestMemory, body: Bo
         limit: 23,
         base: (START + DESCRIPTORS).to_le_bytes(),
         reserved: [0; 6],
-        count: count.into(),
+        end: vm.to_start().end.into(),
         stacks: physical::pointer(stacks.start) as u64,
+        stack: stacks.bytes,
         entry: arrive as *const () as u64,
         descriptors: [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff],
     };
     guest.write(START, code).map_err(outside)?;
     guest.write(START + PARAMETERS, parameters.as_bytes()).map_err(outside)?;
     guest.write(ROOT, relocate::top_table().as_bytes()).map_err(outside)?;
-    command(0, INIT);
-    command(0, STARTUP);
+    // One by one: to the machine's first processor, which may be this program's alone, INIT would mean reset.
+    for number in vm.to_start() {
+        command(number, INIT);
+        command(number, STARTUP);
+    }
+    let count = vm.to_start().len() as u32;
     for _ in 0..PATIENCE {
         if ARRIVED.load(Ordering::Acquire) == count {
             guest.write(START, first).map_err(outside)?;
@@ -161,51 +226,72 @@ pub(super) fn start(count: u32, stacks: Range, guest: &mut GuestMemory, body: Bo
     Err(Stop::Machine("a processor does not start"))
 }
 
-/// How many processors there are. None comes later.
+/// How many processors the VM has.
 pub(super) fn online() -> u32 {
-    ARRIVED.load(Ordering::Acquire)
+    COUNT.load(Ordering::Acquire)
 }
 
-/// The first Rust code of another processor.
-extern "C" fn arrive(number: u32) -> ! {
+/// This processor's number in the VM.
+pub(super) fn number() -> u32 {
+    read(ID) >> 24
+}
+
+/// The first Rust code of a processor that was started.
+extern "C" fn arrive(machine_number: u32) -> ! {
     relocate::load_tables();
     exceptions::load();
+    let number = machine_number.wrapping_sub(FIRST.load(Ordering::Acquire));
+    write(ID, number << 24);
+    for (number, value) in mtrrs() {
+        // SAFETY: memory types mean nothing to this program, and the values are those of another processor of the machine.
+        unsafe { registers::write(number, value.load(Ordering::Acquire)) };
+    }
+    if number == 0 {
+        LOCAL_APIC.iter().for_each(|(register, value)| write(*register, value.load(Ordering::Acquire)));
+    }
     let body = BODY.load(Ordering::Acquire);
-    // SAFETY: `start` has made the pointer from a `Body`.
+    // SAFETY: `run` has made the pointer from a `Body`.
     let body = unsafe { core::mem::transmute::<*mut (), Body>(body) };
     ARRIVED.fetch_add(1, Ordering::AcqRel);
+    while !GO.load(Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
     body(number)
 }
 
 /// Sends another processor an NMI. The guest, whose local APIC this is, finds the destination as it was.
 pub(super) fn call(number: u32) {
-    let high = physical::pointer(COMMAND_HIGH).cast::<u32>();
-    // SAFETY: the register is the local APIC's, which the direct map reaches; reading it has no side effect.
-    let destination = unsafe { high.read_volatile() };
+    let destination = read(COMMAND_HIGH);
     command(number, NMI);
-    // SAFETY: as above; writing it alone sends nothing.
-    unsafe { high.write_volatile(destination) };
+    write(COMMAND_HIGH, destination);
 }
 
 fn command(number: u32, low: u32) {
-    let write = |register, value| {
-        // SAFETY: the registers are the local APIC's; the callers send INIT and start-up before any guest runs, and NMIs,
-        // which every processor of this program takes at any time.
-        unsafe { physical::pointer(register).cast::<u32>().write_volatile(value) };
-    };
     write(COMMAND_HIGH, number << 24);
     write(COMMAND_LOW, low);
 }
 
-/// Nothing more: another processor has said why the run ends.
+fn read(register: u64) -> u32 {
+    // SAFETY: the register is the local APIC's, which the direct map reaches; reading those of this module has no side effect.
+    unsafe { physical::pointer(register).cast::<u32>().read_volatile() }
+}
+
+fn write(register: u64, value: u32) {
+    // SAFETY: as in `read`. What is sent is INIT and start-up before any guest runs, and NMIs, which every processor of this
+    // program takes at any time; the other registers change what the callers want changed.
+    unsafe { physical::pointer(register).cast::<u32>().write_volatile(value) };
+}
+
+/// Nothing more, or nothing yet: until an INIT from the image, or the end.
 pub(super) fn rest() -> ! {
     loop {
-        // SAFETY: nothing follows.
-        unsafe { asm!("hlt", options(nomem, nostack)) };
+        // SAFETY: nothing follows; an NMI's handler comes back.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }
 
-const _: () = assert!(core::mem::offset_of!(Parameters, count) == 16);
+const _: () = assert!(core::mem::offset_of!(Parameters, end) == 16);
 const _: () = assert!(core::mem::offset_of!(Parameters, stacks) == 24);
-const _: () = assert!(core::mem::offset_of!(Parameters, entry) == 32);
+const _: () = assert!(core::mem::offset_of!(Parameters, stack) == 32);
+const _: () = assert!(core::mem::offset_of!(Parameters, entry) == 40);
 const _: () = assert!(PARAMETERS as usize + size_of::<Parameters>() <= PAGE as usize);

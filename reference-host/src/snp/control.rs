@@ -4,7 +4,7 @@
 //! QEMU 7.2 takes any value there: reserved bits of CR4 end the next VMRUN, and an address that is not canonical is kept. Nothing
 //! here knows a platform's policy: the bits are those of the processor that the guest runs on.
 
-use super::cpuid::answer;
+use super::cpuid::{Place, answer};
 
 const PAE: u64 = 1 << 5;
 /// Performance-monitoring counters: every processor has the bit.
@@ -39,7 +39,9 @@ const BY_CPUID: [(u32, usize, u32, u64); 18] = [
 
 /// The bits of CR4 that the model's processor has; `native` is CPUID of the one below.
 pub fn cr4_bits(native: impl Fn(u32, u32) -> [u32; 4]) -> u64 {
-    let [one, seven] = [1, 7].map(|leaf| answer(leaf, 0, &native));
+    // Features are the same on each processor.
+    let any = Place { number: 0, count: 1 };
+    let [one, seven] = [1, 7].map(|leaf| answer(leaf, 0, any, &native));
     let bits = BY_CPUID.iter().filter(|(leaf, register, bit, _)| {
         let registers = if *leaf == 1 { &one } else { &seven };
         registers.get(*register).is_some_and(|value| value >> bit & 1 != 0)

@@ -58,16 +58,45 @@ const LISTED: [(u32, u32); 27] = [
 ];
 const _: () = assert!(LISTED.len() <= FUNCTIONS);
 
+/// Which of the VM's processors answers; the machine may have another number for it, and one processor more
+/// (`crate::processors`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The processor's number, which is its APIC ID.
+    pub number: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Place {
+    /// A number of processors less one that QEMU states of all of the machine's.
+    fn less_one(&self, field: u32) -> u32 {
+        field.min(self.count.saturating_sub(1))
+    }
+}
+
 /// What CPUID answers; `native` is the processor's.
-pub fn answer(number: u32, subleaf: u32, native: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
+pub fn answer(number: u32, subleaf: u32, place: Place, native: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
     let [eax, ebx, ecx, edx] = native(number, subleaf);
     match number {
         0 => [LAST_BASIC, ebx, ecx, edx],
-        1 => [eax, ebx, ecx & !HIDDEN_1_ECX | HYPERVISOR, edx],
+        1 => {
+            let count = if place.count > 1 { place.count.min(0xff) } else { 0 };
+            let ebx = ebx & 0xffff | count << 16 | place.number << 24;
+            [eax, ebx, ecx & !HIDDEN_1_ECX | HYPERVISOR, edx]
+        }
+        // How many processors share a cache, less one, and in leaf 4 how many cores a package has.
+        4 => {
+            let (shared, cores) = (place.less_one(eax >> 14 & 0xfff), place.less_one(eax >> 26));
+            [eax & 0x3fff | shared << 14 | cores << 26, ebx, ecx, edx]
+        }
+        0x8000_001d => [eax & !(0xfff << 14) | place.less_one(eax >> 14 & 0xfff) << 14, ebx, ecx, edx],
         7 if subleaf == 0 => [0, ebx & !HIDDEN_7_EBX, ecx & !HIDDEN_7_ECX, edx],
         0x8000_0000 => [leaf::NUMBER, ebx, ecx, edx],
         0x8000_0001 => [eax, ebx, ecx & !HIDDEN_EXTENDED_ECX, edx],
-        0x8000_0008 => [eax & !0xff | PHYSICAL_BITS, ebx, ecx, edx],
+        0x8000_0008 => [eax & !0xff | PHYSICAL_BITS, ebx, ecx & !0xff | place.less_one(ecx & 0xff), edx],
+        // APIC ID, core, node: one core for each processor, one node.
+        0x8000_001e if eax | ebx | ecx != 0 => [place.number, ebx & !0xff | place.number & 0xff, 0, edx],
         leaf::NUMBER => [
             leaf::EAX_SEV | leaf::EAX_ES | leaf::EAX_SNP | leaf::EAX_VMPL | leaf::EAX_RMPQUERY | leaf::EAX_COHERENT,
             u32::from(C_BIT) | 1 << leaf::EBX_REDUCTION_SHIFT | (VMPLS as u32) << leaf::EBX_VMPLS_SHIFT,
@@ -81,15 +110,12 @@ pub fn answer(number: u32, subleaf: u32, native: impl Fn(u32, u32) -> [u32; 4]) 
     }
 }
 
-/// Fills in the CPUID page.
-pub fn fill(page: &mut Page, native: impl Fn(u32, u32) -> [u32; 4]) {
+/// Fills in the CPUID page of a VM with so many processors.
+pub fn fill(page: &mut Page, count: u32, native: impl Fn(u32, u32) -> [u32; 4]) {
     page.count = U32::new(LISTED.len() as u32);
     for (slot, (number, subleaf)) in page.functions.iter_mut().zip(LISTED) {
-        let [eax, mut ebx, ecx, edx] = answer(number, subleaf, &native);
-        if number == 1 {
-            // The processor's own number is not the page's to say.
-            ebx &= 0x00ff_ffff;
-        }
+        // A processor's own number is not the page's to say: it has the boot processor's, 0.
+        let [eax, ebx, ecx, edx] = answer(number, subleaf, Place { number: 0, count }, &native);
         *slot = Function {
             eax_in: U32::new(number),
             ecx_in: U32::new(subleaf),
@@ -109,6 +135,41 @@ mod tests {
 
     fn all_ones(_: u32, _: u32) -> [u32; 4] {
         [u32::MAX; 4]
+    }
+
+    const THIRD_OF_FOUR: Place = Place { number: 2, count: 4 };
+
+    fn answer(number: u32, subleaf: u32, native: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
+        super::answer(number, subleaf, THIRD_OF_FOUR, native)
+    }
+
+    /// The fourth of a machine's five, which all have a cache in common.
+    fn one_more(number: u32, _: u32) -> [u32; 4] {
+        match number {
+            1 => [0, 3 << 24 | 5 << 16, 0, 1 << 28],
+            4 => [4 << 26 | 4 << 14 | 0x163, 0, 0, 0],
+            0x8000_0008 => [48, 0, 4, 0],
+            0x8000_001d => [4 << 14 | 0x163, 0, 0, 0],
+            0x8000_001e => [3, 1 << 8 | 3, 0, 0],
+            _ => [0; 4],
+        }
+    }
+
+    #[test]
+    fn the_vms_numbers_count_and_not_the_machines() {
+        assert_eq!(answer(1, 0, one_more)[1], 2 << 24 | 4 << 16);
+        assert_eq!(answer(4, 3, one_more)[0], 3 << 26 | 3 << 14 | 0x163);
+        assert_eq!(answer(0x8000_0008, 0, one_more)[2], 3);
+        assert_eq!(answer(0x8000_001d, 3, one_more)[0], 3 << 14 | 0x163);
+        assert_eq!(answer(0x8000_001e, 0, one_more), [2, 1 << 8 | 2, 0, 0]);
+    }
+
+    #[test]
+    fn a_single_processor_says_what_the_machine_says() {
+        let alone = |leaf, native: [u32; 4]| super::answer(leaf, 0, Place { number: 0, count: 1 }, |_, _| native);
+        assert_eq!(alone(1, [0; 4])[1], 0);
+        assert_eq!(alone(4, [0x163, 1, 2, 3]), [0x163, 1, 2, 3]);
+        assert_eq!(alone(0x8000_001e, [0; 4]), [0; 4]);
     }
 
     #[test]
@@ -133,7 +194,7 @@ mod tests {
     #[test]
     fn the_page_lists_leaves_once_and_no_processors_number() {
         let mut page = Page::new_zeroed();
-        fill(&mut page, all_ones);
+        fill(&mut page, 4, all_ones);
         assert_eq!(page.count.get(), 27);
         assert_eq!(page.functions[1].ebx.get() >> 24, 0);
         assert_eq!(page.functions[26].eax_in.get(), leaf::NUMBER);

@@ -63,7 +63,7 @@ pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>) -
     let native = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, crash::ALL, images::ALL];
     let of = |own: Platform| platform.is_none_or(|platform| platform == own);
     let native = native.into_iter().filter(|_| of(Platform::Native));
-    let snp = [if slow { snp::SLOW } else { &[] }, snp::ALL].into_iter().filter(|_| of(Platform::Snp));
+    let snp = [snp::ALL].into_iter().filter(|_| of(Platform::Snp));
     let tdx = [tdx::ALL].into_iter().filter(|_| of(Platform::Tdx));
     Ok(all(&context, &native.chain(snp).chain(tdx).flatten().collect::<Vec<_>>()))
 }

@@ -6,8 +6,8 @@
 //! would reach all memory, so none gets the bit that lets it (`docs/fidelity.md`).
 
 use super::super::console::{Console, in_byte, in_dword, in_word, out_byte, out_dword, out_word};
-use super::super::physical;
-use core::arch::asm;
+pub(super) use super::super::msr::{read as read_msr, write as write_msr};
+use super::super::{physical, processors};
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
 use core::fmt::Write;
 use reference_host::report::End;
@@ -89,24 +89,6 @@ pub(in super::super) fn native_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }
 
-/// RDMSR. QEMU answers 0 for what it does not know.
-pub(super) fn read_msr(number: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: no register that QEMU emulates has a side effect on reading.
-    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// WRMSR.
-///
-/// # Safety
-/// The value does what the caller wants, and leaves this program runnable.
-pub(super) unsafe fn write_msr(number: u32, value: u64) {
-    let (low, high) = (value as u32, (value >> 32) as u32);
-    // SAFETY: the caller's duty.
-    unsafe { asm!("wrmsr", in("ecx") number, in("eax") low, in("edx") high, options(nostack)) };
-}
-
 /// Registers whose writes QEMU keeps, and that mean nothing to this program.
 const fn is_harmless(number: u32) -> bool {
     matches!(
@@ -144,6 +126,14 @@ const fn is_ignored(number: u32) -> bool {
 const LOCAL_APIC: u64 = 0xfee0_0000;
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
+/// Of a command: a destination shorthand, its values, and the mode of a destination without one (APM vol. 2, 16.5).
+const SHORTHAND: u32 = 3 << 18;
+const SELF: u32 = 1 << 18;
+const ALL: u32 = 2 << 18;
+const OTHERS: u32 = 3 << 18;
+const LOGICAL_MODE: u32 = 1 << 11;
+/// Of the APIC base: this processor started first.
+const APIC_BASE_BSP: u64 = 1 << 8;
 const X2APIC_ID: u32 = 0x802;
 const X2APIC: core::ops::RangeInclusive<u32> = 0x802..=0x83f;
 
@@ -222,14 +212,17 @@ impl Devices for Forwarded {
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        cpuid::answer(leaf, subleaf, native_cpuid)
+        let place = cpuid::Place { number: processors::number(), count: processors::online() };
+        cpuid::answer(leaf, subleaf, place, native_cpuid)
     }
 
     fn msr_read(&mut self, number: u32) -> Option<u64> {
         match number {
             // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
             msr::TSC => Some(unsafe { _rdtsc() }),
-            msr::APIC_BASE => Some(read_msr(number)),
+            // Which processor started first is the VM's to say.
+            msr::APIC_BASE if processors::number() == 0 => Some(read_msr(number) | APIC_BASE_BSP),
+            msr::APIC_BASE => Some(read_msr(number) & !APIC_BASE_BSP),
             _ if X2APIC.contains(&number) => x2apic_read(number),
             _ if is_harmless(number) => Some(read_msr(number)),
             msr::MTRR_CAP | msr::MCG_CAP | msr::PAT => Some(read_msr(number)),
@@ -248,10 +241,22 @@ impl Devices for Forwarded {
     }
 
     fn interrupt(&mut self, command: u32, destination: u8) {
-        if let (Some(low), Some(high)) = (local_apic(COMMAND_LOW), local_apic(COMMAND_HIGH)) {
-            high.write(u32::from(destination) << 24);
+        let (Some(low), Some(high)) = (local_apic(COMMAND_LOW), local_apic(COMMAND_HIGH)) else { return };
+        let send = |command: u32, destination: u32| {
+            high.write(destination << 24);
             low.write(command);
-        }
+        };
+        // The machine has other numbers for its processors than the VM, and QEMU 7.2 reads shorthands by its own; so the
+        // processors are named.
+        let own = processors::number();
+        let (myself, others) = match command & SHORTHAND {
+            SELF => (true, false),
+            ALL => (true, true),
+            OTHERS => (false, true),
+            _ => return send(command, destination.into()),
+        };
+        let one = command & !(SHORTHAND | LOGICAL_MODE);
+        (0..processors::online()).filter(|to| if *to == own { myself } else { others }).for_each(|to| send(one, to));
     }
 
     fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32> {

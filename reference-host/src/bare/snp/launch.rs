@@ -25,6 +25,8 @@ pub(super) struct Launcher<'a> {
     machine: &'a mut Machine,
     firmware: &'a mut Firmware,
     memory: GuestMemory,
+    /// The boot processor, which the CPUID page is of.
+    place: cpuid::Place,
     /// The boot processor's.
     pub(super) vmsa: Option<Vmsa>,
     shared: [u64; SHARED],
@@ -36,12 +38,14 @@ pub(super) struct Launcher<'a> {
 }
 
 impl<'a> Launcher<'a> {
-    pub(super) fn new(machine: &'a mut Machine, firmware: &'a mut Firmware, map: GuestMap) -> Self {
+    /// Of a VM with so many processors.
+    pub(super) fn new(machine: &'a mut Machine, firmware: &'a mut Firmware, map: GuestMap, count: u32) -> Self {
         let memory = GuestMemory::new(map);
         Self {
             machine,
             firmware,
             memory,
+            place: cpuid::Place { number: 0, count },
             vmsa: None,
             shared: [0; SHARED],
             shared_count: 0,
@@ -92,7 +96,7 @@ impl Launch for Launcher<'_> {
     fn fill(&mut self, kind: PageKind, page: &mut Page) {
         if kind == PageKind::Cpuid {
             let mut table = cpuid_page::Page::new_zeroed();
-            cpuid::fill(&mut table, native_cpuid);
+            cpuid::fill(&mut table, self.place.count, native_cpuid);
             page.copy_from_slice(zerocopy::IntoBytes::as_bytes(&table));
         }
     }
@@ -106,6 +110,7 @@ impl Launch for Launcher<'_> {
         }
         let outside = |OutsideRam| "expected RAM";
         let mut page = [0; PAGE as usize];
+        let processor = processor(self.place);
         for at in (gpa..gpa + bytes).step_by(PAGE as usize) {
             self.memory.copy_from(at, &mut page).map_err(outside)?;
             let placed = self.firmware.place(kind, at, &mut page, &processor);
@@ -124,7 +129,7 @@ impl Launch for Launcher<'_> {
         if !self.firmware.is_launching() {
             return Err("expected a guest policy before it");
         }
-        let placed = self.firmware.context(gpa, vmsa, &processor);
+        let placed = self.firmware.context(gpa, vmsa, &processor(self.place));
         self.accepted(placed)?;
         self.vmsa = Some(zerocopy::transmute!(*vmsa));
         Ok(())
@@ -132,9 +137,11 @@ impl Launch for Launcher<'_> {
 }
 
 /// The processor that the firmware knows: the model's.
-fn processor(leaf: u32, subleaf: u32) -> CpuidResult {
-    let [eax, ebx, ecx, edx] = cpuid::answer(leaf, subleaf, native_cpuid);
-    CpuidResult { eax, ebx, ecx, edx }
+fn processor(place: cpuid::Place) -> impl Fn(u32, u32) -> CpuidResult {
+    move |leaf, subleaf| {
+        let [eax, ebx, ecx, edx] = cpuid::answer(leaf, subleaf, place, native_cpuid);
+        CpuidResult { eax, ebx, ecx, edx }
+    }
 }
 
 /// RDRAND, as often as it takes within reason (SDM vol. 1, 7.3.17.1).

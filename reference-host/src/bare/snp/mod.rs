@@ -15,6 +15,7 @@ mod vcpu;
 mod vector;
 
 use super::console::{Console, out_byte, out_dword};
+use super::processors::Stacks;
 use super::{firmware, physical, processors, relocate};
 use core::arch::asm;
 use core::convert::Infallible;
@@ -29,12 +30,14 @@ use reference_host::image::Image;
 use reference_host::loader::{self, load_snp};
 use reference_host::memory::{PAGE, PageSet, Range, Room};
 use reference_host::options::Options;
+use reference_host::processors::Processors;
 use reference_host::report::{Hex, Stop};
 use reference_host::snp::C_BIT;
 use shared::{Counts, Orders, Shared, Spin};
 use snp_host::{Host, PROCESSORS};
 use snp_model::assumed::Assumptions;
 use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
+use specs::vmsa::Vmsa;
 use specs::{cpuid as leaves, msr};
 use svm::{IoPermissions, MsrPermissions};
 use vcpu::{Places, Vcpu};
@@ -60,6 +63,8 @@ static MSR_MAP: MsrPermissions = MSR_PERMISSIONS;
 
 /// What a processor needs in memory besides its stack: a VMCB, and room for the host's state.
 const PROCESSOR_BYTES: u64 = 2 * PAGE;
+/// Bytes of a processor's stack: as the boot processor's, see `entry`.
+const STACK: u64 = 256 << 10;
 
 /// What other processors find when they start.
 static COMMON: AtomicPtr<Common> = AtomicPtr::new(ptr::null_mut());
@@ -73,12 +78,15 @@ struct Common {
     /// The GHCB MSR at reset.
     ghcb: u64,
     strict: bool,
+    /// The boot processor's, as it was launched.
+    vmsa: Vmsa,
 }
 
 /// Loads the image and runs it to its end.
 pub(super) fn run(
     image: &Image<'_>,
     options: loader::Machine,
+    vm: Processors,
     command: &Options,
     room: &Room,
     placed: &mut PageSet<'_>,
@@ -87,7 +95,7 @@ pub(super) fn run(
     let rules = command.rules;
     check_processor()?;
     uncover_low_memory();
-    let (stacks, pages, rest) = divide(room.rest, options.processors)?;
+    let (stacks, pages, rest) = divide(room.rest, &vm)?;
     let mut machine = Machine::new(options.map, rest)?;
     let mut devices = Forwarded::default();
     if rules.contrary {
@@ -95,7 +103,7 @@ pub(super) fn run(
         devices.firmware.enforce_only_what_has_a_source();
     }
     let strict = !rules.permissive;
-    let mut launcher = Launcher::new(&mut machine, &mut devices.firmware, options.map);
+    let mut launcher = Launcher::new(&mut machine, &mut devices.firmware, options.map, vm.count);
     let mut guest = physical::GuestMemory::new(options.map);
     let loaded = load_snp(image, &options, &mut guest, placed, &mut launcher);
     loaded.map_err(|stop| launcher.refused.map_or(stop, Stop::Firmware))?;
@@ -119,23 +127,18 @@ pub(super) fn run(
     let shared = &raw const shared;
     // SAFETY: this function does not return, so what is on its stack stays.
     let shared = unsafe { &*shared };
-    let common = Common { shared, pages, block: room.block, ghcb, strict };
+    let common = Common { shared, pages, block: room.block, ghcb, strict, vmsa };
     COMMON.store((&raw const common).cast_mut(), Ordering::Release);
-    processors::start(options.processors, stacks, &mut guest, run_processor)?;
-    let mut vcpu = vcpu(&common, 0);
-    vcpu.launched(&vmsa);
-    vcpu.run(shared)
+    processors::run(vm, stacks, &mut guest, run_processor)
 }
 
-/// Memory for the other processors' stacks, for all processors' pages, and what is left.
-fn divide(room: Range, processors: u32) -> Result<(Range, Range, Range), Stop> {
-    let count = u64::from(processors);
-    if processors as usize > PROCESSORS {
+/// Memory for the processors' stacks, for all processors' pages, and what is left.
+fn divide(room: Range, vm: &Processors) -> Result<(Stacks, Range, Range), Stop> {
+    if vm.count as usize > PROCESSORS {
         return Err(Stop::Machine("an SNP guest has at most 64 processors here"));
     }
-    let start = room.start.next_multiple_of(PAGE);
-    let stacks = Range { start, end: start + count.saturating_sub(1) * processors::STACK };
-    let pages = Range { start: stacks.end, end: stacks.end + count * PROCESSOR_BYTES };
+    let (stacks, rest) = Stacks::take(vm, STACK, room)?;
+    let pages = Range { start: rest.start, end: rest.start + u64::from(vm.count) * PROCESSOR_BYTES };
     let rest = Range { start: pages.end, end: room.end };
     if rest.start > rest.end {
         return Err(Stop::Machine("no room for the processors: give QEMU more memory above the guest's"));
@@ -143,11 +146,15 @@ fn divide(room: Range, processors: u32) -> Result<(Range, Range, Range), Stop> {
     Ok((stacks, pages, rest))
 }
 
-/// What another processor does.
+/// What a processor does.
 fn run_processor(number: u32) -> ! {
     // SAFETY: `run` stored it before it started the processors, and does not return.
     let common = unsafe { &*COMMON.load(Ordering::Acquire) };
-    vcpu(common, number).run(common.shared)
+    let mut vcpu = vcpu(common, number);
+    if number == 0 {
+        vcpu.launched(&common.vmsa);
+    }
+    vcpu.run(common.shared)
 }
 
 /// A virtual processor on this processor, with SVM turned on.

@@ -36,7 +36,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "processors_go_offline_and_come_back", run: |context| hotplug(context, &[]) },
     Case { name: "linux_keeps_pat_and_knows_its_clocks", run: kernel_log },
     Case { name: "the_guest_knows_what_time_it_is", run: |context| time_of_day(context, &[]) },
-    Case { name: "clocks_and_timers", run: |context| clocks(context, HELD_UP) },
+    Case { name: "clocks_and_timers", run: |context| clocks(context, &[], HELD_UP) },
     Case { name: "local_apic_of_one_processor", run: |context| probe(context, "apic", "1") },
     Case { name: "local_apics_of_four_processors", run: |context| probe(context, "apic", "4") },
     Case { name: "interrupt_controllers", run: |context| probe(context, "interrupt-controllers", "1") },
@@ -50,7 +50,7 @@ pub(super) const ALL: &[Case] = &[
 
 /// Those that take minutes, or a machine that nobody else uses.
 pub(super) const SLOW: &[Case] = &[
-    Case { name: "clocks_agree", run: |context| clocks(context, "300") },
+    Case { name: "clocks_agree", run: |context| clocks(context, &[], "300") },
     Case { name: "processors_survive_ten_minutes_of_stress", run: long_stress },
     Case { name: "sixty_four_processors", run: many_processors },
 ];
@@ -68,8 +68,8 @@ fn probe(context: &Context, name: &str, processors: &str) -> Outcome {
 pub(super) const HELD_UP: &str = "150000";
 
 /// The guest compares clocks for seconds: three times in a row is not by chance that others delayed it.
-fn clocks(context: &Context, jitter: &str) -> Outcome {
-    let arguments = ["--test-devices", "--smp", "2", "--append", jitter];
+pub(super) fn clocks(context: &Context, platform: &[&str], jitter: &str) -> Outcome {
+    let arguments = [platform, &["--test-devices", "--smp", "2", "--append", jitter]].concat();
     let compare = || guest(context, "timers", &arguments, 1, "test-exit");
     compare().or_else(|_| compare()).or_else(|_| compare())
 }

@@ -9,14 +9,10 @@ use igvm_tools::Platform;
 
 use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::images::damaged_on;
-use super::pc::{HELD_UP, all_resets_no_reboot, hotplug, linux_reset, time_of_day};
+use super::pc::{HELD_UP, all_resets_no_reboot, clocks, hotplug, linux_reset, time_of_day};
 use super::{Case, Context, Outcome, Verdict};
 
-/// Those that are not steady yet: see "Open faults" in `docs/fidelity.md`.
-pub(super) const SLOW: &[Case] =
-    &[Case { name: "snp_processors_go_offline_and_come_back", run: |context| hotplug(context, &SNP) }];
-
-/// All others.
+/// All of them.
 pub(super) const ALL: &[Case] = &[
     Case { name: "snp_stock_kernel_reaches_user_mode", run: user_mode },
     Case { name: "snp_guest_sees_the_native_machine", run: same_machine },
@@ -42,10 +38,11 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_guest_knows_what_time_it_is", run: |context| time_of_day(context, &SNP) },
     Case { name: "snp_two_processors", run: |context| processors(context, "2") },
     Case { name: "snp_eight_processors", run: |context| processors(context, "8") },
+    Case { name: "snp_processors_go_offline_and_come_back", run: |context| hotplug(context, &SNP) },
     Case { name: "snp_processors_survive_stress", run: stress },
     Case { name: "snp_pages_are_shared_and_taken_back_under_load", run: page_conversion },
     Case { name: "snp_pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
-    Case { name: "snp_timers_of_the_pc", run: timers },
+    Case { name: "snp_timers_of_the_pc", run: |context| clocks(context, &SNP, HELD_UP) },
     Case { name: "snp_processor_state_survives_exits", run: |context| probe(context, "state-probe") },
     Case {
         name: "snp_interrupt_controllers_of_four_processors",
@@ -202,13 +199,6 @@ fn probe(context: &Context, name: &str) -> Outcome {
 
 fn probe_with(context: &Context, name: &str, processors: &str) -> Outcome {
     guest(context, name, &[&SNP[..], &["--test-devices", "--smp", processors]].concat(), 1, "test-exit")
-}
-
-/// The guest compares clocks for seconds: three times in a row is not by chance that others delayed it.
-fn timers(context: &Context) -> Outcome {
-    let arguments = [&SNP[..], &["--test-devices", "--smp", "2", "--append", HELD_UP]].concat();
-    let compare = || guest(context, "timers", &arguments, 1, "test-exit");
-    compare().or_else(|_| compare()).or_else(|_| compare())
 }
 
 /// What no paravisor can hide: the host does not intercept EFER and the GHCB MSR, and the processor answers SNP's instructions,
