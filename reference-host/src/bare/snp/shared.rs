@@ -42,12 +42,21 @@ fn is(number: u32, place: Place) -> bool {
     WHERE.get(number as usize).is_some_and(|slot| slot.load(Ordering::SeqCst) == place as u8)
 }
 
+/// So many looks at a processor that was called, and it is called again: QEMU's VMRUN sets its request for a virtual interrupt without
+/// the lock under which another processor's NMI is noted, which can lose the latter.
+const CALL_AGAIN: u32 = 1 << 22;
+
 /// Makes all other processors leave their guests. The caller has the lock, so none of them enters again.
 pub(super) fn quiesce(own: u32) {
     let others = || (0..processors::online()).filter(|number| *number != own);
     others().filter(|number| is(*number, Place::Guest)).for_each(processors::call);
     for number in others() {
+        let mut looks = 0u32;
         while is(number, Place::Guest) {
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(CALL_AGAIN) {
+                processors::call(number);
+            }
             core::hint::spin_loop();
         }
     }
