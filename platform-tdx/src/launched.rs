@@ -11,7 +11,7 @@ use platform_shared::direct_map::{DirectMap, Reach};
 use specs::tdx::attribute;
 
 /// ATTRIBUTES that an image's policy decides. The others say what the processor offers; each of them shows in a report.
-const DECIDED: u64 = attribute::DEBUG | attribute::SEPT_VE_DISABLE | attribute::MIGRATABLE;
+pub(crate) const DECIDED: u64 = attribute::DEBUG | attribute::SEPT_VE_DISABLE | attribute::MIGRATABLE;
 
 /// The attributes that are not what the image's policy asks for.
 pub const fn wrong_attributes(attributes: u64, wanted: u64) -> u64 {

@@ -6,33 +6,26 @@
 //!
 //! | file | what it touches |
 //! |---|---|
-//! | `entry` | the reset vector, the way to long mode, where other processors wait |
-//! | `tdcall` | the TDX module and, through it, the host |
-//! | `accept`, `memory` | memory changing hands; what the launch placed |
-//! | `smp` | the other processors |
-//! | `interrupts`, `log`, `ending` | exceptions, lines to the host, the end |
+//! | `launched` | attributes, and what the launch placed |
+//! | `td` | everything that calls the TDX module: in the TDX image alone, with the feature `td` |
+//!
+//! The calls are those of the crate `tdx-guest`. It does not build as the toolchain is meant to be used (`td.rs`), so nothing
+//! but the TDX image has it, and `cargo xtask check` sees to that.
 //!
 //! Hostile party: the host.
 
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(all(target_os = "none", feature = "td"))]
 extern crate alloc;
 
-mod accept;
-mod ending;
-#[cfg(target_os = "none")]
-mod entry;
-mod interrupts;
 mod launched;
-mod log;
-mod smp;
-mod start;
-mod tdcall;
+#[cfg(all(target_os = "none", feature = "td"))]
+mod td;
 
-pub use ending::{Ending, claim_end, end};
 pub use launched::{Placed, TdxMemory, wrong_attributes};
-pub use log::{last_words, say};
-pub use platform_shared::exceptions::control_registers;
-pub use platform_shared::own_tables::is_mapped;
-pub use smp::start_others;
-pub use start::{StartError, check_attributes, early, take_memory};
+#[cfg(all(target_os = "none", feature = "td"))]
+pub use td::{
+    Ending, StartError, check_attributes, claim_end, control_registers, early, end, is_mapped, last_words, say,
+    start_others, take_memory,
+};

@@ -15,6 +15,9 @@ use crate::say;
 /// What everything on the guest's side of the fence is built for.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
+/// Crates named in it may use unstable features of a stable compiler.
+pub(crate) const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
+
 /// The workspace's folder.
 pub(crate) fn workspace() -> PathBuf {
     // cargo tells where the package is now; it may have moved since it was built.
@@ -37,6 +40,8 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg("--config").arg(CONFIG.get_or_init(|| reproducible(&cargo_home())));
     command.current_dir(workspace()).env("CARGO_TARGET_DIR", target_directory()).stdin(Stdio::null());
+    // Stable Rust, but for what `set_platform` says.
+    command.env_remove(BOOTSTRAP);
     command
 }
 
@@ -75,19 +80,33 @@ pub(crate) fn paravisor_for(platform: Platform) -> Result<PathBuf> {
         return paravisor();
     }
     let folder = target_directory().join(platform.name());
-    let folder_name = folder.to_string_lossy().into_owned();
-    let features = features(platform);
-    let features: Vec<_> = features.iter().map(String::as_str).collect();
-    bare_metal(&[&["-p", "paravisor"], &features[..], &["--target-dir", &folder_name]].concat(), "paravisor")?;
+    let mut command = cargo();
+    command.args(["build", "--release", "--target", TARGET, "-p", "paravisor", "--target-dir"]).arg(&folder);
+    build(set_platform(&mut command, platform), "paravisor")?;
     Ok(folder.join(TARGET).join("release/paravisor"))
 }
 
-/// cargo's arguments for Parados for a platform. The same features under another name would give another image.
-pub(crate) fn features(platform: Platform) -> Vec<String> {
-    match platform {
-        Platform::Native => vec![],
-        other => vec!["--no-default-features".into(), "--features".into(), format!("statistics,{}", other.name())],
+/// Has cargo compile for a platform. The same features under another name would give another image.
+pub(crate) fn set_platform(command: &mut Command, platform: Platform) -> &mut Command {
+    if platform == Platform::Tdx {
+        // `tdx-guest` takes a version of it that has nightly features on.
+        command.env(BOOTSTRAP, "x86_64");
     }
+    match platform {
+        Platform::Native => command,
+        other => command.arg("--no-default-features").arg(format!("--features=statistics,{}", other.name())),
+    }
+}
+
+/// What a package or several are made of: a line of `cargo tree` for each crate, again and again.
+pub(crate) fn tree(arguments: &[&str], platform: Platform) -> Result<String> {
+    let mut tree = cargo();
+    set_platform(tree.args(["tree", "--prefix=none"]).args(arguments), platform);
+    let output = tree.output().map_err(|error| Failure::system("cargo tree", error))?;
+    if !output.status.success() {
+        return Err(Failure::new(status::FAILED, String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Parados with a bug that a test must find. Built apart, so that it never takes the place of the other one.
@@ -122,20 +141,21 @@ pub(crate) fn guest_program(name: &str) -> Result<PathBuf> {
 }
 
 fn bare_metal(packages: &[&str], program: &str) -> Result<PathBuf> {
-    require_target()?;
     let mut command = cargo();
-    command.args(["build", "--release", "--target", TARGET]).args(packages).stderr(Stdio::piped());
+    build(command.args(["build", "--release", "--target", TARGET]).args(packages), program)?;
+    Ok(target_directory().join(TARGET).join("release").join(program))
+}
+
+/// Runs `cargo build`.
+fn build(command: &mut Command, program: &str) -> Result<()> {
+    require_target()?;
     let failed = |error: &dyn std::fmt::Display| Failure::new(status::FAILED, format!("cargo build: {error}"));
-    let mut child = command.spawn().map_err(|error| failed(&error))?;
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
     if let Some(stderr) = child.stderr.take() {
         show_build(BufReader::new(stderr));
     }
     let result = child.wait().map_err(|error| failed(&error))?;
-    if result.success() {
-        Ok(target_directory().join(TARGET).join("release").join(program))
-    } else {
-        Err(failed(&format!("{program} does not build")))
-    }
+    if result.success() { Ok(()) } else { Err(failed(&format!("{program} does not build"))) }
 }
 
 /// Shows what cargo does, and nothing if there is nothing to do.

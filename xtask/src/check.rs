@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask check`: everything that is judged without running a test, exactly as CI judges it.
 
+mod closure;
 mod layering;
 mod licences;
 mod release;
@@ -59,6 +60,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("what lets lines out", &|| release::findings(&workspace)),
         ("licence lines", &|| licence_lines(&workspace)),
         ("dependencies' licences", &licences::findings),
+        ("dependencies of TDX alone", &closure::findings),
         ("formatting", &|| tool(cargo().args(["fmt", "--all", "--check"]))),
         ("formatting, fuzz", &|| tool(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))),
         ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
@@ -69,7 +71,10 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("clippy, bare metal, TDX", &|| {
             tool(bare_metal_for(cargo().arg("clippy"), Platform::Tdx).args(["--", "-Dwarnings"]))
         }),
-        ("documentation", &|| tool(documentation(&mut cargo()))),
+        ("documentation", &|| tool(documentation(&mut cargo()).args(["--workspace", "--quiet"]))),
+        ("documentation, TDX", &|| {
+            tool(bare_metal_for(documentation(&mut cargo()), Platform::Tdx).args(["--package", "platform-tdx"]))
+        }),
     ];
     let (mut passed, mut failed) = (0, 0);
     for (name, check) in checks {
@@ -105,12 +110,11 @@ fn bare_metal(command: &mut Command) -> &mut Command {
 /// The image of another platform, in the folder where it is built.
 fn bare_metal_for(command: &mut Command, platform: Platform) -> &mut Command {
     command.args(["--release", "--quiet", "--target", TARGET, "--package", "paravisor"]);
-    command.args(build::features(platform));
-    command.arg("--target-dir").arg(build::target_directory().join(platform.name()))
+    build::set_platform(command, platform).arg("--target-dir").arg(build::target_directory().join(platform.name()))
 }
 
 fn documentation(command: &mut Command) -> &mut Command {
-    command.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+    command.args(["doc", "--no-deps", "--document-private-items"]);
     command.env("RUSTDOCFLAGS", "-Dwarnings")
 }
 

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{fs, io};
+
+use igvm_tools::Platform;
 
 use super::figure::Figure;
 use crate::build;
-use crate::failure::{Failure, Result, status};
+use crate::failure::{Failure, Result};
 
 const AIM: f64 = 20_000.0;
 const CLOSURE_AIM: f64 = 60.0;
@@ -27,16 +28,10 @@ pub(super) fn measure(figures: &mut Vec<Figure>) -> Result<()> {
     Ok(())
 }
 
-/// What a package is compiled of for a target, itself included: a line of `cargo tree` for each crate and version.
+/// What a package is compiled of for a target, itself included: a line for each crate and version.
 fn tree(package: &str, target: &str) -> Result<String> {
-    let mut tree = Command::new("cargo");
-    tree.args(["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
-    tree.args(["--target", target]).current_dir(build::workspace());
-    let output = tree.output().map_err(|error| Failure::system("cargo tree", error))?;
-    if !output.status.success() {
-        return Err(Failure::new(status::FAILED, String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let arguments = ["--edges=normal", "--format={p}", "--package", package, "--target", target];
+    build::tree(&arguments, Platform::Native)
 }
 
 /// How many crates `igvm-tools` is made of: a verifier trusts them all.

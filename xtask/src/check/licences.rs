@@ -23,11 +23,18 @@ const ALLOWED: [&str; 12] = [
     "Zlib",
 ];
 
-/// Packages with another licence, or with none that is told.
+/// Packages under another licence, which are wanted all the same. Only the TDX image may have them (`closure.rs`).
+///
+/// uefi-raw comes with `tdx-guest`, whose newest version that the toolchain takes asks for an old one; later ones are under
+/// `MIT OR Apache-2.0`. The MPL covers its own files, which are used as they are published; it asks that whoever gets an image
+/// can get those, from crates.io. Nothing of it is called, and the linker leaves it out.
+pub(super) const EXCEPTIONS: [(&str, &str); 1] = [("uefi-raw", "MPL-2.0")];
+
+/// Packages with another licence, or with none that is told; exceptions that are none any more.
 pub(super) fn findings() -> Result<Findings> {
     let mut command = cargo();
-    // Images have dependencies that no hosted program has.
-    command.args(["metadata", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu"]);
+    // Images have dependencies that no hosted program has, some behind a feature.
+    command.args(["metadata", "--format-version=1", "--all-features", "--filter-platform=x86_64-unknown-linux-gnu"]);
     command.arg(format!("--filter-platform={TARGET}"));
     let output = command.output().map_err(|error| Failure::system("cargo metadata", error))?;
     let metadata: Option<Value> = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success());
@@ -36,18 +43,31 @@ pub(super) fn findings() -> Result<Findings> {
         let first = text.lines().next().unwrap_or("failed").to_owned();
         Failure::new(status::MISSING, format!("cargo metadata: {first}"))
     })?;
-    let packages = metadata.get("packages").and_then(Value::as_array);
-    Ok(packages.into_iter().flatten().filter_map(finding).collect())
+    Ok(among(metadata.get("packages").and_then(Value::as_array).map_or(&[], Vec::as_slice)))
+}
+
+fn among(packages: &[Value]) -> Findings {
+    let exists = |exception| packages.iter().any(|package| name_and_licence(package) == exception);
+    let unused = EXCEPTIONS.into_iter().filter(|exception| !exists(*exception));
+    let unused = unused.map(|(name, licence)| format!("{name}: there is no such package under {licence} any more"));
+    packages.iter().filter_map(finding).chain(unused).collect()
+}
+
+fn field<'a>(package: &'a Value, name: &str) -> &'a str {
+    package.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn name_and_licence(package: &Value) -> (&str, &str) {
+    (field(package, "name"), field(package, "license"))
 }
 
 fn finding(package: &Value) -> Option<String> {
-    let field = |name: &str| package.get(name).and_then(Value::as_str).unwrap_or_default();
-    let licence = field("license");
-    if is_allowed(licence) {
+    let (name, licence) = name_and_licence(package);
+    if is_allowed(licence) || EXCEPTIONS.contains(&(name, licence)) {
         return None;
     }
     let licence = if licence.is_empty() { "no licence" } else { licence };
-    Some(format!("{} {}: {licence}", field("name"), field("version")))
+    Some(format!("{name} {}: {licence}", field(package, "version")))
 }
 
 /// Whether an SPDX expression can be met with [`ALLOWED`] licences alone. The old `A/B` means `A OR B`.
@@ -124,5 +144,14 @@ mod tests {
         let package = serde_json::json!({ "name": "x", "version": "1.0.0", "license": "AGPL-3.0-only" });
         assert_eq!(finding(&package).as_deref(), Some("x 1.0.0: AGPL-3.0-only"));
         assert!(finding(&serde_json::json!({ "name": "x", "version": "1.0.0", "license": null })).is_some());
+    }
+
+    #[test]
+    fn an_exception_is_for_one_package_under_one_licence_and_must_be_needed() {
+        let package = |name, licence| serde_json::json!({ "name": name, "version": "1.0.0", "license": licence });
+        assert!(among(&[package("uefi-raw", "MPL-2.0")]).is_empty());
+        assert_eq!(among(&[package("uefi-raw", "MPL-2.0"), package("uefi", "MPL-2.0")]), ["uefi 1.0.0: MPL-2.0"]);
+        assert_eq!(among(&[package("uefi-raw", "GPL-3.0")]).len(), 2);
+        assert_eq!(among(&[package("uefi-raw", "MIT OR Apache-2.0")]).len(), 1);
     }
 }

@@ -71,7 +71,7 @@ impl Elsewhere {
         let mut command = Command::new("sh");
         command.args(["-c", "umask 077; exec \"$@\"", "sh", "cargo", "--config", &build::reproducible(&self.home)]);
         command.args(["build", "--quiet", "--release", "--target", TARGET, "-p", "paravisor"]);
-        command.args(build::features(platform));
+        build::set_platform(command.env_remove(build::BOOTSTRAP), platform);
         command.current_dir(&self.folder).stdin(Stdio::null());
         command.env("CARGO_HOME", &self.home).env("CARGO_TARGET_DIR", &target).env("TZ", "Asia/Kathmandu");
         command.env("USER", "somebody").env("LOGNAME", "somebody").env("LC_ALL", "C");

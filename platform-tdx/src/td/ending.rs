@@ -5,8 +5,8 @@ use platform::Termination;
 use platform_shared::ending::Terminal;
 use platform_shared::log::Lines;
 
-use crate::log::{HostConsole, LINES};
-use crate::tdcall;
+use super::log::{HostConsole, LINES};
+use super::{gaps, identity};
 
 /// The host, as far as it ends a TD.
 #[derive(Clone, Copy, Debug)]
@@ -22,15 +22,14 @@ impl Terminal for Report {
         &LINES
     }
 
-    /// Without a module there is one processor: the one that finds that out.
     fn processor() -> u32 {
-        tdcall::information().map_or(0, |information| information.index)
+        identity::index()
     }
 
     /// Whatever the host answers, it is asked again and again.
     fn finish(how: Termination) -> ! {
         loop {
-            tdcall::report_fatal_error(how);
+            gaps::report_fatal_error(how);
         }
     }
 

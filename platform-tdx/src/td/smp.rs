@@ -12,10 +12,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use image_abi::{LaunchBlock, Mailbox};
 use platform::{Reason, Termination};
 use platform_shared::stack;
+use tdx_guest::tdvmcall::hlt;
 
-use crate::ending::end;
-use crate::start::StartError;
-use crate::{interrupts, tdcall};
+use super::ending::end;
+use super::start::StartError;
+use super::{identity, interrupts};
 
 /// How often the boot processor looks whether another one has arrived: seconds, where PAUSE takes a hundred cycles.
 const PATIENCE: u32 = 1 << 27;
@@ -64,11 +65,12 @@ pub fn start_others(block: &LaunchBlock, processors: u32) -> Result<(), (StartEr
 /// The first Rust code of another processor, with an empty stack.
 extern "C" fn arrive(index: u32) -> ! {
     interrupts::load();
-    if !tdcall::information().is_ok_and(|information| information.index == index) {
+    if !identity::information().is_ok_and(|information| information.vcpu_index == index) {
         end(Termination::Fatal(Reason::ProcessorStart, index.into()));
     }
     ARRIVED.store(index, Ordering::Release);
     loop {
-        tdcall::sleep();
+        // Interrupts are off. The host wakes the processor when it likes, which changes nothing.
+        hlt();
     }
 }

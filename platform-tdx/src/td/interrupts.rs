@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 
 use platform_shared::exceptions::{self, EXCEPTIONS};
 
-use crate::ending::Report;
+use super::ending::Report;
 
 type DescriptorTable = exceptions::DescriptorTable<EXCEPTIONS>;
 

@@ -4,10 +4,10 @@
 use platform::{PageRange, Reason, Termination};
 use platform_shared::exceptions::{OnException, set_handler};
 
-use crate::accept::accept_own;
-use crate::ending::end;
+use super::accept::accept_own;
+use super::ending::end;
+use super::{identity, interrupts};
 use crate::launched::wrong_attributes;
-use crate::{interrupts, tdcall};
 
 /// Why the platform cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,8 +39,8 @@ pub fn early(on_exception: OnException) {
 
 /// Ends the VM unless this is a TD of the attributes that the image's policy asks for.
 pub fn check_attributes(wanted: u64) {
-    let Ok(information) = tdcall::information() else { end(Termination::Fatal(Reason::MissingFeature, 0)) };
-    let wrong = wrong_attributes(information.attributes, wanted);
+    let Ok(information) = identity::information() else { end(Termination::Fatal(Reason::MissingFeature, 0)) };
+    let wrong = wrong_attributes(information.attributes.bits(), wanted);
     if wrong != 0 {
         end(Termination::Fatal(Reason::PolicyMismatch, wrong));
     }

@@ -5,8 +5,11 @@
 //! host has put there, with whatever it holds.
 
 use platform::{PageRange, PageSize};
+use tdx_guest::tdcall::accept_page;
 
-use crate::tdcall::{Level, accept};
+/// Sizes that an acceptance can ask for (TDXABI, TDG.MEM.PAGE.ACCEPT, RCX bits 2:0).
+const SMALL: u64 = 0;
+const LARGE: u64 = 1;
 
 /// The host has given no memory there, or has put it there before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,14 +24,12 @@ pub(crate) unsafe fn accept_own(range: PageRange) -> Result<(), Refused> {
     while at < end {
         let large = at.is_multiple_of(PageSize::Large.bytes()) && end - at >= PageSize::Large.bytes();
         // SAFETY: the page lies in the caller's range.
-        if large && unsafe { accept(at, Level::Large) } {
+        if large && unsafe { accept_page(LARGE, at) }.is_ok() {
             at += PageSize::Large.bytes();
             continue;
         }
         // SAFETY: the same.
-        if !unsafe { accept(at, Level::Small) } {
-            return Err(Refused);
-        }
+        unsafe { accept_page(SMALL, at) }.map_err(|_| Refused)?;
         at += PageSize::Small.bytes();
     }
     Ok(())
