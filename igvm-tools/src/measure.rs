@@ -95,6 +95,8 @@ pub struct Tdx {
     pub mrtd: Digest,
     /// The runtime registers before the first instruction. Nothing but the image itself extends them.
     pub rtmr: [Digest; 4],
+    /// The image is Parados's, which extends none: a TD that runs it has them as they were at launch.
+    pub extends_none: bool,
     /// The policy that the file asks for, in IGVM's bits.
     pub policy: Option<u64>,
 }

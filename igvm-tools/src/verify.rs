@@ -56,6 +56,14 @@ impl Expected {
     fn rtmr(&self, number: usize) -> Option<&[u8]> {
         self.rtmrs.get(number).and_then(|rtmr| rtmr.as_deref())
     }
+
+    /// What is expected of a field that evidence of a platform does not have.
+    fn absent_on(&self, platform: Platform) -> Option<&'static str> {
+        let of_snp = [(self.vmpl.is_some(), "VMPL"), (self.host_data.is_some(), "host data")];
+        let of_tdx = [(self.rtmrs.iter().any(Option::is_some), "RTMR"); 1];
+        let absent = if platform == Platform::Tdx { of_snp.as_slice() } else { &of_tdx };
+        absent.iter().find(|(wanted, _)| *wanted).map(|(_, field)| *field)
+    }
 }
 
 /// The REPORT_DATA of a report that Parados gives for a nonce.
@@ -150,6 +158,14 @@ pub fn verify(
         return Err(Error::file(
             evidence_path,
             format_args!("from {platform}, but the policy to expect is for {wanted}"),
+        ));
+    }
+    // Left out in silence, it would seem to have been found.
+    if let Some(field) = expected.absent_on(platform) {
+        let (platform, other) = if tdx.is_some() { ("tdx", "snp") } else { ("snp", "tdx") };
+        return Err(Error::file(
+            evidence_path,
+            format_args!("from {platform}, but the {field} to expect is for {other}"),
         ));
     }
     let mut verdict = Verdict {

@@ -117,6 +117,15 @@ fn verify_answers_no_with_1_and_bad_evidence_with_65() {
     folder.refused(&both, 64);
     folder.refused(&["verify", "report.bin", "--image", "out.igvm", "--vmpl", "4"], 64);
     folder.refused(&["verify", "report.bin", "--image", "out.igvm", "--report-data", "xy"], 64);
+    folder.refused(&["verify", "report.bin", "--image", "out.igvm", "--rtmr", "4=00"], 64);
+    let rtmr = ["verify", "report.bin", "--image", "out.igvm", "--rtmr", "0=00", "--rtmr", "0=11"];
+    assert!(folder.refused(&rtmr, 64).contains("--rtmr 0=11: RTMR0 was given before"));
+    let message = folder.refused(&rtmr[..6], 64);
+    assert!(message.contains("report.bin: from snp, but the RTMR to expect is for tdx"), "{message}");
+    fs::create_dir(folder.0.join("empty")).unwrap();
+    let output = folder.run(&["verify", "report.bin", "--image", "out.igvm", "--certs", "empty"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && text.contains("(certificates there: none)"), "{text}");
     // The test chain did not sign it: nothing else is said then.
     let (certs, root) = (vectors.join("rsa"), vectors.join("rsa/ark.pem"));
     let options = ["--certs", certs.to_str().unwrap(), "--root", root.to_str().unwrap()];

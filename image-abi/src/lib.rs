@@ -33,6 +33,7 @@ pub const START_PAGE: u64 = BOOT_STRUCTURES.end() - 4096;
 pub const RESET_PAGE: u64 = (4 << 30) - 4096;
 
 /// [`ResetParameters::magic`].
+/// A Parados that extends runtime registers (RTMR0 to RTMR3) takes another one: by this one verifiers expect zeroes in them.
 pub const RESET_MAGIC: [u8; 8] = *b"PARESET\x01";
 
 /// TDX: what `igvm-tools` tells the code in [`RESET_PAGE`], at the start of that page. A TD's processors start in one fixed state,

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 /// KVM puts all of them at FFFFFFFFF000h and measures them last; pages without data are pages of zeroes, for QEMU pages of
 /// the type ZERO. KVM's digest is that of a VM with as many processors as the file has VMSAs.
 ///
-/// TDX: MRTD, and RTMR0 to RTMR3 before the image runs. Example: igvm-tools measure --json parados-snp.igvm
+/// TDX: MRTD, and RTMR0 to RTMR3 before the image runs; Parados's images extend none, so they stay as they are.
+/// Example: igvm-tools measure --json parados-snp.igvm
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Options {

@@ -51,7 +51,8 @@ pub(crate) struct Options {
     /// An image configuration whose guest policy to expect, besides the image's.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A runtime register to expect (TDX), as NUMBER=HEX. Can be given for each.
+    /// A runtime register to expect (TDX), as NUMBER=HEX; missing bytes are zero. Can be given for each. Without it, zeroes are
+    /// expected of Parados's images, which extend none.
     #[arg(long, value_name = "N=HEX")]
     rtmr: Vec<String>,
     /// Print JSON instead of text.
@@ -99,7 +100,9 @@ fn expected(options: &Options) -> Result<Expected, Error> {
         let bad = || Error::usage(format_args!("--rtmr {text}: expected NUMBER=HEX, such as 0=00112233…"));
         let (number, value) = text.split_once('=').ok_or_else(bad)?;
         let slot = number.parse::<usize>().ok().and_then(|number| rtmrs.get_mut(number)).ok_or_else(bad)?;
-        *slot = Some(decode("--rtmr", value, 48)?);
+        if slot.replace(decode("--rtmr", value, 48)?).is_some() {
+            return Err(Error::usage(format_args!("--rtmr {text}: RTMR{number} was given before")));
+        }
     }
     let policy = options.config.as_deref().map(policy).transpose()?;
     let nonce = options.nonce.as_deref().map(nonce).transpose()?;

@@ -45,7 +45,8 @@ fn show_snp(snp: &Snp, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn show_tdx(tdx: &Tdx, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "  MRTD           {}", hex::encode(tdx.mrtd))?;
     for (number, rtmr) in tdx.rtmr.iter().enumerate() {
-        writeln!(f, "  RTMR{number}          {}  at launch", hex::encode(rtmr))?;
+        let when = if tdx.extends_none { "at launch and later: Parados extends none" } else { "at launch" };
+        writeln!(f, "  RTMR{number}          {}  {when}", hex::encode(rtmr))?;
     }
     if let Some(policy) = tdx.policy {
         writeln!(f, "  policy         {policy:#x}: {}", policy::words(&policy::TDX, policy).join(", "))?;
@@ -86,6 +87,7 @@ impl Measurement {
             Value::Tdx(tdx) => json!({
                 "mrtd": hex::encode(tdx.mrtd),
                 "rtmr_at_launch": tdx.rtmr.map(hex::encode),
+                "rtmr_expected": tdx.extends_none.then(|| tdx.rtmr.map(hex::encode)),
                 "policy": tdx.policy.map(|policy| policy::to_json(&policy::TDX, policy)),
             }),
             Value::None => json!({ "measured": false }),

@@ -3,12 +3,16 @@
 //! (TDXABI, TDH.MEM.PAGE.ADD and TDH.MR.EXTEND).
 //!
 //! Attributes, XFAM and the owner's values are no part of MRTD: a verifier compares them in the report.
+//!
+//! Runtime registers are zero at launch. Of Parados's images, told by their reset page, more is known: they never call
+//! TDG.MR.RTMR.EXTEND. All that they could extend one with is measured or has its digest in a measured page.
 
 use super::{Tdx, to_array};
 use crate::PAGE;
 use crate::error::Flaw;
 use crate::file::File;
 use crate::launch::{self, Step};
+use image_abi::{RESET_MAGIC, RESET_PAGE};
 use ring::digest::{Context, SHA384};
 
 /// A record: 16 bytes of name, 8 of address, zeroes.
@@ -70,18 +74,25 @@ fn address(record: &mut [u8], gpa: u64) {
 
 /// The measurements of a file for the platform of a mask.
 pub(super) fn measure(file: &File<'_>, mask: u32) -> Result<Tdx, Flaw> {
-    let mut mrtd = Mrtd::new();
+    let (mut mrtd, mut extends_none) = (Mrtd::new(), false);
     launch::walk(file, mask, |step| match step {
         Step::Page { gpa, measured, content, .. } => {
             mrtd.add(gpa);
             // TDX fills no page by itself: pages of SNP's kinds are ordinary ones here.
             if measured {
                 mrtd.extend(gpa, content.unwrap_or(&[0; PAGE as usize]));
+                // MRTD vouches for what the image is.
+                extends_none |= gpa == RESET_PAGE && content.is_some_and(|content| content.starts_with(&RESET_MAGIC));
             }
         }
         Step::Parameter { gpa } => mrtd.add(gpa),
         // A TD's processors start in a fixed state.
         Step::Context { .. } => {}
     })?;
-    Ok(Tdx { mrtd: to_array(&mrtd.context.finish()), rtmr: [[0; 48]; 4], policy: file.guest_policy(mask) })
+    Ok(Tdx {
+        mrtd: to_array(&mrtd.context.finish()),
+        rtmr: [[0; 48]; 4],
+        extends_none,
+        policy: file.guest_policy(mask),
+    })
 }

@@ -176,7 +176,8 @@ impl Store {
         let leaf = self.certificates.iter().find(|leaf| !leaf.is_authority() && !leaf.is_own_issuer() && signed(leaf));
         let leaf = leaf.ok_or_else(|| {
             let names: Vec<_> = self.certificates.iter().map(Certificate::name).collect();
-            let (folder, names) = (self.folder.display(), names.join(", "));
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let folder = self.folder.display();
             Flaw::new(format_args!("no key of {folder} made it (certificates there: {names})"))
         })?;
         let mut chain = vec![leaf];

@@ -146,8 +146,9 @@ impl Evidence {
         self.check_attributes("", tdx.policy, verdict);
         self.check_attributes(" wanted", expected.policy.map(|(_, policy)| policy), verdict);
         verdict.add(Check::bytes("report data", &self.report_data, expected.report_data.as_deref()));
-        for (number, rtmr) in self.rtmr.iter().enumerate() {
-            verdict.add(Check::bytes(format_args!("RTMR{number}"), rtmr, expected.rtmr(number)));
+        for (number, (rtmr, at_launch)) in self.rtmr.iter().zip(&tdx.rtmr).enumerate() {
+            let unextended = tdx.extends_none.then_some(at_launch.as_slice());
+            verdict.add(Check::bytes(format_args!("RTMR{number}"), rtmr, expected.rtmr(number).or(unextended)));
         }
         verdict.add(Check::told("XFAM", format_args!("{:#x}", self.xfam)));
         for (name, value) in [

@@ -356,6 +356,43 @@ fn evidence_of_a_td_is_held_against_mrtd_and_attributes() {
     }
 }
 
+/// A verifier that runs unattended took "verified" for an answer about all that it had asked for.
+#[test]
+fn an_expectation_of_a_field_that_the_evidence_has_not_is_refused() {
+    let (small, every) = (fixture::small(), fixture::every_kind());
+    let rtmr = Expected { rtmrs: [None, None, None, Some(vec![0; 48])], ..Expected::default() };
+    let error = judge(&report(), &small, &unsigned(true), &rtmr).unwrap_err();
+    assert!(error.to_string().contains("report: from snp, but the RTMR to expect is for tdx"), "{error}");
+    for (field, expected) in [
+        ("VMPL", Expected { vmpl: Some(0), ..Expected::default() }),
+        ("host data", Expected { host_data: Some(vec![0; 32]), ..Expected::default() }),
+    ] {
+        let error = judge(&tdreport(), &every, &unsigned(true), &expected).unwrap_err();
+        assert!(error.to_string().contains(&format!("from tdx, but the {field} to expect is for snp")), "{error}");
+    }
+}
+
+/// A register that somebody had extended was only told.
+#[test]
+fn registers_that_parados_does_not_extend_are_zero_unless_others_are_expected() {
+    let mut launch = fixture::every_kind();
+    let mut content = fixture::pattern(0);
+    content[..8].copy_from_slice(&image_abi::RESET_MAGIC);
+    launch.directives.push(fixture::page(image_abi::RESET_PAGE, igvm_defs::IgvmPageDataType::NORMAL, content));
+    let measured = crate::measure(Path::new("image"), &launch.bytes()).unwrap();
+    assert!(measured.to_string().contains("at launch and later: Parados extends none"), "{measured}");
+    let mut report = tdreport();
+    report[528..576].copy_from_slice(&measured.tdx().unwrap().mrtd);
+    reseal(&mut report);
+    let differing = |rtmrs| {
+        let expected = Expected { rtmrs, ..Expected::default() };
+        let verdict = judge(&report, &launch, &unsigned(true), &expected).unwrap();
+        verdict.differing().map(|check| check.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(differing([None, None, None, None]), ["RTMR0"]);
+    assert_eq!(differing([Some(vec![0x11; 48]), None, None, Some(vec![1; 48])]), ["RTMR3"]);
+}
+
 #[test]
 fn cut_evidence_and_damaged_certificates_never_panic() {
     let (small, every_kind) = (fixture::small().bytes(), fixture::every_kind().bytes());
