@@ -61,6 +61,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         ("licence lines", &|| licence_lines(&workspace)),
         ("dependencies' licences", &licences::findings),
         ("dependencies of TDX alone", &closure::findings),
+        ("lock files", &|| lock_files(&["Cargo.toml", "fuzz/Cargo.toml"])),
         ("formatting", &|| tool(cargo().args(["fmt", "--all", "--check"]))),
         ("formatting, fuzz", &|| tool(cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))),
         ("clippy", &|| tool(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-Dwarnings"]))),
@@ -96,6 +97,21 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
 fn tool(command: &mut Command) -> Result<Findings> {
     let status = command.status().map_err(|error| Failure::system("cargo", error))?;
     Ok(if status.success() { vec![] } else { vec!["see above".into()] })
+}
+
+/// Lock files that cargo would change: then two people would build different things.
+fn lock_files(manifests: &[&str]) -> Result<Findings> {
+    let mut findings = Findings::new();
+    for manifest in manifests {
+        let mut command = cargo();
+        command.args(["metadata", "--locked", "--format-version=1", "--manifest-path", manifest]);
+        let output = command.output().map_err(|error| Failure::system("cargo metadata", error))?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            findings.push(format!("{manifest}: {}", text.lines().next().unwrap_or("failed")));
+        }
+    }
+    Ok(findings)
 }
 
 fn bare_metal(command: &mut Command) -> &mut Command {
