@@ -138,7 +138,7 @@ pub fn build(spec: &ImageSpec) -> Result<Image, Error> {
 pub fn build_from(spec: &ImageSpec, contents: &Contents<'_>) -> Result<Image, Error> {
     check_spec(spec)?;
     let paravisor = paravisor::parse(contents.paravisor).map_err(|flaw| flaw.of(&spec.paravisor))?;
-    tdx_image::check(&paravisor, spec.platform).map_err(|flaw| flaw.of(&spec.paravisor))?;
+    paravisor.check_platform(spec.platform).map_err(|flaw| flaw.of(&spec.paravisor))?;
     let payload = match (&spec.kernel, contents.kernel) {
         (Some(path), Some(bytes)) => Some(payload::read(path, bytes)?),
         _ => None,

@@ -34,6 +34,9 @@ pub(crate) mod segment_flag {
     pub(crate) const READ: u32 = 4;
 }
 
+/// A note's three words: name size, descriptor size, type.
+const NOTE_HEADER: usize = 12;
+
 /// More program headers than any program here has use for.
 const SEGMENTS_LIMIT: usize = 256;
 
@@ -199,6 +202,23 @@ fn segment<'a>(reader: &Reader<'a>, index: usize, base: usize) -> Result<Segment
     })
 }
 
+/// A note in a segment of them. A malformed one ends the search: what follows it cannot be found.
+fn find_note<'a>(mut notes: &'a [u8], padding: usize, name: &[u8], kind: u32) -> Option<&'a [u8]> {
+    while notes.len() >= NOTE_HEADER {
+        let word = |at: usize| Some(u32::from_le_bytes(notes.get(at..at + 4)?.try_into().ok()?));
+        let (name_bytes, descriptor_bytes, its_kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
+        let its_name = notes.get(NOTE_HEADER..NOTE_HEADER.checked_add(name_bytes)?)?;
+        let start = (NOTE_HEADER + name_bytes).checked_next_multiple_of(padding)?;
+        let end = start.checked_add(descriptor_bytes)?;
+        let descriptor = notes.get(start..end)?;
+        if its_kind == kind && its_name == name {
+            return Some(descriptor);
+        }
+        notes = notes.get(end.checked_next_multiple_of(padding)?..)?;
+    }
+    None
+}
+
 impl<'a> Elf<'a> {
     /// The segments that occupy memory.
     pub(crate) fn loaded(&self) -> impl Iterator<Item = &Segment<'a>> {
@@ -208,6 +228,13 @@ impl<'a> Elf<'a> {
     /// Whether there is a segment of a kind.
     pub(crate) fn has(&self, kind: u32) -> bool {
         self.segments.iter().any(|segment| segment.kind == kind)
+    }
+
+    /// The descriptor of the first note with this name and type.
+    pub(crate) fn note(&self, name: &[u8], kind: u32) -> Option<&'a [u8]> {
+        let mut notes = self.segments.iter().filter(|segment| segment.kind == segment_type::NOTE);
+        // Notes are padded to 4 bytes, in some 64-bit files to 8, which the segment's alignment tells.
+        notes.find_map(|segment| find_note(segment.data, if segment.align == 8 { 8 } else { 4 }, name, kind))
     }
 
     /// The machine by name, for messages.

@@ -5,11 +5,12 @@
 //! and segments of constants and data that share no page. The page tables built here give each page its segment's
 //! permissions, so a file with other wishes (writable code, an interpreter, thread-local data) is refused.
 
+use crate::build::Platform;
 use crate::elf::{self, Elf, Segment, machine, segment_flag, segment_type};
 use crate::error::{Flaw, ensure};
 use crate::layout::Access;
 use crate::{PAGE, page_down, page_up};
-use image_abi::{IMAGE_BASE, REGION_LIMIT, RESET_MAGIC, RESET_PAGE};
+use image_abi::{IMAGE_BASE, NOTE_NAME, NOTE_PLATFORM, REGION_LIMIT, RESET_MAGIC, RESET_PAGE};
 use std::borrow::Cow;
 
 /// Whole pages of one segment.
@@ -31,6 +32,8 @@ pub(crate) struct Paravisor<'a> {
     pub(crate) entry: u64,
     /// What a TDX image has at the reset vector, from the start of [`RESET_PAGE`] on.
     pub(crate) reset: Option<Cow<'a, [u8]>>,
+    /// The platform that it says it is for.
+    pub(crate) platform: Option<Platform>,
 }
 
 /// Checks an ELF file and takes it apart.
@@ -59,7 +62,35 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Paravisor<'_>, Flaw> {
         "e_entry {entry:#x} is not in the executable segment"
     );
     contiguous_constants(&parts)?;
-    Ok(Paravisor { parts, entry, reset })
+    let platform = elf.note(&NOTE_NAME, NOTE_PLATFORM).map(platform).transpose()?;
+    Ok(Paravisor { parts, entry, reset, platform })
+}
+
+impl Paravisor<'_> {
+    /// Refuses one for another platform. Only one for TDX has a page at the reset vector; the rest is told by a note, which a
+    /// program that was linked elsewhere may lack.
+    pub(crate) fn check_platform(&self, wanted: Platform) -> Result<(), Flaw> {
+        if let Some(own) = self.platform {
+            ensure!(own == wanted, "a paravisor for {}, expected one for {}", own.name(), wanted.name());
+        }
+        let has = self.reset.is_some();
+        ensure!(
+            has == (wanted == Platform::Tdx),
+            "{} a page at the reset vector, so it is not a paravisor for {}",
+            if has { "has" } else { "lacks" },
+            wanted.name()
+        );
+        Ok(())
+    }
+}
+
+/// The platform that a note names.
+fn platform(descriptor: &[u8]) -> Result<Platform, Flaw> {
+    let end = descriptor.iter().position(|byte| *byte == 0).unwrap_or(descriptor.len());
+    let (name, rest) = descriptor.split_at_checked(end).unwrap_or((descriptor, &[]));
+    let known = Platform::ALL.into_iter().find(|platform| platform.name().as_bytes() == name);
+    let known = known.filter(|_| rest.iter().all(|byte| *byte == 0));
+    known.ok_or_else(|| Flaw::new("the note with its platform is malformed, expected native, snp or tdx in it"))
 }
 
 fn check_kind(elf: &Elf<'_>) -> Result<(), Flaw> {

@@ -6,8 +6,7 @@
 //! what the code there has to know is put at the start of that page.
 
 use crate::PAGE;
-use crate::build::{COMPATIBILITY_MASK, Platform};
-use crate::error::{Flaw, ensure};
+use crate::build::COMPATIBILITY_MASK;
 use crate::layout::Layout;
 use crate::paravisor::Paravisor;
 use igvm::IgvmPlatformHeader;
@@ -29,18 +28,6 @@ pub(crate) fn platform() -> IgvmPlatformHeader {
         platform_version: VERSION,
         shared_gpa_boundary: SHARED,
     })
-}
-
-/// Refuses a paravisor for another platform: only one for TDX has a page at the reset vector.
-pub(crate) fn check(paravisor: &Paravisor<'_>, platform: Platform) -> Result<(), Flaw> {
-    let has = paravisor.reset.is_some();
-    ensure!(
-        has == (platform == Platform::Tdx),
-        "{} a page at the reset vector, so it is not a paravisor for {}",
-        if has { "has" } else { "lacks" },
-        platform.name()
-    );
-    Ok(())
 }
 
 /// The page at the reset vector, told where to go.

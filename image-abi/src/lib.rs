@@ -29,6 +29,13 @@ pub const BOOT_STRUCTURES: Range = Range { start: 0x9_0000, bytes: 0xf000 };
 /// before the guest runs.
 pub const START_PAGE: u64 = BOOT_STRUCTURES.end() - 4096;
 
+/// The note by which a paravisor's ELF says which platform it is for (System V ABI, chapter 5, note section): it is no part of the
+/// image. The name, padded to the note's words.
+pub const NOTE_NAME: [u8; 8] = *b"Parados\0";
+
+/// The note's type. Its descriptor is the platform's name, eight bytes with zeroes behind.
+pub const NOTE_PLATFORM: u32 = 1;
+
 /// TDX: the page with the reset vector, where every processor of a TD starts (TDXBASE, initial state of TD vCPUs).
 pub const RESET_PAGE: u64 = (4 << 30) - 4096;
 

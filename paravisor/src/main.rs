@@ -12,6 +12,8 @@ mod heap;
 #[cfg(target_os = "none")]
 mod journal;
 #[cfg(target_os = "none")]
+mod note;
+#[cfg(target_os = "none")]
 mod opening;
 #[cfg(all(target_os = "none", not(feature = "tdx")))]
 mod start;

@@ -4,7 +4,7 @@
 use super::*;
 use igvm::{IgvmInitializationHeader, IgvmPlatformHeader};
 use igvm_defs::IgvmPlatformType;
-use image_abi::{Digest, Mailbox, RESET_MAGIC, RESET_PAGE, ResetParameters};
+use image_abi::{Digest, Mailbox, NOTE_NAME, RESET_MAGIC, RESET_PAGE, ResetParameters};
 use serde_json::json;
 
 /// debug and migratable, in IGVM's bits.
@@ -166,6 +166,33 @@ fn a_paravisor_for_another_platform_is_refused() {
         let error = build(&ImageSpec { platform, ..spec(&inputs, &folder) }).map(|_| ()).unwrap_err();
         assert_eq!(error.exit_status(), 65, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// An SNP image was made of the native paravisor, which the configuration's own comment named.
+#[test]
+fn a_paravisor_that_says_its_platform_is_taken_for_no_other() {
+    let folder = Folder::new();
+    let built = |descriptor: &[u8], platform| {
+        let note = [&[8, 0, 0, 0, descriptor.len() as u8, 0, 0, 0, 1, 0, 0, 0], &NOTE_NAME[..], descriptor].concat();
+        let mut program = if platform == Platform::Tdx { paravisor() } else { fixture::paravisor() };
+        program.segments.push(Segment::note(note));
+        let inputs = Inputs { paravisor: program.bytes(), ..Inputs::linux() };
+        build(&ImageSpec { platform, ..spec(&inputs, &folder) }).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for (name, own) in
+        [(b"native\0\0", Platform::Native), (b"snp\0\0\0\0\0", Platform::Snp), (b"tdx\0\0\0\0\0", Platform::Tdx)]
+    {
+        for platform in Platform::ALL {
+            let expected = format!("a paravisor for {}, expected one for {}", own.name(), platform.name());
+            match built(name, platform) {
+                Ok(()) => assert_eq!(own, platform),
+                Err(error) => assert!(own != platform && error.contains(&expected), "{error}"),
+            }
+        }
+    }
+    for malformed in [&b"vmx"[..], b"", b"snp\0x", b"\0\0\0\0"] {
+        assert!(built(malformed, Platform::Snp).unwrap_err().contains("malformed"), "{malformed:?}");
     }
 }
 

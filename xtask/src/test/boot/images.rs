@@ -22,6 +22,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "corrupt_images_are_refused", run: corrupt },
     Case { name: "a_payload_that_is_not_what_was_measured_is_not_started", run: damaged },
     Case { name: "one_image_for_all_platforms_starts_on_each", run: combined },
+    Case { name: "an_image_is_built_of_its_platforms_own_paravisor", run: swapped },
     Case { name: "print_command_runs_nothing", run: print_command },
     Case { name: "qemus_own_igvm_loader_starts_the_image", run: own_loader },
 ];
@@ -164,6 +165,23 @@ fn combined(context: &Context) -> Outcome {
         let finished = driver::run(context.qemu.as_deref(), &options)?;
         if finished.status != 0 || !finished.stdout.contains(USER_MODE) {
             return Err(format!("{}: expected a guest in user mode, got {finished:?}", platform.name()));
+        }
+    }
+    Ok(Verdict::Passed)
+}
+
+/// The native paravisor, placed as an SNP image, is an image that is measured, signed and never starts.
+fn swapped(_: &Context) -> Outcome {
+    for platform in Platform::ALL {
+        for other in Platform::ALL.into_iter().filter(|other| *other != platform) {
+            let paravisor = crate::build::paravisor_for(other).map_err(|failure| failure.message)?;
+            let request = Request { platform, figure: true, paravisor: Some(&paravisor), ..Request::default() };
+            let expected = format!("a paravisor for {}, expected one for {}", other.name(), platform.name());
+            match request.build() {
+                Err(failure) if failure.message.ends_with(&expected) => {}
+                Err(failure) => return Err(format!("expected '{expected}', got '{}'", failure.message)),
+                Ok(_) => return Err(format!("{}: built of the paravisor for {}", platform.name(), other.name())),
+            }
         }
     }
     Ok(Verdict::Passed)
