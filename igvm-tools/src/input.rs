@@ -79,20 +79,53 @@ fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
 
 /// Puts a file in place whole or not at all: it is written beside its destination and then renamed.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_together(&[(path, bytes)])
+}
+
+/// The same for files of which none is to be there without the others: all are written before the first is renamed.
+pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), Error> {
+    let mut written: Vec<(PathBuf, Temporary)> = Vec::with_capacity(files.len());
+    for (path, bytes) in files {
+        let target = destination(path)?;
+        if written.iter().any(|(other, _)| *other == target) {
+            return Err(Error::file(path, "to be written twice, with different content"));
+        }
+        let temporary = Temporary(target.with_file_name(temporary_name(target.file_name().unwrap_or_default())));
+        write_new(&temporary.0, bytes).map_err(|error| cannot_be_written(path, &error))?;
+        written.push((target, temporary));
+    }
+    for ((path, _), (target, temporary)) in files.iter().zip(&written) {
+        fs::rename(&temporary.0, target).map_err(|error| cannot_be_written(path, &error))?;
+    }
+    Ok(())
+}
+
+/// What a name to write to means.
+fn destination(path: &Path) -> Result<PathBuf, Error> {
     // A link is followed, as an ordinary write would.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let name = target.file_name().ok_or_else(|| Error::file(path, "not a file name to write to"))?;
+    let target = fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
+    if target.file_name().is_none() {
+        return Err(Error::file(path, "not a file name to write to"));
+    }
     // Renaming would replace a device or a pipe instead of writing to it.
     if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(Error::file(path, "exists and is not a regular file"));
     }
-    let temporary = target.with_file_name(temporary_name(name));
-    let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &target));
-    written.map_err(|error| {
-        // Nothing more can be done if this fails too; the first error says why.
-        let _ = fs::remove_file(&temporary);
-        Error::file(path, format_args!("cannot be written: {}", describe(&error)))
-    })
+    Ok(target)
+}
+
+fn cannot_be_written(path: &Path, error: &io::Error) -> Error {
+    Error::file(path, format_args!("cannot be written: {}", describe(error)))
+}
+
+/// A file that is removed if it was not renamed.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Nothing more can be done if this fails; whoever failed before has said why.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Creates a folder whole or not at all: `fill` fills another one beside it, which is then renamed.

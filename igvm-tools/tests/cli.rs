@@ -239,6 +239,16 @@ fn a_failed_build_leaves_nothing_behind_and_spares_an_older_image() {
     assert!(message.contains("no/where.igvm: cannot be written"), "{message}");
     let message = folder.refused(&["build", "--config", "native.toml", "--out", "/dev/null"], 64);
     assert!(message.contains("not a regular file"), "{message}");
+    // The image was there without its report, or the report in the image's place.
+    let message = folder.refused(&[&BUILD[..], &["--report", "no/where.json"]].concat(), 64);
+    assert!(message.contains("no/where.json: cannot be written"), "{message}");
+    for same in ["out.igvm", "./out.igvm", "link"] {
+        std::os::unix::fs::symlink("out.igvm", folder.0.join("link")).ok();
+        let message = folder.refused(&[&BUILD[..], &["--report", same]].concat(), 64);
+        assert!(message.contains("to be written twice"), "{message}");
+    }
+    fs::remove_file(folder.0.join("link")).unwrap();
+    assert_eq!(fs::read(folder.0.join("out.igvm")).unwrap(), b"older");
     assert_eq!(folder.names(), ["bad", "native.toml", "out.igvm", "p.elf"]);
 }
 

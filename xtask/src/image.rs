@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use igvm_tools::{Config, Image, Inspection, Platform, inspect, write_atomically};
+use igvm_tools::{Config, Image, Inspection, Platform, inspect, write_together};
 use image_abi::log_level;
 use lexopt::Arg::Long;
 
@@ -254,8 +254,7 @@ fn every_platform() -> Result<Vec<(&'static str, Image)>> {
 /// Writes an image and, beside it, what is in it and what it measures.
 fn publish(file: &Path, image: &Image) -> Result<()> {
     let report = format!("{:#}\n", image.to_json(file)?);
-    write_atomically(file, &image.bytes)?;
-    write_atomically(&file.with_extension("json"), report.as_bytes())?;
+    write_together(&[(file, &image.bytes), (&file.with_extension("json"), report.as_bytes())])?;
     let without = image.report.image_bytes.unwrap_or_default();
     say::out(&format!("{}: {} bytes, {without} without payload\n", file.display(), image.bytes.len()));
     Ok(())

@@ -3,7 +3,7 @@
 
 use super::print;
 use clap::Args;
-use igvm_tools::{Config, Error, build, write_atomically};
+use igvm_tools::{Config, Error, build, write_together};
 use std::path::PathBuf;
 
 /// Builds an image from the paravisor, a payload and a configuration.
@@ -50,10 +50,10 @@ pub(crate) fn run(options: Options) -> Result<(), Error> {
     })?;
     let image = build(&config.to_spec(paravisor))?;
     let report = image.to_json(&options.out)?;
-    write_atomically(&options.out, &image.bytes)?;
-    if let Some(path) = &options.report {
-        write_atomically(path, format!("{report:#}\n").as_bytes())?;
-    }
+    let text = format!("{report:#}\n");
+    let mut files = vec![(options.out.as_path(), image.bytes.as_slice())];
+    files.extend(options.report.as_deref().map(|path| (path, text.as_bytes())));
+    write_together(&files)?;
     if options.json {
         return print(format_args!("{report:#}"));
     }
