@@ -2,6 +2,7 @@
 //! Files in and out: reading with a bound, writing all or nothing.
 
 use crate::error::Error;
+use igvm_defs::IGVM_MAGIC_VALUE;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,14 +14,18 @@ pub(crate) const LIMIT: u64 = 1 << 30;
 /// The largest image that is read: the format's own limit.
 const IMAGE_LIMIT: u64 = u32::MAX as u64;
 
+/// More than the fixed header.
+const FIRST: u64 = 64;
+
 /// Reads a whole file of at most [`LIMIT`] bytes.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     read_at_most(path, LIMIT)
 }
 
-/// Reads a whole IGVM file.
+/// Reads a whole IGVM file; of one that does not begin as such, no more than what shows it.
 pub fn read_image(path: &Path) -> Result<Vec<u8>, Error> {
-    read_at_most(path, IMAGE_LIMIT)
+    let first = IGVM_MAGIC_VALUE.to_le_bytes();
+    read_if(path, IMAGE_LIMIT, FIRST, |bytes| bytes.starts_with(&first))
 }
 
 /// The largest evidence that is read: reports take a KiB, quotes with their certificates some KiB.
@@ -58,8 +63,13 @@ pub(crate) fn files_of(folder: &Path, limit: usize) -> Result<Vec<PathBuf>, Erro
 }
 
 fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    read_if(path, limit, 0, |_| true)
+}
+
+/// Reads a whole file if its `first` bytes are worth it, and otherwise these.
+fn read_if(path: &Path, limit: u64, first: u64, worth: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, Error> {
     let unreadable = |error: io::Error| Error::file(path, describe(&error));
-    let file = File::open(path).map_err(unreadable)?;
+    let mut file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
         return Err(Error::file(path, "is a directory, expected a file"));
@@ -69,8 +79,12 @@ fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(first).read_to_end(&mut bytes).map_err(unreadable)?;
+    if !worth(&bytes) {
+        return Ok(bytes);
+    }
     // A pipe, or a file that grows meanwhile, does not keep to its metadata.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(limit.saturating_sub(first) + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > limit {
         return Err(too_large());
     }

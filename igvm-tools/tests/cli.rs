@@ -264,5 +264,8 @@ fn bad_usage_ends_with_64_and_bad_data_with_65() {
     assert!(message.contains("possible values: bash") && !message.contains("For more information"), "{message}");
     assert!(folder.refused(&["build", "--config", "native.toml"], 64).contains("--out"));
     assert!(folder.refused(&["inspect", "p.elf"], 65).contains("p.elf: not an IGVM file"));
+    // 4 GiB of memory were filled with it before anybody looked.
+    let message = folder.refused(&["measure", "/dev/zero"], 65);
+    assert!(message.contains("/dev/zero: not an IGVM file: magic at offset 0x0 is 0x00000000"), "{message}");
     assert!(folder.run(&["--help"]).status.success());
 }
