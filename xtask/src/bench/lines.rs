@@ -83,6 +83,14 @@ mod tests {
         assert_eq!(count(text), 2);
     }
 
+    /// An update of a dependency brings new ones along, and nobody benches for that.
+    #[test]
+    fn igvm_tools_is_made_of_no_more_crates_than_a_verifier_is_told() {
+        let mut figures = Vec::new();
+        measure_closure(&mut figures).unwrap();
+        assert!(matches!(figures.as_slice(), [figure] if figure.value <= CLOSURE_AIM), "{figures:?}");
+    }
+
     #[test]
     fn the_image_consists_of_the_core_and_one_backend() {
         let names: Vec<_> = crates().unwrap().iter().filter_map(|path| Some(path.file_name()?.to_owned())).collect();
