@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 mod amd;
 mod certificates;
+mod quote;
 mod snp;
 mod tdx;
 #[cfg(test)]
@@ -176,9 +177,20 @@ pub fn verify(
     };
     if let Some(tdx) = tdx {
         verdict.evidence.clone_from(&tdx.name);
-        if trust.certificates.is_some() {
-            let message = format!("the signature of a {} cannot be checked here, pass --no-signature", tdx.name);
-            return Err(Error::file(evidence_path, message));
+        if let Some(folder) = trust.certificates {
+            if tdx::is_tdreport(evidence) {
+                let message = "only its own machine can check a TDREPORT: pass --no-signature, or a quote";
+                return Err(Error::file(evidence_path, message));
+            }
+            let signature = quote::Signature::parse(evidence).map_err(of_evidence)?;
+            let mut store = certificates::Store::read(folder, trust.root, &quote::INTEL)?;
+            store.add(signature.certificates).map_err(of_evidence)?;
+            signature.check(&store, trust.now, &mut verdict);
+            let fine = verdict.differing().next().is_none();
+            verdict.signature = Some(fine);
+            if !fine {
+                return Ok(verdict);
+            }
         }
         tdx.check_fields(&image, expected, &mut verdict).map_err(|flaw| flaw.of(image_path))?;
         return Ok(verdict);
@@ -195,7 +207,7 @@ pub fn verify(
     let report = snp::Report::parse(evidence).map_err(of_evidence)?;
     verdict.evidence = format!("SNP attestation report, version {}", report.version());
     if let Some(folder) = trust.certificates {
-        let store = certificates::Store::read(folder, trust.root)?;
+        let store = certificates::Store::read(folder, trust.root, &amd::AMD)?;
         report.check_signature(&store, trust.now, &mut verdict);
         let fine = verdict.differing().next().is_none();
         verdict.signature = Some(fine);

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 ///
 /// Takes an SNP report, a TDREPORT or a TDX quote (version 4 or 5). First the signature and its certificates, then every
 /// field. Nobody vouches for a report whose signature was not checked: then the answer is no, unless --no-signature.
-/// Signatures of TDX are not checked yet.
+/// A TDREPORT can be checked by its own machine alone. Revocation lists, and which versions are current, are not looked at.
 ///
 /// Status 0: everything that was expected was found. 1: something differs, or the signature does not hold. Example:
 /// igvm-tools verify report.bin --image parados-snp.igvm --certs certs/ --report-data 00112233…
@@ -26,7 +26,8 @@ pub(crate) struct Options {
     /// The image.
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
-    /// A folder with the certificates of VCEK or VLEK, ASK and ARK, PEM or DER. The chain has to end at a root of AMD's.
+    /// A folder with the certificates of VCEK or VLEK, ASK and ARK, PEM or DER. The chain has to end at a root of AMD's. A
+    /// quote brings its certificates along, so the folder may be empty; its chain has to end at Intel's root.
     #[arg(long, value_name = "DIR")]
     certs: Option<PathBuf>,
     /// The root that the chain has to end at instead, such as a test root.

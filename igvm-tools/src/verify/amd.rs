@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What AMD puts into certificates, and its roots.
 
-use super::certificates::Certificate;
+use super::certificates::{Certificate, Vendor};
 use x509_cert::der::asn1::ObjectIdentifier;
 
 /// SHA-384 of the public key structures (SubjectPublicKeyInfo, DER) of ARK-Milan, ARK-Genoa and ARK-Turin, as AMD's key
 /// server hands them out: `openssl x509 -in ark.pem -pubkey -noout | openssl pkey -pubin -outform DER | sha384sum`.
-pub(super) const ROOTS: [&str; 3] = [
+const ROOTS: [&str; 3] = [
     "1249f67f15cf229a4069195e1a9ce537d1765ef706a1f4a123c36be9518786515d25ecc007f366b564d2b3f31c48082e",
     "32ab53a6ce5ec14926207396e5c475ae768a6a9831b7e860b5acf2e1c1dff222bc5a8bfc43eb5e06393189c1f246d880",
     "3475f08a9727f8ac9a1deaea5f2a2097aa59d64d05c2a678c229c873e6359d3a6926287a2a22cd5f88a385e333a2fcc5",
 ];
+
+/// Who certifies processors for SEV-SNP.
+pub(super) static AMD: Vendor = Vendor { name: "AMD", roots: &ROOTS };
 
 /// VCEK, extensions.
 const BOOT_LOADER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.1");

@@ -2,16 +2,17 @@
 //! Certificates of the keys that sign reports, up to a root that is trusted for a reason.
 //!
 //! AMD's chain is VCEK or VLEK (P-384), ASK or ASVK and ARK (RSA-4096, PSS with SHA-384); a model's may be P-384
-//! throughout. What lies in the folder proves nothing by lying there: the chain has to end at one of AMD's roots, or at the
-//! one that the user names.
+//! throughout. Intel's is P-256, and comes with the quote. What lies in the folder or in a quote proves nothing by lying there:
+//! the chain has to end at one of the vendor's roots, or at the one that the user names.
 //!
-//! Deliberately missing: revocation lists, which only AMD's server has.
+//! Deliberately missing: revocation lists, which only the vendors' servers have.
 
-use super::amd;
 use crate::error::{Error, Flaw, ensure};
 use crate::input;
 use crate::measure::{Digest, sha384};
-use ring::signature::{ECDSA_P384_SHA384_ASN1, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey, VerificationAlgorithm};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey, VerificationAlgorithm,
+};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, Utf8StringRef};
@@ -30,10 +31,12 @@ const CHAIN_LIMIT: usize = 4;
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 /// RFC 8017, rsaEncryption.
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-/// RFC 5758, ecdsa-with-SHA384.
+/// RFC 5758, ecdsa-with-SHA256 and ecdsa-with-SHA384.
+const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
-/// RFC 5480, id-ecPublicKey and secp384r1.
+/// RFC 5480, id-ecPublicKey, secp256r1 and secp384r1.
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 /// X.520, commonName.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -88,9 +91,18 @@ impl Certificate {
 
     /// The point of a P-384 key, uncompressed.
     pub(crate) fn p384_key(&self) -> Option<&[u8]> {
+        self.key_on(SECP384R1)
+    }
+
+    /// The same of a P-256 key.
+    pub(crate) fn p256_key(&self) -> Option<&[u8]> {
+        self.key_on(SECP256R1)
+    }
+
+    fn key_on(&self, wanted: ObjectIdentifier) -> Option<&[u8]> {
         let key = self.fields.tbs_certificate().subject_public_key_info();
         let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.decode_as::<ObjectIdentifier>().ok());
-        let fits = key.algorithm.oid == EC_PUBLIC_KEY && curve == Some(SECP384R1);
+        let fits = key.algorithm.oid == EC_PUBLIC_KEY && curve == Some(wanted);
         key.subject_public_key.as_bytes().filter(|_| fits)
     }
 
@@ -105,6 +117,7 @@ impl Certificate {
         let named = other.fields.signature_algorithm();
         let (algorithm, key): (&'static dyn VerificationAlgorithm, _) = match named.oid {
             RSASSA_PSS => (&RSA_PSS_2048_8192_SHA384, self.rsa_key()),
+            ECDSA_WITH_SHA256 => (&ECDSA_P256_SHA256_ASN1, self.p256_key()),
             ECDSA_WITH_SHA384 => (&ECDSA_P384_SHA384_ASN1, self.p384_key()),
             _ => return false,
         };
@@ -144,18 +157,27 @@ fn common_name(name: &Name) -> String {
     text.unwrap_or_else(|| name.to_string())
 }
 
+/// Whose processors, and where chains of their keys end.
+#[derive(Debug)]
+pub(crate) struct Vendor {
+    pub(crate) name: &'static str,
+    /// SHA-384 of the public key structures (SubjectPublicKeyInfo, DER).
+    pub(crate) roots: &'static [&'static str],
+}
+
 /// Certificates to choose from, and the root to end at.
 #[derive(Debug)]
 pub(crate) struct Store {
     certificates: Vec<Certificate>,
-    /// The user's root; without one, AMD's.
+    /// The user's root; without one, the vendor's.
     root: Option<Certificate>,
+    vendor: &'static Vendor,
     folder: PathBuf,
 }
 
 impl Store {
     /// Reads all certificates of a folder; files of other kinds are skipped.
-    pub(crate) fn read(folder: &Path, root: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn read(folder: &Path, root: Option<&Path>, vendor: &'static Vendor) -> Result<Self, Error> {
         let mut certificates = Vec::new();
         for path in input::files_of(folder, COUNT_LIMIT)? {
             certificates.append(&mut read_file(&path)?);
@@ -164,7 +186,15 @@ impl Store {
             }
         }
         let root = root.map(one_of).transpose()?;
-        Ok(Self { certificates, root, folder: folder.to_owned() })
+        Ok(Self { certificates, root, vendor, folder: folder.to_owned() })
+    }
+
+    /// Adds what came along with evidence, PEM.
+    pub(crate) fn add(&mut self, pem: &[u8]) -> Result<(), Flaw> {
+        let mut found = certificates_of(pem)?;
+        ensure!(found.len() <= COUNT_LIMIT, "more than {COUNT_LIMIT} certificates");
+        self.certificates.append(&mut found);
+        Ok(())
     }
 
     /// The chain of the key that signed something, from that key's certificate to the root.
@@ -207,16 +237,24 @@ impl Store {
     fn check_root(&self, root: &Certificate) -> Result<(), Flaw> {
         let trusted = match &self.root {
             Some(own) => own.der == root.der,
-            None => root.fingerprint().is_some_and(|print| amd::ROOTS.contains(&hex::encode(print).as_str())),
+            None => root.fingerprint().is_some_and(|print| self.vendor.roots.contains(&hex::encode(print).as_str())),
         };
-        let expected = if self.root.is_some() { "the one of --root" } else { "AMD's, or one named by --root" };
+        let expected = match &self.root {
+            Some(_) => "the one of --root".to_owned(),
+            None => format!("{}'s, or one named by --root", self.vendor.name),
+        };
         ensure!(trusted, "the chain ends at {}, expected {expected}", root.name());
         Ok(())
     }
 
-    /// Whether chains end at AMD's roots.
-    pub(crate) fn is_amds(&self) -> bool {
+    /// Whether chains end at the vendor's roots.
+    pub(crate) fn is_vendors(&self) -> bool {
         self.root.is_none()
+    }
+
+    /// Where chains end, in words.
+    pub(crate) fn whose_root(&self) -> String {
+        if self.is_vendors() { format!("{}'s root", self.vendor.name) } else { "the root of --root".to_owned() }
     }
 }
 
@@ -226,18 +264,21 @@ const END: &str = "-----END CERTIFICATE-----";
 /// The certificates of a file, PEM or DER; none if it holds something else.
 fn read_file(path: &Path) -> Result<Vec<Certificate>, Error> {
     let Some(bytes) = input::read_small(path, FILE_LIMIT)? else { return Ok(Vec::new()) };
-    let parse = |der: &[u8]| Certificate::parse(der).map_err(|flaw| flaw.of(path));
+    certificates_of(&bytes).map_err(|flaw| flaw.of(path))
+}
+
+fn certificates_of(bytes: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     // A DER certificate is a SEQUENCE of 256 to 65535 bytes.
     if bytes.starts_with(&[0x30, 0x82]) {
-        return Ok(vec![parse(&bytes)?]);
+        return Ok(vec![Certificate::parse(bytes)?]);
     }
-    let text = String::from_utf8_lossy(&bytes);
+    let text = String::from_utf8_lossy(bytes);
     let blocks = text.split(BEGIN).skip(1).filter_map(|block| block.split_once(END));
     blocks
         .map(|(body, _)| {
             let block = format!("{BEGIN}{body}{END}\n");
-            let bad = |error| Error::data(path, format_args!("bad PEM block: {error}"));
-            parse(&pem::decode_vec(block.as_bytes()).map_err(bad)?.1)
+            let bad = |error| Flaw::new(format_args!("bad PEM block: {error}"));
+            Certificate::parse(&pem::decode_vec(block.as_bytes()).map_err(bad)?.1)
         })
         .collect()
 }

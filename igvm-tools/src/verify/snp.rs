@@ -97,10 +97,10 @@ impl<'a> Report<'a> {
             Err(flaw) => return verdict.add(Check::differs("signature", flaw, "one that a trusted chain makes")),
         };
         let names: Vec<_> = chain.iter().map(|certificate| certificate.name()).collect();
-        let whose = if store.is_amds() { "AMD's root" } else { "the root of --root" };
+        let whose = store.whose_root();
         verdict.add(Check::agrees("signature", format_args!("by {}: {whose}", names.join(", issued by "))));
         let Some(leaf) = chain.first() else { return };
-        if store.is_amds() {
+        if store.is_vendors() {
             let expected = match self.word(0x48) >> 2 & 7 {
                 0 => "SEV-VCEK",
                 1 => "SEV-VLEK",
@@ -112,7 +112,7 @@ impl<'a> Report<'a> {
         let (reported, certified) = (self.tcb(0x180), Tcb::of(leaf));
         verdict.add(match certified {
             Some(certified) => Check::compare("key's TCB", certified, reported),
-            None if store.is_amds() => Check::differs("key's TCB", "none in the certificate", reported),
+            None if store.is_vendors() => Check::differs("key's TCB", "none in the certificate", reported),
             None => Check::told("key's TCB", "none in the certificate"),
         });
         let chip = self.chip_id();

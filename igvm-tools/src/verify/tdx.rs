@@ -2,8 +2,7 @@
 //! TDX evidence: a TDREPORT, or the body of a quote, against an image.
 //!
 //! Sources: TDXABI, TDREPORT_STRUCT; Intel TDX DCAP Quoting Library API, quote formats 4 and 5. A TDREPORT is
-//! authenticated by a MAC that only its own machine can check. Deliberately missing: a quote's signature and Intel's
-//! certificates.
+//! authenticated by a MAC that only its own machine can check, a quote by a signature (`quote.rs`).
 
 use super::{Check, Expected, Verdict};
 use crate::error::{Flaw, ensure};
@@ -156,10 +155,11 @@ impl Evidence {
             ("MROWNER", &self.owner),
             ("MROWNERCONFIG", &self.owner_config),
             ("MRSEAM", &self.mrseam),
-            ("MRSIGNERSEAM", &self.mrsignerseam),
         ] {
             verdict.add(Check::bytes(name, value, None));
         }
+        // Zero: a module of Intel's own.
+        verdict.add(Check::bytes("MRSIGNERSEAM", &self.mrsignerseam, Some(&[0; 48])));
         verdict.add(Check::bytes("TEE TCB SVN", &self.tcb_svn, None));
         Ok(())
     }
