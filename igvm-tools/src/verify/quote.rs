@@ -21,6 +21,9 @@ pub(super) static INTEL: Vendor = Vendor {
     roots: &["3cdf1feb4e5eac629170f17625648da4a16effa22ae2bcca030b4358a8961c1bf26cf54a9598cd6a2d4a9cbb62377d22"],
 };
 
+/// The subject of the certificates of processors' keys.
+const PROCESSOR_KEY: &str = "Intel SGX PCK Certificate";
+
 /// What Intel's quoting enclave for TDX is: who signed it, and its product number.
 const ENCLAVE_SIGNER: &str = "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5";
 const ENCLAVE_PRODUCT: u16 = 2;
@@ -161,12 +164,16 @@ impl<'a> Signature<'a> {
         let names: Vec<_> = chain.iter().map(|certificate| certificate.name()).collect();
         let (names, whose) = (names.join(", issued by "), store.whose_root());
         verdict.add(Check::agrees("signature", format_args!("by a quoting enclave, vouched for by {names}: {whose}")));
+        // Intel's root has other keys certified, too.
+        if let Some(leaf) = chain.first().filter(|_| store.is_vendors()) {
+            verdict.add(Check::compare("signing key", leaf.name().as_str(), PROCESSOR_KEY));
+        }
         self.check_enclave(store, verdict);
         verdict.add(Check::told("TCB level", "not judged: revocations and current versions are not known here"));
     }
 
     /// The certified key signs reports of any enclave that asks as a quoting enclave does; this has to be Intel's.
-    fn check_enclave(&self, store: &Store, verdict: &mut Verdict) {
+    pub(super) fn check_enclave(&self, store: &Store, verdict: &mut Verdict) {
         let bytes = |at: usize, length: usize| self.enclave.get(at..at + length).unwrap_or_default();
         let number = |at| bytes(at, 2).iter().rev().fold(0u16, |value, byte| value << 8 | u16::from(*byte));
         let debug = bytes(ATTRIBUTES, 1).first().is_none_or(|byte| byte & DEBUG != 0);
