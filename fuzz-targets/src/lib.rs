@@ -5,8 +5,7 @@
 //! are said here anew, not taken from the part itself. `fuzz/` wraps each target for `cargo fuzz`; the program `fuzz-smoke`
 //! replays the corpora and mutates them with a stable toolchain.
 //!
-//! Each target also has planted bugs: the part under test with one thing wrong, by a slip in its own code
-//! ([`platform::Slip`]) or by way of what the target wraps around it.
+//! Each target also has planted bugs: the part under test with one thing wrong, by a slip in its own code ([`platform::Slip`]).
 //! A target that misses its planted bugs has no eyes, and the smoke run fails.
 //!
 //! Hostile party: whoever made the input. Here that is the fuzzer, so a panic is a finding, and the only one.

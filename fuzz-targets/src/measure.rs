@@ -16,6 +16,7 @@ use std::path::Path;
 
 use igvm_tools::measure::{LaunchDigest, Value, VmsaPlace, Zeroes};
 use igvm_tools::{Kind, Measurements, inspect, measure};
+use platform::Slip;
 use sha2::{Digest as _, Sha384};
 
 use crate::input::Input;
@@ -24,25 +25,16 @@ use crate::{Target, loader, memory_use};
 /// The fuzzer.
 pub const TARGET: Target = Target {
     name: "measure",
-    run: |data| play(data, None),
+    run: play,
     planted: &[
-        ("an unmeasured page is measured", |data| play(data, Some(Bug::Unmeasured))),
-        ("the order of pages makes no difference", |data| play(data, Some(Bug::Order))),
-        ("a VMSA is measured as an ordinary page", |data| play(data, Some(Bug::Vmsa))),
-        ("a page goes to the wrong platform", |data| play(data, Some(Bug::Mask))),
+        ("an unmeasured page is measured", |data| Slip::Measured.planted(|| play(data))),
+        ("KVM's VMSAs are measured in the file's order", |data| Slip::FileOrder.planted(|| play(data))),
+        ("a VMSA is measured as an ordinary page", |data| Slip::PlainVmsa.planted(|| play(data))),
+        ("a page goes to every platform", |data| Slip::AnyPlatform.planted(|| play(data))),
     ],
     longest: 2048,
     mutations: 20_000,
 };
-
-/// What is wrong on purpose: with the file that is measured, while the second reader sees the right one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Bug {
-    Unmeasured,
-    Order,
-    Vmsa,
-    Mask,
-}
 
 const PAGE: usize = 4096;
 
@@ -56,7 +48,7 @@ const HEAP_AT_LEAST: usize = 64 << 10;
 
 type Hash = [u8; 48];
 
-fn play(data: &[u8], bug: Option<Bug>) {
+fn play(data: &[u8]) {
     let mut input = Input::new(data);
     let kind = input.byte();
     let file = loader::file(kind, input.rest());
@@ -73,9 +65,8 @@ fn play(data: &[u8], bug: Option<Bug>) {
     if !too_many && pages.iter().any(|pages| *pages > MANY_PAGES) {
         return;
     }
-    let subject = bug.map_or_else(|| file.clone(), |bug| reader.spoiled(bug));
     let limit = HEAP_AT_LEAST + HEAP_PER_BYTE * file.len();
-    match memory_use::at_most(limit, || measure(path, &subject)) {
+    match memory_use::at_most(limit, || measure(path, &file)) {
         Ok(measurements) => {
             assert!(!too_many, "more pages are measured than may be");
             check(&reader, &measurements);
@@ -291,31 +282,6 @@ impl<'a> Reader<'a> {
             Step::Context { .. } => {}
         });
         hasher.finalize().into()
-    }
-
-    /// The file as a program with a bug would see it.
-    fn spoiled(&self, bug: Bug) -> Vec<u8> {
-        let mut file = self.file.to_vec();
-        let pages: Vec<_> = self.headers.iter().filter(|(_, kind, _)| *kind == PAGE_DATA).collect();
-        match bug {
-            Bug::Unmeasured => pages.iter().for_each(|(at, ..)| file[at + 8 + 16] &= !(UNMEASURED as u8)),
-            Bug::Order => {
-                if let [.., (one, ..), (other, ..)] = pages[..] {
-                    (0..32).for_each(|byte| file.swap(one + byte, other + byte));
-                }
-            }
-            Bug::Vmsa => {
-                for (at, ..) in self.headers.iter().filter(|(_, kind, _)| *kind == CONTEXT) {
-                    // A page header has the same fields at the same places but one.
-                    file[*at..at + 4].copy_from_slice(&PAGE_DATA.to_le_bytes());
-                    file[at + 4..at + 8].copy_from_slice(&24u32.to_le_bytes());
-                    file[at + 24..at + 32].fill(0);
-                }
-            }
-            Bug::Mask => pages.iter().take(1).for_each(|(at, ..)| file[at + 8 + 8] ^= 3),
-        }
-        igvm_tools::file::seal(&mut file);
-        file
     }
 }
 

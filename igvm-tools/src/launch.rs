@@ -7,6 +7,7 @@ use crate::PAGE;
 use crate::error::{Flaw, ensure};
 use crate::file::{Content, File, page_bytes};
 use igvm_defs::{IGVM_VHS_PAGE_DATA, IGVM_VHS_VP_CONTEXT, IgvmPageDataType};
+use platform::Slip;
 use std::collections::BTreeMap;
 
 /// What a page is to the platform.
@@ -49,7 +50,7 @@ pub(crate) fn walk<'a>(file: &File<'a>, mask: u32, mut each: impl FnMut(Step<'a>
             Content::ParameterArea(area) => {
                 areas.insert(area.parameter_area_index, area.number_of_bytes);
             }
-            Content::Page(page) if page.compatibility_mask & mask != 0 && !page.flags.shared() => {
+            Content::Page(page) if concerns(page.compatibility_mask, mask) && !page.flags.shared() => {
                 count(header.offset, page_bytes(&page) / PAGE)?;
                 split(file, &page, header.offset, &mut each)?;
             }
@@ -74,6 +75,10 @@ pub(crate) fn walk<'a>(file: &File<'a>, mask: u32, mut each: impl FnMut(Step<'a>
     Ok(())
 }
 
+fn concerns(compatibility_mask: u32, mask: u32) -> bool {
+    compatibility_mask & mask != 0 || Slip::AnyPlatform.is_planted()
+}
+
 /// A page header's pages of 4 KiB.
 fn split<'a>(
     file: &File<'a>,
@@ -92,7 +97,7 @@ fn split<'a>(
             )));
         }
     };
-    let (bytes, measured) = (page_bytes(page), !page.flags.unmeasured());
+    let (bytes, measured) = (page_bytes(page), !page.flags.unmeasured() || Slip::Measured.is_planted());
     let mut content = file.data(page.file_offset, bytes).map(|data| data.chunks_exact(PAGE as usize));
     for gpa in (page.gpa..page.gpa + bytes).step_by(PAGE as usize) {
         each(Step::Page { gpa, kind, measured, content: content.as_mut().and_then(Iterator::next) });

@@ -68,6 +68,28 @@ pub enum Slip {
     Unit,
     /// Command output: a trailer that comes in pieces is output.
     Pieces,
+    /// Image tools: an unmeasured page is measured.
+    Measured,
+    /// Image tools: KVM's VMSAs are measured in the file's order.
+    FileOrder,
+    /// Image tools: a VMSA is measured as an ordinary page.
+    PlainVmsa,
+    /// Image tools: every page is measured for every platform.
+    AnyPlatform,
+    /// MSRs: user mode may read them.
+    UserMsr,
+    /// MSRs: EFER.SVME can be set.
+    Svme,
+    /// MSRs: a WRMSR that faults leaves its value.
+    LateFault,
+    /// XSETBV: XCR0 takes AVX without SSE.
+    Components,
+    /// Control registers: CR4 takes SMEP although CPUID hides it.
+    HiddenSmep,
+    /// CPUID: SVM is shown.
+    ShownSvm,
+    /// Debug registers: DR7's bit 10 can be cleared.
+    DebugOne,
 }
 
 #[cfg(feature = "planted-bugs")]

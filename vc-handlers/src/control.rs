@@ -9,7 +9,7 @@
 
 use iced_x86::{Mnemonic, OpKind, Register};
 use platform::{
-    Control, ControlAccess, Direction, Exception, ExitReason, Gpr, GuestCpu, SegmentAttributes, SegmentRegister,
+    Control, ControlAccess, Direction, Exception, ExitReason, Gpr, GuestCpu, SegmentAttributes, SegmentRegister, Slip,
     SwitchedMsr,
 };
 use specs::msr::efer;
@@ -209,8 +209,9 @@ fn write_cr4(value: u64, facts: &Facts, cpu: &mut impl GuestCpu) -> Option<()> {
     let system = cpu.system();
     let long = system.efer & efer::LMA != 0;
     let sets_pcide = value & !system.cr4 & cr4::PCIDE != 0;
+    let offered = if Slip::HiddenSmep.is_planted() { facts.cr4 | cr4::SMEP } else { facts.cr4 };
     let refused =
-        value & !facts.cr4 != 0 || long && value & cr4::PAE == 0 || sets_pcide && (!long || system.cr3 & 0xfff != 0);
+        value & !offered != 0 || long && value & cr4::PAE == 0 || sets_pcide && (!long || system.cr3 & 0xfff != 0);
     if refused {
         return None;
     }

@@ -2,7 +2,7 @@
 //! MOV to and from debug registers, where the platform intercepts them (APM vol. 2, 13.1).
 
 use iced_x86::{Mnemonic, Register};
-use platform::{DebugAccess, Direction, Exception, ExitReason, Gpr, GuestCpu};
+use platform::{DebugAccess, Direction, Exception, ExitReason, Gpr, GuestCpu, Slip};
 
 use crate::control::cr4;
 use crate::{Env, Found, Oddity, Outcome, emulate, operand};
@@ -56,6 +56,7 @@ pub(crate) fn handle(
             let value = match register {
                 6 | 7 if value >> 32 != 0 => return Outcome::Inject(Exception::GENERAL_PROTECTION),
                 6 => value & DR6_WRITABLE | DR6_ONES,
+                7 if Slip::DebugOne.is_planted() => value & (DR7_WRITABLE | DR7_ONES),
                 7 => value & DR7_WRITABLE | DR7_ONES,
                 _ => value,
             };

@@ -16,11 +16,11 @@ mod oracle;
 use std::sync::Once;
 
 use platform::{
-    Control, ControlAccess, DebugAccess, Direction, Exit, ExitReason, Gpr, MsrAccess, SensitiveInstruction,
+    Control, ControlAccess, DebugAccess, Direction, Exit, ExitReason, Gpr, MsrAccess, SensitiveInstruction, Slip,
 };
 use vc_handlers::cpuid::{CpuidTable, PolicyConfig, RawCpuid, Registers, Xcr0};
 use vc_handlers::testing::{FakeCpu, FakeEnv};
-use vc_handlers::{Outcome, VcpuContext, emulate, handle};
+use vc_handlers::{VcpuContext, emulate, handle};
 
 use crate::input::Input;
 use crate::{Target, memory_use};
@@ -29,31 +29,19 @@ use oracle::Oracle;
 /// The fuzzer.
 pub const TARGET: Target = Target {
     name: "exits",
-    run: |data| play(data, None),
+    run: play,
     planted: &[
-        ("user mode may read MSRs", |data| play(data, Some(Bug::Ring))),
-        ("EFER.SVME can be set", |data| play(data, Some(Bug::Svme))),
-        ("a WRMSR that faults leaves its value", |data| play(data, Some(Bug::LateFault))),
-        ("XCR0 takes AVX without SSE", |data| play(data, Some(Bug::Components))),
-        ("CR4 takes a feature that CPUID hides", |data| play(data, Some(Bug::HiddenFeature))),
-        ("CPUID shows SVM", |data| play(data, Some(Bug::Shown))),
-        ("DR7's bit 10 can be cleared", |data| play(data, Some(Bug::Debug))),
+        ("user mode may read MSRs", |data| Slip::UserMsr.planted(|| play(data))),
+        ("EFER.SVME can be set", |data| Slip::Svme.planted(|| play(data))),
+        ("a WRMSR that faults leaves its value", |data| Slip::LateFault.planted(|| play(data))),
+        ("XCR0 takes AVX without SSE", |data| Slip::Components.planted(|| play(data))),
+        ("CR4 takes SMEP although CPUID hides it", |data| Slip::HiddenSmep.planted(|| play(data))),
+        ("CPUID shows SVM", |data| Slip::ShownSvm.planted(|| play(data))),
+        ("DR7's bit 10 can be cleared", |data| Slip::DebugOne.planted(|| play(data))),
     ],
     longest: 1024,
     mutations: 20_000,
 };
-
-/// What is wrong on purpose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Bug {
-    Ring,
-    Svme,
-    LateFault,
-    Components,
-    HiddenFeature,
-    Shown,
-    Debug,
-}
 
 /// Exits of one input.
 const MOST_EXITS: usize = 64;
@@ -260,7 +248,7 @@ fn guest(input: &mut Input<'_>) -> (FakeCpu, FakeEnv) {
     (cpu, env)
 }
 
-fn play(data: &[u8], bug: Option<Bug>) {
+fn play(data: &[u8]) {
     // The decoder's tables are built before a guest runs.
     static ONCE: Once = Once::new();
     ONCE.call_once(emulate::initialise);
@@ -290,7 +278,7 @@ fn play(data: &[u8], bug: Option<Bug>) {
         match Step::read(&mut input, &mut cpu) {
             Step::Exit(reason) => {
                 cpu.state.rip = RIP;
-                one(&oracle, reason, (&mut vcpu, &mut cpu, &mut env), bug);
+                one(&oracle, reason, (&mut vcpu, &mut cpu, &mut env));
             }
             Step::Mode(mode) => change_mode(mode, &mut cpu),
         }
@@ -310,66 +298,18 @@ fn change_mode(mode: u8, cpu: &mut FakeCpu) {
 }
 
 /// One exit, held against the claims.
-fn one(
-    oracle: &Oracle<'_>,
-    reason: ExitReason,
-    (vcpu, cpu, env): (&mut VcpuContext<'_>, &mut FakeCpu, &mut FakeEnv),
-    bug: Option<Bug>,
-) {
+fn one(oracle: &Oracle<'_>, reason: ExitReason, (vcpu, cpu, env): (&mut VcpuContext<'_>, &mut FakeCpu, &mut FakeEnv)) {
     let (before, own) = (cpu.clone(), vcpu.clone());
     let exit = Exit { reason, next_rip: NEXT };
-    let mut outcome = memory_use::without_heap(|| handle(&exit, None, vcpu, cpu, env));
+    let outcome = memory_use::without_heap(|| handle(&exit, None, vcpu, cpu, env));
     // LMSW and SMSW can have their operand there.
     let in_memory = matches!(reason, ExitReason::Control(ControlAccess { register: Control::Cr0, operand: None, .. }));
     assert!(env.requests.is_empty() || in_memory, "{reason:?} asks a device");
     env.requests.clear();
-    if let Some(bug) = bug {
-        meddle(bug, reason, &before, cpu, &mut outcome);
-    }
     oracle.check(reason, &before, cpu, outcome);
     if let ExitReason::Msr(access) = reason {
         oracle.check_msr(access, outcome, (&before, own), (cpu, vcpu, env));
     }
     env.oddities.clear();
     env.sent.clear();
-}
-
-/// What a handler with a bug would have left.
-fn meddle(bug: Bug, reason: ExitReason, before: &FakeCpu, cpu: &mut FakeCpu, outcome: &mut Outcome) {
-    use platform::GuestCpu;
-    let faulted = matches!(outcome, Outcome::Inject(_));
-    let index = before.gpr(Gpr::Rcx) as u32;
-    let value = before.gpr(Gpr::Rax) & 0xffff_ffff | before.gpr(Gpr::Rdx) << 32;
-    let user = before.system().cpl != 0;
-    match (bug, reason) {
-        (Bug::Ring, ExitReason::Msr(MsrAccess { direction: Direction::Read })) if user => {
-            *outcome = Outcome::Complete(NEXT);
-        }
-        (Bug::Svme, ExitReason::Msr(MsrAccess { direction: Direction::Write }))
-            if index == 0xc000_0080 && value & 1 << 12 != 0 =>
-        {
-            cpu.state.efer |= 1 << 12;
-        }
-        (Bug::LateFault, ExitReason::Msr(MsrAccess { direction: Direction::Write }))
-            if index == 0x277 && faulted && !user =>
-        {
-            cpu.state.pat = value;
-        }
-        (Bug::Components, ExitReason::Xsetbv) if faulted && value == 5 => {
-            cpu.xcr0 = value;
-            *outcome = Outcome::Complete(NEXT);
-        }
-        (Bug::HiddenFeature, ExitReason::Control(ControlAccess { register: Control::Cr4, operand: Some(it), .. }))
-            if faulted && !user && before.gpr(it) & 1 << 20 != 0 =>
-        {
-            cpu.state.cr4 |= 1 << 20;
-        }
-        (Bug::Shown, ExitReason::Cpuid) if before.gpr(Gpr::Rax) as u32 == 0x8000_0001 => {
-            cpu.set_gpr(Gpr::Rcx, cpu.gpr(Gpr::Rcx) | 4);
-        }
-        (Bug::Debug, ExitReason::Debug(DebugAccess { direction: Direction::Write, .. })) if !faulted => {
-            cpu.state.dr7 &= !(1 << 10);
-        }
-        _ => {}
-    }
 }

@@ -9,6 +9,7 @@ use crate::PAGE;
 use crate::error::Flaw;
 use crate::file::File;
 use crate::launch::{self, PageKind, Step};
+use platform::Slip;
 
 /// SNPABI, PAGE_INFO: its length, which it contains.
 const PAGE_INFO_BYTES: usize = 0x70;
@@ -81,7 +82,8 @@ impl Chains {
 
     fn vmsa(&mut self, place: VmsaPlace, gpa: u64, content: &Digest) {
         let own = self.list.iter_mut().filter(|(own, ..)| *own == place);
-        own.for_each(|(_, _, chain)| chain.extend(PageType::Vmsa, gpa, content));
+        let kind = if Slip::PlainVmsa.is_planted() { PageType::Normal } else { PageType::Vmsa };
+        own.for_each(|(_, _, chain)| chain.extend(kind, gpa, content));
     }
 }
 
@@ -107,7 +109,9 @@ pub(super) fn measure(file: &File<'_>, mask: u32) -> Result<Snp, Flaw> {
             vmsas.push((processor, digest));
         }
     })?;
-    vmsas.sort_by_key(|(processor, _)| *processor);
+    if !Slip::FileOrder.is_planted() {
+        vmsas.sort_by_key(|(processor, _)| *processor);
+    }
     vmsas.iter().for_each(|(_, digest)| chains.vmsa(VmsaPlace::Kvm, KVM_VMSA_GPA, digest));
     let digests =
         chains.list.iter().map(|(vmsa, zeroes, chain)| LaunchDigest { vmsa: *vmsa, zeroes: *zeroes, digest: chain.0 });

@@ -4,7 +4,7 @@
 //! CPUID is the exit that a guest takes most often. Answering it is a look-up by leaf number in an array that all vCPUs
 //! share, plus corrections for the few leaves that depend on the vCPU or on a control register.
 
-use platform::{Control, GuestCpu, SHARED_BIT};
+use platform::{Control, GuestCpu, SHARED_BIT, Slip};
 use specs::cpuid::{
     AdvancedPowerEdx, ExtendedEcx, ExtendedEdx, Leaf1Ecx, Leaf1Edx, Leaf6Eax, Leaf7Ebx, Leaf7Ecx, Registers,
     VENDOR_AMD, VENDOR_INTEL, Xcr0, leaf,
@@ -159,6 +159,7 @@ impl CpuidTable {
 
         let mut ecx = features.extended_ecx;
         ecx.set(ExtendedEcx::CMP_LEGACY, amd && config.processors > 1);
+        ecx.set(ExtendedEcx::SVM, Slip::ShownSvm.is_planted());
         // APM vol. 3, E.4.2: these repeat leaf 1.
         let repeated = if amd { one.edx & 0x0183_f3ff } else { 0 };
         let eax = if amd { one.eax } else { 0 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which values the guest may write to MSRs that are more than a mask of bits.
 
-use platform::{Control, GuestCpu, SwitchedMsr};
+use platform::{Control, GuestCpu, Slip, SwitchedMsr};
 use specs::msr::{efer, mtrr};
 
 use crate::Vendor;
@@ -56,7 +56,7 @@ const fn canonical(address: u64) -> u64 {
 /// EFER (APM vol. 2, 3.1.7): no bit whose feature CPUID hides, SVME among them; LME stays while paging is on; LMA is the
 /// processor's own, and what is written there is ignored.
 fn efer_value(value: u64, facts: &Facts, cpu: &mut impl GuestCpu) -> Option<u64> {
-    let mut allowed = efer::SCE;
+    let mut allowed = if Slip::Svme.is_planted() { efer::SCE | efer::SVME } else { efer::SCE };
     if facts.long_mode {
         allowed |= efer::LME | efer::LMA;
     }

@@ -13,7 +13,7 @@ mod tests;
 
 pub(crate) use state::MsrState;
 
-use platform::{Clock, Direction, Exception, Gpr, GuestCpu, MsrAccess};
+use platform::{Clock, Direction, Exception, Gpr, GuestCpu, MsrAccess, Slip};
 use specs::msr;
 
 use crate::{Env, Oddity, Outcome, VcpuContext};
@@ -30,7 +30,7 @@ pub fn handle(
 ) -> Outcome {
     // The processor checks the privilege level before it looks at the intercept (APM vol. 2, 15.11); a second check here
     // costs a load.
-    if cpu.system().cpl != 0 {
+    if cpu.system().cpl != 0 && !(Slip::UserMsr.is_planted() && access.direction == Direction::Read) {
         return Outcome::Inject(Exception::GENERAL_PROTECTION);
     }
     let index = cpu.gpr(Gpr::Rcx) as u32;
@@ -108,6 +108,9 @@ fn write(
             vcpu.msrs.set(slot, offset, value)
         }
         Write::Switched(register, check) => {
+            if Slip::LateFault.is_planted() {
+                cpu.set_switched_msr(register, value);
+            }
             let value = check::switched(check, value, vcpu.cpuid.facts(), cpu)?;
             cpu.set_switched_msr(register, value);
             Some(())
