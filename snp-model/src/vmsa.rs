@@ -106,15 +106,20 @@ pub fn check_state(vmsa: &Vmsa, entering: &Entering, assumptions: &Assumptions) 
     Ok(())
 }
 
-/// What the exit finds in the page against what the entry has loaded from it.
-pub fn check_untouched(loaded: &Vmsa, found: &Vmsa, gpa: u64, assumptions: &Assumptions) -> Result<(), Broken> {
+/// What the exit finds in the page against what the entry has loaded from it. `differs` looks for the first byte of the page
+/// that is another one, or of its eight bytes, by its offset.
+pub fn check_untouched(
+    loaded: &Vmsa,
+    differs: impl FnOnce(&[u8]) -> Option<usize>,
+    gpa: u64,
+    assumptions: &Assumptions,
+) -> Result<(), Broken> {
     if !assumptions.running_vmsa_is_closed {
         return Ok(());
     }
-    let pairs = loaded.as_bytes().chunks_exact(8).zip(found.as_bytes().chunks_exact(8));
-    match pairs.zip(0u64..).find(|((loaded, found), _)| loaded != found) {
+    match differs(loaded.as_bytes()) {
         None => Ok(()),
-        Some((_, word)) => Err(Broken { rule: Rule::VmsaWritten, gpa, found: word * 8 }),
+        Some(at) => Err(Broken { rule: Rule::VmsaWritten, gpa, found: at as u64 & !7 }),
     }
 }
 
@@ -276,7 +281,11 @@ mod tests {
     #[test]
     fn a_vmsa_that_changed_while_it_ran_is_noticed() {
         let loaded = vmsa();
-        let untouched = |found: &Vmsa, assumptions| check_untouched(&loaded, found, 0x7000, assumptions);
+        let untouched = |found: &Vmsa, assumptions| {
+            let found = found.as_bytes();
+            let differs = |loaded: &[u8]| loaded.iter().zip(found).position(|(loaded, found)| loaded != found);
+            check_untouched(&loaded, differs, 0x7000, assumptions)
+        };
         assert_eq!(untouched(&loaded, &Assumptions::LIKELY), Ok(()));
         let parked = Vmsa { efer: 0, ..vmsa() };
         let broken = Broken { rule: Rule::VmsaWritten, gpa: 0x7000, found: offset_of!(Vmsa, efer) as u64 };

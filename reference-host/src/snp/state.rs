@@ -2,9 +2,13 @@
 //! What VMRUN loads from a VMSA and #VMEXIT stores in it (APM vol. 2, 15.35.3 and table B-4), with QEMU's VMCB as the place
 //! where the processor's state lives meanwhile.
 
+use core::mem::offset_of;
 use specs::svm::{VirtualInterrupt, VmcbSave, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
+/// An exit stores nothing in a VMSA from here on: only the upper halves of the YMM registers, which this hardware has not, and
+/// what the host or the guest's owner writes.
+pub const STORED: usize = offset_of!(Vmsa, ymm_high);
 /// Bytes of an FXSAVE area (APM vol. 1, 11.4.4).
 pub const FX_BYTES: usize = 512;
 /// x87 tag word: all registers empty.
@@ -58,13 +62,16 @@ pub fn fx_from(vmsa: &Vmsa, area: &mut [u8; FX_BYTES]) {
     set(8, &vmsa.x87_rip.to_le_bytes());
     set(16, &vmsa.x87_dp.to_le_bytes());
     set(24, &(vmsa.mxcsr & MXCSR_KNOWN).to_le_bytes());
-    for (register, bytes) in vmsa.x87.chunks_exact(10).enumerate() {
-        set(32 + register * 16, bytes);
+    let (registers, _) = area.as_chunks_mut::<16>();
+    for ([a, b, c, d, e, f, g, h, i, j, ..], from) in registers.iter_mut().skip(X87).zip(vmsa.x87.as_chunks().0) {
+        [*a, *b, *c, *d, *e, *f, *g, *h, *i, *j] = *from;
     }
-    for (register, bytes) in vmsa.xmm.iter().enumerate() {
-        set(160 + register * 16, bytes);
-    }
+    registers.iter_mut().skip(XMM).zip(&vmsa.xmm).for_each(|(to, from)| *to = *from);
 }
+
+/// Where the registers are in an FXSAVE area, in units of 16 bytes.
+const X87: usize = 2;
+const XMM: usize = 10;
 
 /// MXCSR bits that FXRSTOR accepts.
 const MXCSR_KNOWN: u32 = 0xffff;
@@ -79,14 +86,13 @@ pub fn fx_to(area: &[u8; FX_BYTES], vmsa: &mut Vmsa) {
         .fold(TAGS_EMPTY, |all, register| all & !(3 << (register * 2)));
     (vmsa.x87_fcw, vmsa.x87_fsw, vmsa.x87_fop) = (word(0), word(2), word(6));
     (vmsa.x87_rip, vmsa.x87_dp, vmsa.mxcsr) = (long(8), long(16), long(24) as u32);
-    for (register, bytes) in vmsa.x87.chunks_exact_mut(10).enumerate() {
-        let from = 32 + register * 16;
-        bytes.copy_from_slice(area.get(from..from + 10).unwrap_or(&[0; 10]));
+    let (registers, _) = area.as_chunks::<16>();
+    for (to, [from @ .., _, _, _, _, _, _]) in
+        vmsa.x87.as_chunks_mut::<10>().0.iter_mut().zip(registers.iter().skip(X87))
+    {
+        *to = *from;
     }
-    for (register, bytes) in vmsa.xmm.iter_mut().enumerate() {
-        let from = 160 + register * 16;
-        bytes.copy_from_slice(area.get(from..from + 16).unwrap_or(&[0; 16]));
-    }
+    vmsa.xmm.iter_mut().zip(registers.iter().skip(XMM)).for_each(|(to, from)| *to = *from);
 }
 
 fn byte(area: &[u8; FX_BYTES], at: usize) -> u8 {
@@ -156,6 +162,8 @@ mod tests {
         assert!(lost.iter().all(untouched), "{lost:x?}");
         assert_eq!((after.rip, after.rax, after.r8, after.xmm), (before.rip, before.rax, before.r8, before.xmm));
         assert_eq!(after.x87_ftw, 0x3f0f);
+        assert!(after.as_bytes()[STORED..].iter().all(|byte| *byte == 0), "what is not stored need not be written");
+        assert_ne!(after.as_bytes()[STORED - 1], 0);
     }
 
     #[test]

@@ -51,7 +51,7 @@ const fn is_open(interrupts: u64) -> bool {
 
 impl Vcpu {
     /// The VMCB has just been filled from a VMSA.
-    pub(super) fn begin_alternate(&mut self, vmsa: &Vmsa) {
+    pub(super) fn begin_alternate(&mut self) {
         self.alternate = Alternate::default();
         let control = self.control();
         control.intercept_exceptions &= !INTERCEPT_DB;
@@ -59,13 +59,14 @@ impl Vcpu {
         if !self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
             return;
         }
-        if vmsa.vintr_ctrl & vintr::INTERRUPT_SHADOW != 0 {
+        let &mut Vmsa { vintr_ctrl, event_injection, .. } = self.vmsa();
+        if vintr_ctrl & vintr::INTERRUPT_SHADOW != 0 {
             self.begin_shadow();
         }
         self.judge_request();
-        let bit = |bit: u64| vmsa.vintr_ctrl & bit != 0;
+        let bit = |bit: u64| vintr_ctrl & bit != 0;
         let enabled = bit(vintr::V_NMI_ENABLE);
-        let injected = vmsa.event_injection & (event::VALID | event::TYPE_MASK) == event::VALID | event::TYPE_NMI;
+        let injected = event_injection & (event::VALID | event::TYPE_MASK) == event::VALID | event::TYPE_NMI;
         let masked = enabled && (bit(vintr::V_NMI_MASK) || injected);
         self.alternate.nmi = Nmi { enabled, waits: enabled && bit(vintr::V_NMI), masked, iret: None };
         self.intercept_iret();

@@ -163,13 +163,8 @@ impl Vcpu {
         // SAFETY: SVM is on and the VMCB is ours; TR is needed to find the stack.
         unsafe { svm::save_guest_state(self.physical) };
         let (paging, vmpl, privacy) = (self.paging(), self.vmpl, self.privacy());
-        let mut save = *self.save();
-        let delivered = deliver(&mut save, &mut Memory { machine, paging, vmpl, privacy }, VECTOR_VC, code);
-        match delivered {
-            Ok(()) => {
-                *self.save() = save;
-                Ok(())
-            }
+        match deliver(self.save(), &mut Memory { machine, paging, vmpl, privacy }, VECTOR_VC, code) {
+            Ok(()) => Ok(()),
             Err(_) => Err(self.violation(machine, Broken { rule: Rule::VcDelivery, gpa: 0, found: code })),
         }
     }

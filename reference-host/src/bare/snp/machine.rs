@@ -19,7 +19,7 @@ use reference_host::loader::GuestRam;
 use reference_host::memory::{GuestMap, PAGE, Range};
 use reference_host::report::Stop;
 use reference_host::snp::walk::{Lost, Mapping, Paging, walk};
-use reference_host::snp::{ASID, C_MASK};
+use reference_host::snp::{ASID, C_MASK, state};
 use snp_host::hostile::Change;
 use snp_host::{Hardware, NotShared};
 use snp_model::access::{Access, Effect, Fault, Kind, Leaf, check, private_leaf};
@@ -452,16 +452,19 @@ impl Machine {
         self.forget(&[C_MASK | head], size.bytes());
     }
 
-    /// A VMSA's content.
-    pub(super) fn read_vmsa(&self, gpa: u64) -> Option<Vmsa> {
-        let mut bytes = [0; PAGE as usize];
-        self.memory.copy_from(gpa, &mut bytes).ok()?;
-        Some(zerocopy::transmute!(bytes))
+    /// Reads a VMSA's content.
+    pub(super) fn read_vmsa(&self, gpa: u64, into: &mut Vmsa) -> bool {
+        self.memory.copy_from(gpa, into.as_mut_bytes()).is_ok()
     }
 
-    /// Stores a VMSA where [`Self::read_vmsa`] has found it.
+    /// Where a VMSA's content differs from what it was; at its start if it has none.
+    pub(super) fn vmsa_differs(&self, gpa: u64, from: &[u8]) -> Option<usize> {
+        self.memory.difference(gpa, from).unwrap_or(Some(0))
+    }
+
+    /// Stores what an exit stores in a VMSA, where [`Self::read_vmsa`] has found it. The rest is as it was.
     pub(super) fn write_vmsa(&mut self, gpa: u64, vmsa: &Vmsa) -> bool {
-        self.memory.write(gpa, vmsa.as_bytes()).is_ok()
+        vmsa.as_bytes().get(..state::STORED).is_some_and(|stored| self.memory.write(gpa, stored).is_ok())
     }
 
     /// The table, for the instructions that change it.

@@ -4,7 +4,7 @@
 use super::devices::{read_msr, write_msr};
 use super::machine::Machine;
 use super::vcpu::{Activity, Flow, Home, INTERCEPT_CR_WRITE, Vcpu};
-use super::vector;
+use super::vector::Area;
 use reference_host::report::End;
 use reference_host::snp::{ASID, C_MASK, state};
 use snp_model::injection;
@@ -13,7 +13,7 @@ use snp_model::vmsa::{Entering, Refused, check_page, check_state, check_untouche
 use specs::msr;
 use specs::sev::exit as sev_exit;
 use specs::svm::{event, exit};
-use specs::vmsa::{SevFeatures, Vmsa, vintr};
+use specs::vmsa::{SevFeatures, vintr};
 
 /// What this hardware has.
 const ALLOWED: SevFeatures = SevFeatures::SNP_ACTIVE
@@ -43,65 +43,67 @@ impl Vcpu {
 
     /// #VMEXIT: stores the state of the VMPL that ran.
     fn leave(&mut self, machine: &mut Machine, record: Option<Record>) -> Flow {
+        let Some(home) = self.homes.get(usize::from(self.vmpl)).copied().flatten() else {
+            return self.gap(machine, 0x22);
+        };
+        if let Home::Page(gpa) = home {
+            machine.rmp().0.set_in_use(gpa, false);
+            let differs = |loaded: &[u8]| machine.vmsa_differs(gpa, loaded);
+            if let Err(broken) = check_untouched(self.vmsa(), differs, gpa, &machine.assumptions) {
+                self.broke(machine, broken)?;
+            }
+        }
         self.withdraw_offer();
         let kept = self.end_alternate();
         // SAFETY: SVM is on and the VMCB is ours.
         unsafe { svm::save_guest_state(self.physical) };
-        let mut vmsa = self.vmsa;
-        let save = *self.save();
-        state::store(&save, &self.registers.0, &mut vmsa);
-        if self.public_root {
+        let public_root = self.public_root;
+        let (save, registers, vmsa) = self.state();
+        state::store(save, &registers.0, vmsa);
+        if public_root {
             vmsa.cr3 &= !C_MASK;
         }
-        state::fx_to(&vector::save(), &mut vmsa);
+        let mut area = Area::ZEROED;
+        area.save();
+        state::fx_to(&area.0, vmsa);
         vmsa.tsc_aux = read_msr(msr::TSC_AUX) as u32;
+        self.store_events(kept, record.unwrap_or(Record { code: exit::INTR, info1: 0, info2: 0, next_rip: 0 }));
+        self.loaded = false;
+        match home {
+            Home::Page(gpa) if !machine.write_vmsa(gpa, self.vmsa()) => self.gap(machine, 0x21),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the VMSA tells of interrupts and of the exit. `kept` is a shadow that still holds.
+    fn store_events(&mut self, kept: bool, record: Record) {
         let control = self.control();
         let (interrupts, shadow) = (control.virtual_interrupt, kept || control.interrupt_state & 1 != 0);
         let requeued = control.event_injection;
-        vmsa.vintr_ctrl = self.nmi_bits(state::stored_interrupt_control(vmsa.vintr_ctrl, interrupts, shadow));
-        let record = record.unwrap_or(Record { code: exit::INTR, info1: 0, info2: 0, next_rip: 0 });
+        let stored = state::stored_interrupt_control(self.vmsa().vintr_ctrl, interrupts, shadow);
+        let (stored, number) = (self.nmi_bits(stored), self.number);
+        let alternate = self.features.contains(SevFeatures::ALTERNATE_INJECTION);
+        let vmsa = self.vmsa();
+        vmsa.vintr_ctrl = stored;
         (vmsa.exit_code, vmsa.exit_info1, vmsa.exit_info2) = (record.code, record.info1, record.info2);
         vmsa.next_rip = record.next_rip;
         // Nothing is injected twice: what was not delivered is told, and its owner injects it again.
         vmsa.event_injection = 0;
         vmsa.exit_int_info = if requeued & event::VALID != 0 { requeued } else { 0 };
-        if vmsa.exit_int_info != 0 && self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
+        if vmsa.exit_int_info != 0 && alternate {
             vmsa.vintr_ctrl |= vintr::BUSY;
         }
-        (vmsa.tlb_id, vmsa.pcpu_id) = (1, u64::from(self.number) + 1);
-        self.loaded = false;
-        self.keep(machine, &vmsa)
-    }
-
-    fn keep(&mut self, machine: &mut Machine, vmsa: &Vmsa) -> Flow {
-        match self.homes.get(usize::from(self.vmpl)).copied().flatten() {
-            Some(Home::Launch) => self.launch = *vmsa,
-            Some(Home::Page(gpa)) => {
-                machine.rmp().0.set_in_use(gpa, false);
-                let found = machine.read_vmsa(gpa);
-                let loaded = self.vmsa;
-                let untouched = found.map_or(Ok(()), |it| check_untouched(&loaded, &it, gpa, &machine.assumptions));
-                if let Err(broken) = untouched {
-                    self.broke(machine, broken)?;
-                }
-                if !machine.write_vmsa(gpa, vmsa) {
-                    return self.gap(machine, 0x21);
-                }
-            }
-            None => return self.gap(machine, 0x22),
-        }
-        Ok(())
+        (vmsa.tlb_id, vmsa.pcpu_id) = (1, u64::from(number) + 1);
     }
 
     /// VMRUN: checks and loads a VMPL's state. A VMSA that its owner holds gives way to VMPL0, as a host would do it.
     pub(super) fn enter(&mut self, machine: &mut Machine, vmpl: u8) -> Flow {
         let home = self.homes.get(usize::from(vmpl)).copied().flatten();
-        let (vmsa, page) = match home {
-            Some(Home::Launch) => (self.launch, None),
-            Some(Home::Page(gpa)) => match machine.read_vmsa(gpa) {
-                Some(vmsa) => (vmsa, Some(gpa)),
-                None => return self.gap(machine, 0x23),
-            },
+        self.launch_runs = matches!(home, Some(Home::Launch));
+        let page = match home {
+            Some(Home::Launch) => None,
+            Some(Home::Page(gpa)) if machine.read_vmsa(gpa, self.vmsa()) => Some(gpa),
+            Some(Home::Page(_)) => return self.gap(machine, 0x23),
             None => return self.gap(machine, 0x24),
         };
         let entry = page.and_then(|gpa| machine.entry(gpa));
@@ -111,12 +113,12 @@ impl Vcpu {
         let allowed = ALLOWED.intersection(SevFeatures::from_bits_truncate(told));
         let entering = Entering { entry, spa, asid: ASID, vmpl, allowed, event_injection: 0 };
         let checked = if page.is_some() { check_page(&entering) } else { Ok(()) };
-        match checked.and_then(|()| check_state(&vmsa, &entering, &machine.assumptions)) {
+        match checked.and_then(|()| check_state(self.vmsa(), &entering, &machine.assumptions)) {
             Ok(()) => {}
             Err(Refused { exit_code: sev_exit::BUSY, .. }) if vmpl != 0 => return self.enter(machine, 0),
-            Err(Refused { broken, .. }) => return Err(self.refused(machine, &vmsa, vmpl, broken)),
+            Err(Refused { broken, .. }) => return Err(self.refused(machine, vmpl, broken)),
         }
-        if vmsa.pcpu_id == 0 {
+        if self.vmsa().pcpu_id == 0 {
             machine.ledger.flush_vmpl(self.number, vmpl);
         }
         if let Err(broken) = machine.ledger.enter(self.number, vmpl) {
@@ -128,40 +130,41 @@ impl Vcpu {
         if let Some(gpa) = page {
             machine.rmp().0.set_in_use(gpa, true);
         }
-        self.load(&vmsa, vmpl);
+        self.load(vmpl);
         Ok(())
     }
 
-    fn refused(&mut self, machine: &Machine, vmsa: &Vmsa, vmpl: u8, broken: Broken) -> End {
+    fn refused(&mut self, machine: &Machine, vmpl: u8, broken: Broken) -> End {
         // What is reported is the VMSA that was to run, not the one that ran.
         self.vmpl = vmpl;
-        self.save().rip = vmsa.rip;
+        self.save().rip = self.vmsa().rip;
         self.violation(machine, broken)
     }
 
-    fn load(&mut self, vmsa: &Vmsa, vmpl: u8) {
+    /// Loads the VMSA that is checked.
+    fn load(&mut self, vmpl: u8) {
         (self.loaded, self.activity) = (true, Activity::Running);
         self.vmpl = vmpl;
-        self.vmsa = *vmsa;
-        self.features = SevFeatures::from_bits_truncate(vmsa.sev_features);
+        self.features = SevFeatures::from_bits_truncate(self.vmsa().sev_features);
         self.public_root = false;
-        let mut registers = [0; 16];
-        state::load(vmsa, self.save(), &mut registers);
-        self.registers.0 = registers;
-        let injected = injection::source(self.features, 0, vmsa.event_injection);
-        let control = self.control();
-        control.intercept_cr = INTERCEPT_CR_WRITE;
-        control.virtual_interrupt = state::interrupt_control(vmsa);
-        control.event_injection = injected;
-        control.interrupt_state = 0;
-        self.begin_alternate(vmsa);
-        // SAFETY: SVM is on, the VMCB is ours, and this program uses none of FS, GS, TR and LDTR.
-        unsafe { svm::load_guest_state(self.physical) };
+        let (save, registers, vmsa) = self.state();
+        state::load(vmsa, save, &mut registers.0);
+        let mut area = Area::ZEROED;
+        state::fx_from(vmsa, &mut area.0);
+        area.load();
         // SAFETY: QEMU only keeps the value for RDTSCP, which this program does not execute.
         unsafe { write_msr(msr::TSC_AUX, vmsa.tsc_aux.into()) };
-        let mut area = [0; state::FX_BYTES];
-        state::fx_from(vmsa, &mut area);
-        vector::load(&area);
+        let interrupts = state::interrupt_control(vmsa);
+        let wanted = vmsa.event_injection;
+        let injected = injection::source(self.features, 0, wanted);
+        let control = self.control();
+        control.intercept_cr = INTERCEPT_CR_WRITE;
+        control.virtual_interrupt = interrupts;
+        control.event_injection = injected;
+        control.interrupt_state = 0;
+        self.begin_alternate();
+        // SAFETY: SVM is on, the VMCB is ours, and this program uses none of FS, GS, TR and LDTR.
+        unsafe { svm::load_guest_state(self.physical) };
     }
 
     /// Waits for an interrupt, or for a start-up. A processor that waits does not hold its VMSA.

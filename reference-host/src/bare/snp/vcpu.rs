@@ -132,10 +132,12 @@ pub(super) struct Vcpu {
     pub(super) registers: GuestRegisters,
     /// Which one runs.
     pub(super) vmpl: u8,
-    /// Its VMSA as it was loaded.
-    pub(super) vmsa: Vmsa,
+    /// A VMSA as it was loaded from a page.
+    page: Vmsa,
     /// VMPL0's VMSA if the host keeps it.
-    pub(super) launch: Vmsa,
+    launch: Vmsa,
+    /// Whether the latter is the one that is loaded.
+    pub(super) launch_runs: bool,
     pub(super) homes: [Option<Home>; VMPLS],
     /// The features that the host lets each VMPL's VMSA have.
     pub(super) allowed: [u64; VMPLS],
@@ -188,8 +190,9 @@ impl Vcpu {
             physical: places.vmcb,
             registers: GuestRegisters::default(),
             vmpl: 0,
-            vmsa: Vmsa::new_zeroed(),
+            page: Vmsa::new_zeroed(),
             launch: Vmsa::new_zeroed(),
+            launch_runs: false,
             homes: [None; VMPLS],
             allowed: [0; VMPLS],
             ghcb: [ghcb; VMPLS],
@@ -228,6 +231,18 @@ impl Vcpu {
         unsafe { &mut self.vmcb.as_mut().save }
     }
 
+    /// The VMSA that was loaded last, which the host may keep itself: then nothing of it need be copied.
+    pub(super) const fn vmsa(&mut self) -> &mut Vmsa {
+        if self.launch_runs { &mut self.launch } else { &mut self.page }
+    }
+
+    /// The processor's state and the VMSA that it was loaded from.
+    pub(super) fn state(&mut self) -> (&mut VmcbSave, &mut GuestRegisters, &mut Vmsa) {
+        // SAFETY: as in `control`; the VMCB is no part of `self`.
+        let save = unsafe { &mut self.vmcb.as_mut().save };
+        (save, &mut self.registers, if self.launch_runs { &mut self.launch } else { &mut self.page })
+    }
+
     pub(super) fn register(&mut self, number: u8) -> u64 {
         match number {
             RAX => self.save().rax,
@@ -256,7 +271,7 @@ impl Vcpu {
     /// What makes an address private just now.
     pub(super) fn privacy(&mut self) -> Privacy {
         if self.features.contains(SevFeatures::VTOM) {
-            return Privacy::Below(self.vmsa.virtual_tom);
+            return Privacy::Below(self.vmsa().virtual_tom);
         }
         let save = self.save();
         if is_forced_private(save.cr0, save.efer) { Privacy::Forced } else { Privacy::CBit }
