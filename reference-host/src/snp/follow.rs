@@ -5,7 +5,8 @@
 //! PVALIDATE 16,384 times in a row.
 //!
 //! 64-bit code at CPL 0 only, without a trap flag. Instructions are MOV, TEST, ADD, SUB, AND, OR, XOR and CMP between
-//! registers or with a constant, jumps, and NOP (APM vol. 3); at anything else the guest goes on by itself from where it was.
+//! registers or with a constant, INC and DEC, LEA of a register and a constant, jumps, and NOP (APM vol. 3); at anything else the
+//! guest goes on by itself from where it was.
 
 use super::decode::{Kind, decode};
 
@@ -35,8 +36,8 @@ pub struct State {
 /// An instruction that exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// PVALIDATE, as #UD.
-    Pvalidate,
+    /// PVALIDATE or RMPADJUST, as #UD.
+    OnPage,
     /// VMGEXIT.
     Vmgexit,
     /// RDMSR.
@@ -51,7 +52,7 @@ pub fn follow(state: &mut State, fetch: impl Fn(u64) -> Option<[u8; WINDOW]>) ->
     for _ in 0..LIMIT {
         let bytes = fetch(state.rip)?;
         match (decode(&bytes, true).kind, bytes) {
-            (Kind::Pvalidate, _) => return Some(Exit::Pvalidate),
+            (Kind::Pvalidate | Kind::Rmpadjust, _) => return Some(Exit::OnPage),
             (Kind::Vmgexit, _) => return Some(Exit::Vmgexit),
             (Kind::Msr, [0x0f, 0x32, ..]) => return Some(Exit::ReadMsr),
             (Kind::Msr, [0x0f, 0x30, ..]) => return Some(Exit::WriteMsr),
@@ -120,6 +121,26 @@ impl State {
                 let constant = extend(i32::from_le_bytes([a, b, c, d]));
                 self.calculate(modrm >> 3 & 7, wide, Some(to), self.get(to), constant)?;
                 next = next.wrapping_add(6);
+            }
+            [opcode @ 0xb8..=0xbf, a, b, c, d, ..] if !wide => {
+                self.set(opcode & 7 | (rex & 1) << 3, false, u32::from_le_bytes([a, b, c, d]).into());
+                next = next.wrapping_add(5);
+            }
+            [0xff, modrm, ..] if modrm >> 3 & 7 <= 1 => {
+                let (to, _) = pair(modrm)?;
+                let carry = self.rflags & CF;
+                self.calculate(if modrm & 8 == 0 { ADD } else { SUB }, wide, Some(to), self.get(to), 1)?;
+                // They leave CF alone.
+                self.rflags = self.rflags & !CF | carry;
+                next = next.wrapping_add(2);
+            }
+            // LEA, without an index.
+            [0x8d, modrm, a, b, c, d, ..] if modrm & 7 != 4 && matches!(modrm >> 6, 1 | 2) => {
+                let short = modrm >> 6 == 1;
+                let offset = if short { extend(a as i8) } else { extend(i32::from_le_bytes([a, b, c, d])) };
+                let base = self.get(modrm & 7 | (rex & 1) << 3);
+                self.set(modrm >> 3 & 7 | (rex & 4) << 1, wide, base.wrapping_add(offset));
+                next = next.wrapping_add(if short { 3 } else { 6 });
             }
             [opcode @ (0x70..=0x7f | 0xeb), offset, ..] => {
                 next = next.wrapping_add(2);
@@ -248,13 +269,79 @@ mod tests {
         ];
         let mut at = state(BASE + 23);
         (at.general[6], at.general[7], at.general[8]) = (0x7fff_e000, 0x8000_0000, u64::MAX);
-        assert_eq!(run(&code, &mut at), Some(Exit::Pvalidate));
+        assert_eq!(run(&code, &mut at), Some(Exit::OnPage));
         assert_eq!((at.rip, at.general[0], at.general[6], at.general[8]), (BASE + 19, 0x7fff_f000, 0x7fff_f000, 0));
         assert_eq!(at.rflags & (CF | ZF | SF), CF | SF);
         // The last page: the way out is not known.
         (at.rip, at.general[0]) = (BASE + 23, 0);
         at.rflags &= !CF;
         assert_eq!(run(&code, &mut at), None);
+    }
+
+    /// Parados's loop over the small pages of 2 MiB (`platform-snp/src/accept.rs`).
+    #[test]
+    fn a_loop_of_rmpadjust_leads_to_its_next_one() {
+        let code = [
+            0x49, 0xff, 0xc3, //                          inc r11
+            0x74, 0xcb, //                                je out
+            0x4c, 0x8d, 0xa8, 0x00, 0x10, 0x00, 0x00, //  lea r13, [rax + 1000h]
+            0xba, 0x02, 0x0f, 0x00, 0x00, //              mov edx, f02h
+            0x31, 0xc9, //                                xor ecx, ecx
+            0xf3, 0x0f, 0x01, 0xfe, //                    rmpadjust
+            0x48, 0x89, 0xc1, //                          mov rcx, rax
+            0x4c, 0x89, 0xe8, //                          mov rax, r13
+            0x85, 0xc9, //                                test ecx, ecx
+            0x74, 0xdf, //                                je start
+        ];
+        let mut at = state(BASE + 23);
+        (at.general[2], at.general[11], at.general[13]) = (u64::MAX, 0u64.wrapping_sub(2), 0x8000_1000);
+        assert_eq!(run(&code, &mut at), Some(Exit::OnPage));
+        assert_eq!((at.rip, at.general[0], at.general[1]), (BASE + 19, 0x8000_1000, 0));
+        assert_eq!((at.general[2], at.general[11], at.general[13]), (0xf02, u64::MAX, 0x8000_2000));
+        // The last page: the way out is not known.
+        (at.rip, at.general[0]) = (BASE + 23, 0);
+        assert_eq!(run(&code, &mut at), None);
+    }
+
+    #[test]
+    fn inc_and_dec_leave_the_carry_alone() {
+        for (modrm, before, after, flags) in [
+            (0xc0, u64::MAX, 0, ZF | PF | AF),
+            (0xc8, 0, u64::MAX, SF | PF | AF),
+            (0xc0, u64::MAX >> 1, 1 << 63, OF | SF | PF | AF),
+        ] {
+            for carry in [0, CF] {
+                let mut at = State { rflags: 2 | carry, ..state(BASE) };
+                at.general[0] = before;
+                assert_eq!(run(&[0x48, 0xff, modrm, 0x0f, 0x30], &mut at), Some(Exit::WriteMsr));
+                assert_eq!((at.general[0], at.rflags), (after, 2 | carry | flags));
+            }
+        }
+        // INC of memory, CALL, PUSH.
+        for code in [[0xff, 0x00, 0x90], [0xff, 0xd0, 0x90], [0xff, 0xf0, 0x90]] {
+            assert_eq!(run(&code, &mut state(BASE)), None);
+        }
+    }
+
+    #[test]
+    fn lea_takes_a_register_and_an_offset() {
+        let lea = |code: &[u8]| {
+            let mut at = state(BASE);
+            (at.general[1], at.general[5]) = (0x1_0000_0000, 0x20);
+            run(&[code, &[0x0f, 0x30]].concat(), &mut at).map(|_| at.general[3])
+        };
+        assert_eq!(lea(&[0x48, 0x8d, 0x59, 0xff]), Some(0xffff_ffff));
+        assert_eq!(lea(&[0x48, 0x8d, 0x5d, 0x08]), Some(0x28));
+        assert_eq!(lea(&[0x8d, 0x99, 0x00, 0x10, 0x00, 0x00]), Some(0x1000), "32 bits of it");
+        // An index, no offset, RIP, a register.
+        for code in [
+            &[0x48, 0x8d, 0x5c, 0x09, 0x08][..],
+            &[0x48, 0x8d, 0x19],
+            &[0x48, 0x8d, 0x1d, 0, 0, 0, 0],
+            &[0x48, 0x8d, 0xd9],
+        ] {
+            assert_eq!(lea(code), None, "{code:x?}");
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Vcpu {
         };
         let mut state = State { general: from_fn(|number| self.register(number as u8)), rip, rflags };
         let (exit_code, info1) = match follow(&mut state, fetch)? {
-            Exit::Pvalidate => (exit::EXCEPTION_0 + UD, 0),
+            Exit::OnPage => (exit::EXCEPTION_0 + UD, 0),
             Exit::Vmgexit => (exit::VMMCALL, 0),
             // Others need not be intercepted.
             Exit::ReadMsr | Exit::WriteMsr
