@@ -165,21 +165,43 @@ fn accept(acceptance: &Acceptance, stretch: usize) -> Result<(), MemoryError> {
         zero(start, large);
         grant(start, PageSize::Large, ALL_RIGHTS)?;
     } else {
-        for page in (start.0..start.0 + large).step_by(PAGE_SIZE as usize).map(Gpa) {
-            match acceptance.treatment(page) {
-                Treatment::Leave => continue,
-                Treatment::Grant => {}
-                Treatment::Accept => {
-                    // SAFETY: the page is guest memory that nobody has touched, mapped at its own address.
-                    unsafe { validate(page, PageSize::Small, true)? };
-                    zero(page, PAGE_SIZE);
-                }
-            }
-            grant(page, PageSize::Small, ALL_RIGHTS)?;
+        let end = Gpa(start.0 + large);
+        let mut at = start;
+        while at < end {
+            let treatment = acceptance.treatment(at);
+            let others = (at.0..end.0).step_by(PAGE_SIZE as usize).map(Gpa);
+            let next = others.skip(1).find(|page| acceptance.treatment(*page) != treatment).unwrap_or(end);
+            accept_run(at, next, treatment)?;
+            at = next;
         }
     }
     acceptance.finish(stretch);
     Ok(())
+}
+
+/// Accepts small pages that are all to be treated alike, one step for all of them before the next one. Loops as short as these
+/// the reference host goes through without a world switch for each page.
+fn accept_run(start: Gpa, end: Gpa, treatment: Treatment) -> Result<(), MemoryError> {
+    let mut pages = (start.0..end.0).step_by(PAGE_SIZE as usize);
+    let done = |code, unchanged| verdict(code, unchanged, PageSize::Small) == Verdict::Done;
+    let validated = match treatment {
+        Treatment::Leave => return Ok(()),
+        Treatment::Grant => true,
+        Treatment::Accept => pages.clone().all(|page| {
+            // SAFETY: the page is guest memory that nobody has touched, mapped at its own address.
+            let Validation { code, unchanged } = unsafe { pvalidate(page, false, true) };
+            done(code, unchanged)
+        }),
+    };
+    if !validated {
+        return Err(MemoryError::Host);
+    }
+    if treatment == Treatment::Accept {
+        zero(start, end.0 - start.0);
+    }
+    // SAFETY: the page is guest memory, whose rights are the guest's to have.
+    let granted = pages.all(|page| done(unsafe { rmpadjust(page, false, GUEST_VMPL, ALL_RIGHTS, false) }, false));
+    if granted { Ok(()) } else { Err(MemoryError::Host) }
 }
 
 #[cfg(test)]
