@@ -18,4 +18,5 @@ pub mod exit;
 pub mod heap;
 pub mod log;
 pub mod own_tables;
+pub mod power_button;
 pub mod stack;

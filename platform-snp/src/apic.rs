@@ -3,6 +3,8 @@
 //!
 //! The host may ignore any of it. Then the guest's timers are late; Parados itself waits for none of it.
 
+use platform_shared::power_button::SCI_PIN;
+
 use crate::ghcb::{Refusal, memory_write, msr_read, msr_write};
 
 /// The timer's vector.
@@ -11,6 +13,8 @@ pub(crate) const TIMER_VECTOR: u8 = 0x40;
 pub(crate) const KICK_VECTOR: u8 = 0x41;
 /// The vector of the console's interrupt.
 pub(crate) const CONSOLE_VECTOR: u8 = 0x42;
+/// The vector of the power button's interrupt.
+pub(crate) const POWER_VECTOR: u8 = 0x43;
 /// The spurious vector: no EOI.
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 
@@ -35,6 +39,8 @@ const ASSERT: u64 = 1 << 14;
 const IOAPIC: u64 = 0xfec0_0000;
 const WINDOW: u64 = 0x10;
 const CONSOLE_PIN: u32 = 4;
+/// Of a redirection entry: level-triggered.
+const LEVEL: u32 = 1 << 15;
 
 /// Enables this processor's APIC with all of its local sources masked.
 pub(crate) fn enable() -> Result<(), Refusal> {
@@ -48,7 +54,16 @@ pub(crate) fn enable() -> Result<(), Refusal> {
 
 /// Sends the console's interrupt to the boot processor.
 pub(crate) fn route_console() -> Result<(), Refusal> {
-    for (register, value) in [(0x11 + 2 * CONSOLE_PIN, 0), (0x10 + 2 * CONSOLE_PIN, u32::from(CONSOLE_VECTOR))] {
+    route(CONSOLE_PIN, CONSOLE_VECTOR.into())
+}
+
+/// Sends the power button's interrupt there, too.
+pub(crate) fn route_power_button() -> Result<(), Refusal> {
+    route(SCI_PIN, LEVEL | u32::from(POWER_VECTOR))
+}
+
+fn route(pin: u32, entry: u32) -> Result<(), Refusal> {
+    for (register, value) in [(0x11 + 2 * pin, 0), (0x10 + 2 * pin, entry)] {
         memory_write(IOAPIC, register)?;
         memory_write(IOAPIC + WINDOW, value)?;
     }

@@ -45,6 +45,7 @@ mod memory;
 mod message;
 mod msr_protocol;
 mod page_state;
+mod power_button;
 mod shared_pool;
 mod smp;
 mod start;

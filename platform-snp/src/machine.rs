@@ -17,7 +17,7 @@ use crate::cpu::SnpCpu;
 use crate::instructions::{flush_all, halt_unless_rung};
 use crate::memory::SnpMemory;
 use crate::page_state;
-use crate::{apic, doorbell, ending, log};
+use crate::{apic, doorbell, ending, log, power_button};
 
 /// The host: its devices through the GHCB, and the other processors.
 pub struct SnpHost;
@@ -143,13 +143,16 @@ impl HostEvents for SnpCpu {
                 apic::SPURIOUS_VECTOR => continue,
                 _ => {}
             }
+            // Acknowledged at its source before the EOI, because the line is level-triggered.
+            let pressed = vector == apic::POWER_VECTOR && power_button::take();
             apic::end_of_interrupt();
             return Some(match vector {
                 apic::TIMER_VECTOR => {
                     self.armed = None;
                     HostEvent::Kick
                 }
-                apic::KICK_VECTOR => HostEvent::Kick,
+                apic::POWER_VECTOR if pressed => HostEvent::PowerButton,
+                apic::KICK_VECTOR | apic::POWER_VECTOR => HostEvent::Kick,
                 apic::CONSOLE_VECTOR => HostEvent::ConsoleInput,
                 other => HostEvent::Unexpected(other),
             });

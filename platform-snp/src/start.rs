@@ -31,7 +31,7 @@ use crate::interrupts::{DescriptorTable, descriptor_table};
 use crate::local::Local;
 use crate::machine::{Snp, SnpPages};
 use crate::message::Channel;
-use crate::{accept, apic, msr_protocol, shared_pool, smp};
+use crate::{accept, apic, msr_protocol, power_button, shared_pool, smp};
 
 /// Why the platform cannot run a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,6 +204,7 @@ pub fn prepare(
     apic::enable()?;
     CONSOLES.initialise()?;
     apic::route_console()?;
+    power_button::initialise();
     let clock = measurement.finish().ok_or(StartError::NoTimer)?;
     let apic_hz = measure_apic(&clock)?;
     let views = if block.has(flag::PAGE_CONVERSION) {

@@ -13,8 +13,7 @@ use igvm_tools::Platform;
 
 use super::figure::Figure;
 use crate::build;
-use crate::failure::{Failure, Result};
-use crate::status;
+use crate::failure::{Failure, Result, status};
 
 const AIM: f64 = 20_000.0;
 const CLOSURE_AIM: f64 = 60.0;

@@ -200,8 +200,13 @@ fn listening(context: &Context, arguments: &[&str]) -> Result<Run, String> {
 }
 
 fn sigterm(context: &Context) -> Outcome {
+    powers_off(context, &[])
+}
+
+/// A guest of one processor, and one of two, hears the power button and powers off.
+pub(super) fn powers_off(context: &Context, platform: &[&str]) -> Outcome {
     for processors in ["1", "2"] {
-        let mut run = listening(context, &["--smp", processors])?;
+        let mut run = listening(context, &[platform, &["--smp", processors]].concat())?;
         run.signal(Signal::SIGTERM)?;
         run.wait_for("guest: power button pressed")?;
         expect(&run.finish()?, 0, "poweroff")?;

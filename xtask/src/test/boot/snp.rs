@@ -9,7 +9,7 @@ use igvm_tools::Platform;
 
 use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::images::damaged_on;
-use super::pc::{HELD_UP, all_resets_no_reboot, clocks, hotplug, linux_reset, time_of_day};
+use super::pc::{HELD_UP, all_resets_no_reboot, clocks, hotplug, linux_reset, powers_off, time_of_day};
 use super::{Case, Context, Outcome, Verdict};
 
 /// All of them.
@@ -34,6 +34,7 @@ pub(super) const ALL: &[Case] = &[
         name: "snp_linux_resets_by_triple_fault",
         run: |context| linux_reset(context, &SNP, "triple", "triple-fault"),
     },
+    Case { name: "snp_sigterm_powers_the_guest_off", run: |context| powers_off(context, &SNP) },
     Case { name: "snp_jump_into_nowhere_ends_with_71", run: jump_nowhere },
     Case { name: "snp_guest_knows_what_time_it_is", run: |context| time_of_day(context, &SNP) },
     Case { name: "snp_two_processors", run: |context| processors(context, "2") },
