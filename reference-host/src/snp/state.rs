@@ -118,6 +118,15 @@ pub const fn stored_interrupt_control(vmsa: u64, vmcb: u64, shadow: bool) -> u64
     keep | vmcb & (TASK_PRIORITY | vintr::V_IRQ) | if shadow { vintr::INTERRUPT_SHADOW } else { 0 }
 }
 
+/// Whether IRET goes to another task (APM vol. 2, 12.4.3).
+pub const fn returns_to_task(save: &VmcbSave) -> bool {
+    const PE: u64 = 1 << 0;
+    const EFER_LMA: u64 = 1 << 10;
+    const VM: u64 = 1 << 17;
+    const NT: u64 = 1 << 14;
+    save.cr0 & PE != 0 && save.efer & EFER_LMA == 0 && save.rflags & (NT | VM) == NT
+}
+
 /// The virtual interrupt control after an exit. A processor that takes the requested interrupt clears V_IRQ (APM vol. 2,
 /// 15.21.4); QEMU 7.2 lets it stand if a fault cuts the delivery off, so that what EXITINTINFO tells would come twice.
 pub const fn after_delivery(interrupts: u64, exit_int_info: u64) -> u64 {
@@ -130,6 +139,17 @@ pub const fn after_delivery(interrupts: u64, exit_int_info: u64) -> u64 {
 mod tests {
     use super::*;
     use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+    #[test]
+    fn only_an_iret_of_protected_mode_goes_to_another_task() {
+        let mut save = VmcbSave::new_zeroed();
+        (save.cr0, save.rflags) = (1, 1 << 14);
+        assert!(returns_to_task(&save));
+        for (cr0, efer, rflags) in [(0, 0, 1 << 14), (1, 1 << 10, 1 << 14), (1, 0, 0), (1, 0, 1 << 14 | 1 << 17)] {
+            (save.cr0, save.efer, save.rflags) = (cr0, efer, rflags);
+            assert!(!returns_to_task(&save), "{cr0:x} {efer:x} {rflags:x}");
+        }
+    }
 
     /// A VMSA whose bytes are all different from their neighbours.
     fn vmsa() -> Vmsa {

@@ -7,9 +7,11 @@
 //! trap flag takes precedence: then the shadow is lost.
 //!
 //! VNMI (15.21.10) it has not at all: an NMI that waits in the VMSA is injected as soon as NMIs are not masked, IRET exits while
-//! they are, and runs under the trap flag as well, because NMIs are open only behind it.
+//! they are, and runs under the trap flag as well, because NMIs are open only behind it. A return to another task (12.4.3) does
+//! not: it would leave the trap flag in the segment of the task that it leaves. Behind it NMIs are open with the next exit.
 
 use super::vcpu::Vcpu;
+use reference_host::snp::state::returns_to_task;
 use specs::svm::{Misc1, VirtualInterrupt, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
@@ -39,8 +41,8 @@ struct Nmi {
     enabled: bool,
     waits: bool,
     masked: bool,
-    /// RIP of the IRET under the trap flag.
-    iret: Option<u64>,
+    /// RIP of the IRET that is under way, and whether under the trap flag.
+    iret: Option<(u64, bool)>,
 }
 
 /// Whether a virtual interrupt may come, by its request and the task priority beside it (APM vol. 2, 15.21.2).
@@ -74,7 +76,7 @@ impl Vcpu {
 
     /// Lets the instruction at RIP run under the trap flag.
     fn begin_shadow(&mut self) {
-        if self.save().rflags & RFLAGS_TF == 0 {
+        if self.save().rflags & RFLAGS_TF == 0 && !returns_to_task(self.save()) {
             self.alternate.shadow = Some(self.save().rip);
             self.save().rflags |= RFLAGS_TF;
             self.control().intercept_exceptions |= INTERCEPT_DB;
@@ -117,11 +119,13 @@ impl Vcpu {
     /// An IRET while NMIs are masked: they are open behind it.
     pub(super) fn iret(&mut self) {
         let rip = self.save().rip;
-        if self.save().rflags & RFLAGS_TF != 0 || self.alternate.shadow.is_some() {
+        if returns_to_task(self.save()) {
+            self.alternate.nmi.iret = Some((rip, false));
+        } else if self.save().rflags & RFLAGS_TF != 0 || self.alternate.shadow.is_some() {
             // Somebody counts instructions already.
             self.alternate.nmi.masked = false;
         } else {
-            self.alternate.nmi.iret = Some(rip);
+            self.alternate.nmi.iret = Some((rip, true));
             self.save().rflags |= RFLAGS_TF;
             self.control().intercept_exceptions |= INTERCEPT_DB;
         }
@@ -130,12 +134,14 @@ impl Vcpu {
 
     /// After an exit: whether it was nothing but the end of an IRET that opens NMIs.
     pub(super) fn is_end_of_iret(&mut self, debug: bool) -> bool {
-        let Some(rip) = self.alternate.nmi.iret else { return false };
-        let stepped = debug && self.save().dr6 & DR6_SINGLE_STEP != 0;
+        let Some((rip, traps)) = self.alternate.nmi.iret else { return false };
+        let stepped = traps && debug && self.save().dr6 & DR6_SINGLE_STEP != 0;
         if stepped || self.save().rip != rip {
             // Its own trap flag the IRET has loaded from the stack.
             (self.alternate.nmi.iret, self.alternate.nmi.masked) = (None, false);
-            self.control().intercept_exceptions &= !INTERCEPT_DB;
+            if traps {
+                self.control().intercept_exceptions &= !INTERCEPT_DB;
+            }
             self.intercept_iret();
         }
         if stepped {
@@ -191,7 +197,7 @@ impl Vcpu {
         if shadowed {
             self.end_step();
         }
-        if self.alternate.nmi.iret.take().is_some() {
+        if let Some((_, true)) = self.alternate.nmi.iret.take() {
             // It has not been executed: it exits again the next time.
             self.save().rflags &= !RFLAGS_TF;
             self.control().intercept_exceptions &= !INTERCEPT_DB;
