@@ -112,6 +112,9 @@ pub fn decode(bytes: &[u8], long: bool) -> Instruction {
                 (0x22, ..) => Kind::MovToControl(control, general),
                 (_, 0xf0..=0xf7, _) => Kind::Lmsw(Some(general)),
                 (_, third, _) if third >> 3 & 7 == 6 && third < 0xc0 => return found(Kind::Lmsw(None), 0),
+                // MONITOR, MWAIT, VMRUN to INVLPGA, RDTSCP, RDPRU, and VMMCALL below: QEMU's decoder asks for no prefix.
+                (_, 0xc8 | 0xc9 | 0xd8 | 0xda..=0xdf | 0xf9, _) | (_, 0xfd, 0 | REPNE) => Kind::Plain,
+                (_, 0xd9, _) if operand => Kind::Vmmcall,
                 _ if operand => return OTHER,
                 (_, 0xff, REPNE) => Kind::Pvalidate,
                 (_, 0xfe, REP) => Kind::Rmpadjust,
@@ -120,8 +123,7 @@ pub fn decode(bytes: &[u8], long: bool) -> Instruction {
                 (_, 0xd9, _) => Kind::Vmmcall,
                 (_, 0xfe, 0) => Kind::Invlpgb,
                 (_, 0xff, 0) => Kind::Tlbsync,
-                // MONITOR, MWAIT, XSETBV, VMRUN to INVLPGA, RDTSCP, RDPRU.
-                (_, 0xc8 | 0xc9 | 0xd1 | 0xd8 | 0xda..=0xdf | 0xf9 | 0xfd, _) => Kind::Plain,
+                (_, 0xd1, _) => Kind::Plain,
                 _ => return OTHER,
             }
         }
@@ -180,13 +182,15 @@ mod tests {
         }
         assert_eq!(at(&[0xe4, 0x60]), (Kind::Port, 2));
         assert_eq!(at(&[0x66, 0xef]), (Kind::Port, 2));
+        assert_eq!(at(&[0x2e, 0x66, 0x0f, 0x01, 0xdc]), (Kind::Plain, 5), "STGI that QEMU takes with any prefix");
+        assert_eq!(at(&[0x66, 0xf3, 0x0f, 0x01, 0xd9]), (Kind::Vmmcall, 5));
         let outs = decode(&[0xf3, 0x64, 0x67, 0x6e], true);
         assert_eq!((outs.kind, outs.length, outs.segment, outs.address), (Kind::Port, 4, Some(4), true));
     }
 
     #[test]
     fn short_or_endless_input_is_nothing() {
-        for bytes in [&[][..], &[0x0f], &[0x0f, 0x01], &[0xf3; 15], &[0x66, 0xf3, 0x0f, 0x01, 0xd9]] {
+        for bytes in [&[][..], &[0x0f], &[0x0f, 0x01], &[0xf3; 15], &[0x66, 0xf2, 0x0f, 0x01, 0xff]] {
             assert_eq!(at(bytes), (Kind::Other, 0), "{bytes:x?}");
         }
         assert_eq!(at(&[0xf4]), (Kind::Hlt, 1));

@@ -29,17 +29,13 @@ const CR0_TS: u64 = 1 << 3;
 const CR0_SWITCHES: u64 = 7 << 1;
 const CR0_ET: u64 = 1 << 4;
 const CR0_PG: u64 = 1 << 31;
-/// NW and CD: the first without the second is refused.
-const CR0_CACHE: u64 = 3 << 29;
-const CR0_NW: u64 = 1 << 29;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-const EFER_SVME: u64 = 1 << 12;
-/// EFER bits that a guest may write: SCE, LME, NXE, FFXSR, TCE, and SVME, which it cannot clear.
-const EFER_WRITABLE: u64 = 1 | EFER_LME | 1 << 11 | EFER_SVME | 1 << 14 | 1 << 15;
 const CODE_LONG: u16 = 1 << 9;
 const CODE_DEFAULT: u16 = 1 << 10;
+/// Intercept of writes of CR0.
+const INTERCEPT_CR0_WRITE: u32 = 1 << 16;
 /// Intercepts of reads and writes of CR3.
 const INTERCEPT_CR3: u32 = 1 << 3 | 1 << (16 + 3);
 const DB: u64 = 1;
@@ -59,6 +55,12 @@ impl Vcpu {
         let (code, info1, info2) = (control.exit_code, control.exit_info1, control.exit_info2);
         let int_info = control.exit_int_info;
         control.event_injection = 0;
+        if core::mem::take(&mut self.unwatched) {
+            self.control().intercept_cr |= INTERCEPT_CR0_WRITE;
+            let save = self.save();
+            save.cr0 = control::possible_cr0(save.cr0);
+        }
+        let was_impossible = control::leave_impossible_mode(self.save());
         if int_info & event::VALID != 0 && int_info & event::TYPE_MASK != event::TYPE_SOFTWARE {
             // The event's delivery was cut off: once more.
             self.control().event_injection = int_info;
@@ -86,13 +88,39 @@ impl Vcpu {
             exit::SHUTDOWN => return self.hand_up(machine, code, 0, 0),
             exit::CR0_READ..=exit::CR15_WRITE => return self.control_register(machine),
             _ if code == exit::EXCEPTION_0 + UD => return self.undefined(machine),
-            _ if code & 0xffff_ffff == exit::INVALID_LOW => {
-                let rip = self.save().rip;
-                return Err(End::UnknownExit(code, info1, rip));
-            }
+            _ if code & 0xffff_ffff == exit::INVALID_LOW && was_impossible => {}
+            _ if code & 0xffff_ffff == exit::INVALID_LOW => return self.refused_state(machine, int_info),
             _ => return self.exception(machine, code, info1, info2),
         }
         Ok(())
+    }
+
+    /// QEMU finds the guest's state invalid at a MOV to CR3 where a processor would raise #GP.
+    #[cold]
+    fn refused_state(&mut self, machine: &mut Machine, int_info: u64) -> Flow {
+        let unknown = |rip| Err(End::UnknownExit(exit::INVALID_LOW, 0, rip));
+        let rip = self.save().rip;
+        // What was to be injected comes back if the entry was refused: then it is not the instruction's fault.
+        if int_info & event::VALID != 0 {
+            return unknown(rip);
+        }
+        let instruction = self.decode(machine);
+        let Code::MovToControl(3, register) = instruction.kind else { return unknown(rip) };
+        self.write_cr3(instruction, register);
+        Ok(())
+    }
+
+    /// MOV to CR3, without telling whether it is shown with a C-bit that it lacks.
+    fn write_cr3(&mut self, instruction: Instruction, register: u8) {
+        let value = self.register(register);
+        let save = self.save();
+        match control::new_cr3(value, save.cr4, save.efer) {
+            Some(value) => {
+                save.cr3 = value;
+                self.skip(instruction);
+            }
+            None => self.raise(GP, 0),
+        }
     }
 
     /// HLT is an automatic exit. VMPL0 waits for the host; the others wait for VMPL0.
@@ -276,10 +304,10 @@ impl Vcpu {
                 self.set_register(register, value);
             }
             Code::MovToControl(3, register) if self.public_root => {
-                let value = self.register(register);
-                self.save().cr3 = value;
                 self.public_root = false;
                 self.control().intercept_cr &= !INTERCEPT_CR3;
+                self.write_cr3(instruction, register);
+                return Ok(());
             }
             Code::MovToControl(0, register) => {
                 let value = self.register(register);
@@ -317,6 +345,13 @@ impl Vcpu {
     fn load_status_word(&mut self, machine: &mut Machine, operand: Option<u8>, instruction: Instruction) -> Flow {
         let (word, instruction) = match operand {
             Some(register) => (self.register(register), instruction),
+            // Below a virtual top of memory CR0 says nothing about what is private, and LMSW changes no paging: QEMU executes it,
+            // with all faults of its operand. Until the next exit it executes MOV to CR0 as well.
+            None if self.features.contains(SevFeatures::VTOM) => {
+                self.unwatched = true;
+                self.control().intercept_cr &= !INTERCEPT_CR0_WRITE;
+                return Ok(());
+            }
             None => {
                 let found = self.memory_operand(machine).and_then(|(address, length)| {
                     let mut word = [0; 2];
@@ -367,7 +402,7 @@ impl Vcpu {
         let long = save.efer & EFER_LMA != 0 && save.cs.attributes & CODE_LONG != 0;
         let value = if long { value } else { value & 0xffff_ffff };
         let (protected, paged) = (value & CR0_PE != 0, value & CR0_PG != 0);
-        if value >> 32 != 0 || (paged && !protected) || value & CR0_CACHE == CR0_NW {
+        if value != control::possible_cr0(value) || (paged && !protected) {
             return false;
         }
         if paged && save.cr0 & CR0_PG == 0 && save.efer & EFER_LME != 0 {
@@ -403,12 +438,12 @@ impl Vcpu {
                 return Ok(());
             }
             (msr::EFER, true) => {
-                if value & !(EFER_WRITABLE | EFER_LMA) != 0 {
+                let save = self.save();
+                let Some(new) = control::new_efer(value, save.efer, save.cr0) else {
                     self.raise(GP, 0);
                     return Ok(());
-                }
-                let save = self.save();
-                save.efer = value & EFER_WRITABLE & !EFER_LMA | save.efer & EFER_LMA | EFER_SVME;
+                };
+                save.efer = new;
                 None
             }
             (msr::EFER, false) => Some(self.save().efer),

@@ -150,6 +150,8 @@ pub(super) struct Vcpu {
     nmi_pending: bool,
     /// The guest's CR3 lacks the C-bit, which hardware ignores there; the VMCB's has it.
     pub(super) public_root: bool,
+    /// Writes of CR0 make no exit until the next one.
+    pub(super) unwatched: bool,
     /// Interrupts that the host has acknowledged and the guest has not taken.
     pending: [u64; 4],
     /// The one that the VMCB offers.
@@ -201,6 +203,7 @@ impl Vcpu {
             nmi_blocked: false,
             nmi_pending: false,
             public_root: false,
+            unwatched: false,
             pending: [0; 4],
             offered: None,
             alternate: Alternate::default(),
