@@ -51,14 +51,17 @@ pub enum Exit {
 pub fn follow(state: &mut State, fetch: impl Fn(u64) -> Option<[u8; WINDOW]>) -> Option<Exit> {
     for _ in 0..LIMIT {
         let bytes = fetch(state.rip)?;
-        match (decode(&bytes, true).kind, bytes) {
-            (Kind::Pvalidate | Kind::Rmpadjust, _) => return Some(Exit::OnPage),
-            (Kind::Vmgexit, _) => return Some(Exit::Vmgexit),
-            (Kind::Msr, [0x0f, 0x32, ..]) => return Some(Exit::ReadMsr),
-            (Kind::Msr, [0x0f, 0x30, ..]) => return Some(Exit::WriteMsr),
-            (Kind::Other, _) => state.execute(&bytes)?,
-            _ => return None,
+        // None of the instructions that are known here exits.
+        if state.execute(&bytes).is_some() {
+            continue;
         }
+        return match (decode(&bytes, true).kind, bytes) {
+            (Kind::Pvalidate | Kind::Rmpadjust, _) => Some(Exit::OnPage),
+            (Kind::Vmgexit, _) => Some(Exit::Vmgexit),
+            (Kind::Msr, [0x0f, 0x32, ..]) => Some(Exit::ReadMsr),
+            (Kind::Msr, [0x0f, 0x30, ..]) => Some(Exit::WriteMsr),
+            _ => None,
+        };
     }
     None
 }
@@ -72,7 +75,7 @@ const XOR: u8 = 6;
 const CMP: u8 = 7;
 
 impl State {
-    /// One instruction, if it is known here.
+    /// One instruction, if it is known here; otherwise nothing changes.
     fn execute(&mut self, bytes: &[u8; WINDOW]) -> Option<()> {
         let (rex, code) = match bytes {
             [rex @ 0x40..=0x4f, rest @ ..] => (*rex, rest),
@@ -420,6 +423,17 @@ mod tests {
         fn no_code_makes_it_fail(code: [u8; 32], general: [u64; 16], rflags: u64) {
             let mut at = State { general, rip: BASE, rflags };
             run(&code, &mut at);
+        }
+
+        #[test]
+        fn what_is_not_known_changes_nothing(bytes: [u8; WINDOW], general: [u64; 16], rflags: u64) {
+            let before = State { general, rip: BASE, rflags };
+            let mut after = before;
+            if after.execute(&bytes).is_none() {
+                prop_assert_eq!(after, before);
+            } else {
+                prop_assert_eq!(decode(&bytes, true).kind, Kind::Other);
+            }
         }
     }
 }
