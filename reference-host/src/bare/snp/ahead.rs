@@ -9,7 +9,7 @@ use specs::sev::MSR_GHCB;
 use specs::svm::{event, exit};
 
 /// So many in a row; then the guest is entered, and an interrupt that waits at the processor comes in.
-const LIMIT: u32 = 256;
+const LIMIT: u32 = 64;
 const CODE_LONG: u16 = 1 << 9;
 const RFLAGS_TF: u64 = 1 << 8;
 /// DR7's enable bits.
