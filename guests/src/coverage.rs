@@ -388,6 +388,12 @@ impl Point {
         Self(DEED_BASE + deed as usize)
     }
 
+    /// Whether only a move of AVX comes to the point.
+    pub const fn needs_avx(self) -> bool {
+        let widths = WIDTHS.len();
+        self.0 >= REGISTER_BASE && self.0 < MODE_BASE && (self.0 - REGISTER_BASE) / 2 % widths == widths - 1
+    }
+
     /// Whether the point can be reached at all.
     pub const fn exists(self) -> bool {
         if self.0 >= MODE_BASE && self.0 < DEED_BASE {
@@ -468,6 +474,14 @@ mod tests {
             (count, Some(&REGISTER_BASE), Some(&(MODE_BASE - 1)))
         );
         assert_eq!(nth_access(count as u64), nth_access(0));
+    }
+
+    #[test]
+    fn only_registers_in_32_bytes_need_avx() {
+        let needing: Vec<_> =
+            (0..COUNT).map(Point).filter(|point| point.needs_avx()).map(|it| it.to_string()).collect();
+        assert_eq!(needing.len(), 2 * REGISTERS);
+        assert!(needing.iter().all(|name| name.contains(" of 32 bytes at ")), "{needing:?}");
     }
 
     #[test]

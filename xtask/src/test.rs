@@ -100,13 +100,16 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
         return Err(Failure::usage("--seeds 0: at least one"));
     }
     if let Some(platform @ (Platform::Snp | Platform::Tdx)) = platform {
-        let own: &[Suite] =
-            if platform == Platform::Snp { &[Suite::Boot, Suite::KvmUnitTests] } else { &[Suite::Boot] };
+        let own: &[Suite] = if platform == Platform::Snp {
+            &[Suite::Boot, Suite::Hostile, Suite::KvmUnitTests]
+        } else {
+            &[Suite::Boot]
+        };
         if suites.is_empty() || !suites.iter().all(|suite| own.contains(suite)) {
             return Err(Failure::usage(format!(
                 "--platform {}: of the suites only boot{} tests of its own for it",
                 platform.name(),
-                if own.len() == 1 { " has" } else { " and kvm-unit-tests have" },
+                if own.len() == 1 { " has" } else { ", hostile and kvm-unit-tests have" },
             )));
         }
     }
@@ -119,7 +122,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::FuzzSmoke => fuzz_smoke::run(slow)?,
             Suite::Boot => boot::run(qemu.as_deref(), slow, platform)?,
             Suite::SnpModel => snp_model::run(qemu.as_deref(), only.as_deref())?,
-            Suite::Hostile => hostile::run(qemu.as_deref(), choice)?,
+            Suite::Hostile => hostile::all(qemu.as_deref(), choice, platform)?,
             Suite::KvmUnitTests => {
                 kvm_unit_tests::run(directory.as_deref(), only.as_deref(), qemu.as_deref(), platform)?
             }

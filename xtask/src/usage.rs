@@ -29,7 +29,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
 cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests|reproducible ...]
                     [--platform NAME] [--slow] [--qemu PATH]               default: all
   --seed N                 hostile: this seed alone, which does the same again
-  --seeds N                hostile: so many seeds, from --seed or 1 on    [28; with --slow 2048]
+  --seeds N                hostile: so many seeds, from --seed or 1 on    [28, on snp 4; with --slow 2048]
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped; with
                            --platform snp the SNP image is compared with the native one
   --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names

@@ -7,9 +7,9 @@
 //! no longer move. vCPUs 1 and 2 are the **victims**. What is random is what they do; when their interrupts come is not, for
 //! several processors run at once.
 //!
-//! Started by `cargo xtask test hostile` with five numbers: the first seed, how many seeds, the part of the first seed to
-//! begin with (a run that ended early goes on with the next part), how to end the VM, and how many exits the first seed made
-//! in earlier VMs. A seed has 16 parts, and further ones until it made 10,000 exits. Text goes out as marked lines, see
+//! Started by `cargo xtask test hostile` with six numbers: the first seed, how many seeds, the part of the first seed to
+//! begin with (a run that ended early goes on with the next part), how to end the VM, how many exits the first seed made
+//! in earlier VMs, and the least count that timers are given (`floods`; 0: as fast as they go). A seed has 16 parts, and further ones until it made 10,000 exits. Text goes out as marked lines, see
 //! `console`; when all is done, the guest waits for the power button.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -37,6 +37,7 @@ use guests::instructions::{in_word, out_byte, out_word, read_cr3, time_stamp};
 use guests::{guest, interrupts, machine, smp, time};
 use note::{note, note_deed};
 use plan::{Ending, Job, MOST_PARTS, PARTS};
+use probes::floods;
 use random::Random;
 use start::{REAL_BEAT, REAL_STATE, Start, peek};
 
@@ -53,7 +54,8 @@ fn run(start_info: u64) -> u32 {
     smp::mask_8259s();
     guests::apic::enable();
     console::initialise(time::ticks(20_000));
-    let [first, count, part, ending, exits] = arguments(start_info);
+    let [first, count, part, ending, exits, slowness] = arguments(start_info);
+    floods::SLOWNESS.store(slowness as u32, SeqCst);
     tell!("begin {first} {count} {part}");
     let mut before = (part, exits);
     for seed in first..first + count.max(1) {
@@ -72,9 +74,9 @@ fn run(start_info: u64) -> u32 {
 }
 
 /// The numbers of the command line.
-fn arguments(start_info: u64) -> [u64; 5] {
+fn arguments(start_info: u64) -> [u64; 6] {
     let mut index = 0;
-    [(); 5].map(|()| {
+    [(); 6].map(|()| {
         let number = machine::command_line_numbers(start_info).nth(index).unwrap_or(0);
         index += 1;
         number

@@ -13,11 +13,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use igvm_tools::Platform;
 use image_abi::{IMAGE_BASE, LaunchBlock, Range, canary};
 use serde_json::{Map, Value};
 
 use super::monitor::Monitor;
 use super::report::{Coverage, Line, Reader};
+use crate::options::{SNP_CPU, SNP_HOST_OPTIONS};
 use crate::process::{self, Cause, Console, Event, Next, Streams};
 use crate::qemu::{Channel, Machine, Start};
 use crate::record::Kind;
@@ -55,8 +57,11 @@ pub(super) const ENDINGS: [Kind; 7] =
 
 impl Order {
     /// The guest's command line.
-    pub(super) fn command_line(&self) -> String {
-        format!("{} {} {} {} {}", self.first, self.count, self.part, self.ending, self.exits)
+    pub(super) fn command_line(&self, platform: Platform) -> String {
+        // A tick of 2 ms: on the model of SNP an exit takes as long as the shortest one.
+        let slowness = if platform == Platform::Snp { 2400 } else { 0 };
+        let Self { first, count, part, ending, exits } = self;
+        format!("{first} {count} {part} {ending} {exits} {slowness}")
     }
 }
 
@@ -105,25 +110,32 @@ struct Watcher<'a> {
     log: Vec<String>,
 }
 
+/// What a VM is made of.
+pub(super) struct Program<'a> {
+    pub(super) platform: Platform,
+    pub(super) qemu: &'a Path,
+    pub(super) host: &'a Path,
+    pub(super) image: &'a Path,
+}
+
+impl Program<'_> {
+    fn machine(&self) -> Machine {
+        let start = Start::Host { host: self.host.to_owned(), image: self.image.to_owned() };
+        let machine = Machine { processors: PROCESSORS, memory: MEMORY, ..Machine::new(self.qemu.to_owned(), start) };
+        match self.platform {
+            Platform::Snp => Machine { cpu: SNP_CPU.into(), host_options: SNP_HOST_OPTIONS.into(), ..machine },
+            Platform::Native | Platform::Tdx => machine,
+        }
+    }
+}
+
 /// Runs a VM.
-pub(super) fn run(
-    qemu: &Path,
-    host: &Path,
-    image: &Path,
-    block: &LaunchBlock,
-    order: Order,
-) -> Result<Outcome, String> {
+pub(super) fn run(program: &Program, block: &LaunchBlock, order: Order) -> Result<Outcome, String> {
     let scratch = Scratch::new().map_err(|failure| failure.message)?;
     let (monitor, socket) = Monitor::new(&scratch)?;
     let memory = Memory { file: scratch.file("ram"), block };
-    let start = Start::Host { host: host.to_owned(), image: image.to_owned() };
-    let machine = Machine {
-        processors: PROCESSORS,
-        memory: MEMORY,
-        monitor: Some(Channel::Socket(socket)),
-        memory_file: Some(memory.file.clone()),
-        ..Machine::new(qemu.to_owned(), start)
-    };
+    let machine =
+        Machine { monitor: Some(Channel::Socket(socket)), memory_file: Some(memory.file.clone()), ..program.machine() };
     let seeds = u32::try_from(order.count).unwrap_or(u32::MAX);
     let deadline = Some(Instant::now() + START + SEED.saturating_mul(seeds));
     let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Floods of IPIs and timers, with interrupts on, and sleep among them.
 
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use guests::apic::register;
 use guests::coverage::Deed;
@@ -16,6 +17,10 @@ use crate::random::Random;
 const TEST_LINES: u16 = 0x2000;
 /// The IOAPIC's first redirection entry.
 const REDIRECTION: u8 = 0x10;
+
+/// The least count of the 8254, and in 256ths that of the local APIC's timer. Where an exit costs as much as their shortest periods,
+/// vCPU 0, which serves the PC, would do nothing else, and a victim would never come out of its handler.
+pub(crate) static SLOWNESS: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn run(area: &Area, random: &mut Random, count: u64) {
     msrs::settle(area);
@@ -66,20 +71,23 @@ fn timer(area: &Area, random: &mut Random) {
     let modes = [0, 1 << 17, 1 << 17, 2 << 17];
     lapic::write(register::DIVIDE, random.next() as u32 & 11);
     lapic::write(register::LVT_TIMER, random.pick(&modes) | 0x20 | u32::from(random.byte()));
-    lapic::write(register::INITIAL_COUNT, random.next() as u32 >> random.below(32));
+    lapic::write(register::INITIAL_COUNT, random.next() as u32 >> random.below(32) | SLOWNESS.load(SeqCst) << 8);
     let soon = guests::instructions::time_stamp() + (random.next() >> 44);
     msrs::write(area, 0x6e0, if random.once_in(2) { soon } else { random.value() });
     area.exits(4);
 }
 
-/// The 8254 and the real-time clock, as fast as they go, by whatever controller is open.
+/// The 8254 and the real-time clock, as fast as they go or as they may, by whatever controller is open.
 fn legacy_timers(area: &Area, random: &mut Random) {
-    let reload = random.below(64) as u32;
+    let slowness = SLOWNESS.load(SeqCst);
+    let reload = slowness + random.below(64) as u32;
+    // 256 Hz at most, where the 8254 is slow.
+    let least_rate = if slowness == 0 { 1 } else { 8 };
     ports::access(area, 0x43, 1, Some(0x34));
-    ports::access(area, 0x40, 1, Some(reload));
-    ports::access(area, 0x40, 1, Some(0));
+    ports::access(area, 0x40, 1, Some(reload & 0xff));
+    ports::access(area, 0x40, 1, Some(reload >> 8));
     ports::access(area, 0x70, 1, Some(0x0a));
-    ports::access(area, 0x71, 1, Some(0x21 | random.below(16) as u32));
+    ports::access(area, 0x71, 1, Some(0x20 | least_rate | random.below(16) as u32));
     ports::access(area, 0x70, 1, Some(0x0b));
     ports::access(area, 0x71, 1, Some(0x72));
     ports::access(area, 0x70, 1, Some(0x0c));
@@ -115,7 +123,7 @@ fn open_wide(area: &Area, random: &mut Random) {
     }
     lapic::write(register::DIVIDE, 11);
     lapic::write(register::LVT_TIMER, 1 << 17 | 0x40);
-    lapic::write(register::INITIAL_COUNT, 20_000);
+    lapic::write(register::INITIAL_COUNT, 20_000.max(SLOWNESS.load(SeqCst) << 8));
     for _ in 0..4 {
         let _ = probe!(area, "sti\n hlt\n cli");
         area.exits(1);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Garbage to every device register in the address space, and to what is no memory at all, at every size.
 
+use core::arch::x86_64::__cpuid;
+
 use guests::coverage::{AREAS, Deed, Point, Register, WIDTHS, nth_access};
 use guests::instructions::{read_cr4, write_cr4};
 
@@ -145,11 +147,16 @@ pub(crate) fn store(area: &Area, random: &mut Random, at: u64, bytes: u64, value
     }
 }
 
-/// Lets the victim use AVX: INIT clears the bit of CR4 again, and other jobs leave anything in XCR0.
+/// Lets the victim use AVX, if there is any: INIT clears the bit of CR4 again, and other jobs leave anything in XCR0. Without it
+/// the moves of 32 bytes are undefined instructions.
 pub(crate) fn enable_vectors() {
     const OSXSAVE: u64 = 1 << 18;
+    const XSAVE_AND_AVX: u32 = 1 << 26 | 1 << 28;
+    if __cpuid(1).ecx & XSAVE_AND_AVX != XSAVE_AND_AVX {
+        return;
+    }
     write_cr4(read_cr4() | OSXSAVE);
-    // SAFETY: x87, SSE and AVX state; the test's processor has all three, and Rust's code uses none of it.
+    // SAFETY: x87, SSE and AVX state; the processor has all three, and Rust's code uses none of it.
     unsafe { core::arch::asm!("xsetbv", in("ecx") 0, in("eax") 7, in("edx") 0, options(nostack)) };
 }
 
