@@ -20,6 +20,7 @@ pub(crate) const POWER_VECTOR: u8 = 0x43;
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 
 const ID: usize = 0x20;
+const TASK_PRIORITY: usize = 0x80;
 const EOI: usize = 0xb0;
 const SPURIOUS: usize = 0xf0;
 const ICR_LOW: usize = 0x300;
@@ -76,6 +77,14 @@ pub(crate) fn id() -> u32 {
 /// Ends the interrupt in service.
 pub(crate) fn end_of_interrupt() {
     write(EOI, 0);
+}
+
+/// Makes the APIC look again whether an interrupt is pending.
+///
+/// QEMU's VMRUN notes a virtual interrupt's request without the lock under which its other threads note an interrupt for this
+/// processor, which can lose the latter (`helper_vmrun`, 7.2 to 10.0). It stays requested in the APIC.
+pub(crate) fn look_again() {
+    write(TASK_PRIORITY, 0);
 }
 
 /// Starts the one-shot timer; zero stops it.

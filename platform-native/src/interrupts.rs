@@ -14,6 +14,8 @@ use core::arch::{asm, global_asm};
 
 use platform_shared::exceptions::{self, EXCEPTIONS};
 
+use crate::apic;
+
 /// The NMI, which returns like an interrupt.
 const NMI: usize = 2;
 
@@ -69,6 +71,7 @@ pub(crate) fn window() -> Option<u8> {
 
 /// Sleeps until an interrupt comes, unless one is pending already, and returns its vector.
 pub(crate) fn sleep() -> Option<u8> {
+    apic::look_again();
     let vector: u32;
     // SAFETY: as in `window`. An interrupt that is pending when IF is set is taken after HLT has begun, because STI holds
     // it off for one instruction, and ends it: no kick is slept through.

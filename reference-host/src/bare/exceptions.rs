@@ -6,7 +6,7 @@
 //! A guest may give its interrupts any vector from 16 on, and below 32 these are exceptions' as well. Where they arrive tells
 //! them apart: nothing can fault in the three places.
 
-use super::console;
+use super::{console, processors};
 use core::arch::{asm, global_asm};
 use reference_host::report::Stop;
 
@@ -175,6 +175,7 @@ pub(super) fn window() -> Option<u8> {
 
 /// Sleeps until an interrupt or an NMI comes, unless one is pending already, and returns the interrupt's vector.
 pub(super) fn sleep() -> Option<u8> {
+    processors::look_again();
     // SAFETY: as in `window`.
     taken(unsafe { interrupt_sleep() })
 }

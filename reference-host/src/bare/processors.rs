@@ -25,8 +25,9 @@ const ROOT: u64 = START + PAGE;
 const PARAMETERS: u64 = 0xf00;
 /// How often the others are looked for: many seconds.
 const PATIENCE: u64 = 2_000_000_000;
-/// The local APIC's registers: its ID, the spurious vector, the interrupt command, the local interrupts.
+/// The local APIC's registers: its ID, the task priority, the spurious vector, the interrupt command, the local interrupts.
 const ID: u64 = 0xfee0_0020;
+const TASK_PRIORITY: u64 = 0xfee0_0080;
 const SPURIOUS: u64 = 0xfee0_00f0;
 const COMMAND_LOW: u64 = 0xfee0_0300;
 const COMMAND_HIGH: u64 = 0xfee0_0310;
@@ -280,6 +281,12 @@ fn write(register: u64, value: u32) {
     // SAFETY: as in `read`. What is sent is INIT and start-up before any guest runs, and NMIs, which every processor of this
     // program takes at any time; the other registers change what the callers want changed.
     unsafe { physical::pointer(register).cast::<u32>().write_volatile(value) };
+}
+
+/// Makes this processor's local APIC look again whether an interrupt is pending: QEMU's VMRUN can lose the note of one that another
+/// thread has made (`helper_vmrun`, 7.2 to 10.0), and then it stays requested in the APIC alone.
+pub(super) fn look_again() {
+    write(TASK_PRIORITY, read(TASK_PRIORITY));
 }
 
 /// Nothing more, or nothing yet: until an INIT from the image, or the end.
