@@ -50,6 +50,8 @@ const EXITS: u64 = 10_000;
 
 /// QEMU 7.2 has bugs that noise hits upon (`docs/hostile-guests.md`): one in so many seeds may.
 const MOST_CRASHES: u64 = 8;
+/// VMs in which nothing moves any more, and that go on when the same part is run once more: one and one in so many seeds.
+const MOST_STANDSTILLS: u64 = 64;
 
 /// Counters of Parados that a whole set must move, by their name in its statistics: each kind of exit and each event, but
 /// for [`UNMOVED`].
@@ -117,6 +119,8 @@ struct Sum {
     early: u64,
     /// Of these, the ones by QEMU's own death.
     crashes: u64,
+    /// And those in which nothing moved any more.
+    standstills: u64,
     stuck: u64,
     lost: u64,
     failures: Vec<String>,
@@ -215,8 +219,13 @@ impl Bench {
     /// The seeds of one order, in as many VMs as they take.
     fn one(&self, order: Order) {
         let mut rest = order;
+        let mut stood_at = None;
         for _ in 0..PATIENCE {
-            let outcome = self.vm(rest).unwrap_or_else(|why| Outcome { failures: vec![why], ..Outcome::default() });
+            let mut outcome = self.vm(rest).unwrap_or_else(|why| Outcome { failures: vec![why], ..Outcome::default() });
+            // What a seed does to Parados it does again; what QEMU's threads do to each other it need not.
+            if outcome.stood_still && stood_at.replace(place(rest, &outcome)) == Some(place(rest, &outcome)) {
+                outcome.failures.push("nothing moves any more, twice in this part".into());
+            }
             let next = after(rest, &outcome);
             self.add(rest, outcome);
             match next {
@@ -259,10 +268,15 @@ impl Bench {
             sum.failures.push(why);
         }
         if !outcome.done && outcome.failures.is_empty() {
-            let what = if outcome.emulator_crashed { "QEMU crashed" } else { "an ordinary end" };
+            let what = match outcome {
+                Outcome { emulator_crashed: true, .. } => "QEMU crashed",
+                Outcome { stood_still: true, .. } => "nothing moves any more, so once more",
+                _ => "an ordinary end",
+            };
             say::progress(&format!("{what}{at}: {:?} {}", outcome.end, outcome.last_words));
             sum.early += 1;
             sum.crashes += u64::from(outcome.emulator_crashed);
+            sum.standstills += u64::from(outcome.stood_still);
         }
         let statistics = Value::Object(outcome.statistics);
         for (counter, name) in sum.counters.iter_mut().zip(COUNTERS) {
@@ -283,18 +297,23 @@ fn window(order: Order) -> u32 {
     if order.first / TOGETHER % 4 == 3 { 0 } else { flag::GUEST_STATISTICS }
 }
 
+/// The seed and the part at which a VM ended.
+fn place(order: Order, outcome: &Outcome) -> (u64, u64) {
+    let (seed, part) = outcome.last.unwrap_or((order.first, order.part));
+    (seed.clamp(order.first, order.first + order.count - 1), part)
+}
+
 /// What is left of an order after a VM; `None` if nothing is, or if the VM failed.
 fn after(order: Order, outcome: &Outcome) -> Option<Order> {
     if outcome.done || !outcome.failures.is_empty() {
         return None;
     }
-    // A part behind the last one: the guest makes what exits are missing, and the seed's end.
-    let (seed, part) = outcome.last.unwrap_or((order.first, order.part));
-    let end = order.first + order.count;
-    let seed = seed.clamp(order.first, end - 1);
+    let (seed, part) = place(order, outcome);
     let before = if seed == order.first { order.exits } else { 0 };
     let exits = before + outcome.exits.get(&seed).unwrap_or(&0);
-    Some(Order { first: seed, count: end - seed, part: part + 1, exits, ..order })
+    // A part behind the last one: the guest makes what exits are missing, and the seed's end.
+    let part = if outcome.stood_still { part } else { part + 1 };
+    Some(Order { first: seed, count: order.first + order.count - seed, part, exits, ..order })
 }
 
 /// The sum of all numbers under a name, wherever it stands: a counter may be a number, or several.
@@ -335,6 +354,9 @@ fn conclude(sum: &Sum, platform: Platform, count: u64, whole: bool, seconds: f64
     if sum.crashes > 2 + count / MOST_CRASHES {
         fail(format!("QEMU crashed {} times", sum.crashes));
     }
+    if sum.standstills > 1 + count / MOST_STANDSTILLS {
+        fail(format!("{} times nothing moved any more", sum.standstills));
+    }
     let avx = platform != Platform::Snp;
     let (touched, all) = sum.coverage.count(avx);
     if whole {
@@ -347,11 +369,12 @@ fn conclude(sum: &Sum, platform: Platform, count: u64, whole: bool, seconds: f64
             fail(format!("Parados never counted '{name}'"));
         }
     }
-    let Sum { early, crashes, stuck, lost, .. } = sum;
+    let Sum { early, crashes, standstills, stuck, lost, .. } = sum;
     let word = if failures == 0 { "ok" } else { "FAILED" };
     say::out(&format!(
         "test hostile::{count}_seeds ... {word} ({seconds:.1} s; {exits} exits, the victims' own at least {} in a seed (in \
-         {}); {touched} of {all} points touched; VMs that ended early: {early}, of these by a crash of QEMU: {crashes}; \
+         {}); {touched} of {all} points touched; VMs that ended early: {early}, of these by a crash of QEMU: {crashes}, \
+         because nothing moved: {standstills}; \
          victims that stood still: {stuck}, that crashed: {lost})\n",
         least.0, least.1,
     ));
@@ -425,6 +448,8 @@ mod tests {
         assert_eq!(next(6, 3), Some(Order { first: 6, count: 3, part: 4, exits: 0, ..ORDER }));
         assert_eq!(next(6, 15), Some(Order { first: 6, count: 3, part: 16, exits: 0, ..ORDER }));
         assert_eq!(next(8, 20), Some(Order { first: 8, count: 1, part: 21, exits: 0, ..ORDER }));
+        let still = Outcome { stood_still: true, ..ended(Some((6, 3)), false) };
+        assert_eq!(after(ORDER, &still).map(|order| (order.first, order.part)), Some((6, 3)), "the same part again");
         assert_eq!(after(ORDER, &ended(None, false)), Some(Order { part: 1, ..ORDER }));
         let failed = Outcome { failures: vec!["x".into()], ..ended(Some((6, 3)), false) };
         assert_eq!(after(ORDER, &failed), None);

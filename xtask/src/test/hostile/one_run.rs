@@ -83,6 +83,8 @@ pub(super) struct Outcome {
     pub(super) statistics: Map<String, Value>,
     /// QEMU itself died.
     pub(super) emulator_crashed: bool,
+    /// Nothing moved any more.
+    pub(super) stood_still: bool,
     /// What Parados logged last.
     pub(super) last_words: String,
     /// Why the run failed.
@@ -157,7 +159,7 @@ pub(super) fn run(program: &Program, block: &LaunchBlock, order: Order) -> Resul
             ));
         }
         (Some(_), _) => {}
-        (None, Cause::Timeout) => outcome.failures.push(format!("nothing moves any more; {}", said())),
+        (None, Cause::Timeout) => outcome.stood_still = true,
         // A signal is the emulator's own end: whatever Parados does, it cannot raise one.
         (None, Cause::Exited(status)) if status.signal().is_some() => {
             outcome.emulator_crashed = true;
