@@ -70,12 +70,14 @@ pub enum Exchange {
 pub struct PageCounts([u64; Self::NAMES.len()]);
 
 impl PageCounts {
-    /// Name and explanation of each count.
-    pub const NAMES: [(&'static str, &'static str); 4] = [
-        ("accepted", " Pages that became the guest's private memory."),
-        ("shared", " Private pages that became shared with the host."),
-        ("unshared", " Shared pages that became private again."),
-        ("trapped", " Private pages that were taken away, so that accesses are emulated."),
+    /// The name of each count.
+    pub const NAMES: [&'static str; 4] = ["accepted", "shared", "unshared", "trapped"];
+    /// What each is, in the same order; no image needs it.
+    pub const EXPLANATIONS: [&'static str; 4] = [
+        " Pages that became the guest's private memory.",
+        " Private pages that became shared with the host.",
+        " Shared pages that became private again.",
+        " Private pages that were taken away, so that accesses are emulated.",
     ];
 
     /// The present values, in the order of [`Self::NAMES`].

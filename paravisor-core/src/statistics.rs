@@ -85,9 +85,10 @@ macro_rules! counters {
         }
 
         impl Events {
-            /// Name and explanation of each, in their order.
-            pub const NAMES: &'static [(&'static str, &'static str)] =
-                &[$((stringify!($field), concat!($($doc),+)),)+];
+            /// The name of each, in their order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($field),)+];
+            /// What each is, in the same order; no image needs it.
+            pub const EXPLANATIONS: &'static [&'static str] = &[$(concat!($($doc),+),)+];
 
             /// The present values, in the order of [`Self::NAMES`].
             pub fn values(&self) -> [u64; Self::NAMES.len()] {

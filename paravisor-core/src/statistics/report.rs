@@ -89,7 +89,7 @@ impl fmt::Display for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
         let mut events = Parts::new(f);
-        for ((name, _), value) in Self::NAMES.iter().zip(self.values()) {
+        for (name, value) in Self::NAMES.iter().zip(self.values()) {
             if value != 0 {
                 events.part(format_args!("\"{name}\":{value}"))?;
             }
@@ -127,7 +127,7 @@ impl fmt::Display for MachineFigures {
         if let Some(pages) = self.pages {
             f.write_str(",\"pages\":{")?;
             let mut parts = Parts::new(f);
-            for ((name, _), value) in PageCounts::NAMES.iter().zip(pages.values()) {
+            for (name, value) in PageCounts::NAMES.iter().zip(pages.values()) {
                 parts.part(format_args!("\"{name}\":{value}"))?;
             }
             f.write_str("}")?;

@@ -152,7 +152,7 @@ mod window_tests {
         assert_eq!((read_at(0x10, 8, &statistics), read_at(0x18, 8, &statistics)), (2, 1_000));
         let word = |index: usize| read_at(0x1000 + 8 * index as u64, 8, &statistics);
         assert_eq!(word(Kind::Rdmsr as usize * BUCKETS + 12), 1);
-        let starts = Events::NAMES.iter().position(|(name, _)| *name == "starts").unwrap();
+        let starts = Events::NAMES.iter().position(|name| *name == "starts").unwrap();
         assert_eq!(word(EVENTS + starts), 1);
         let found = (0..ENTRIES).find(|entry| word(MSRS + 2 * entry) == 0x1b).unwrap();
         assert_eq!(word(MSRS + 2 * found + 1), 1);
@@ -183,7 +183,7 @@ fn page() -> String {
     for (word, (name, meaning)) in HEADER.iter().enumerate() {
         page += &format!("| {} | `{name}` | {meaning} |\n", offset(word));
     }
-    for (word, (name, meaning)) in PageCounts::NAMES.iter().enumerate() {
+    for (word, (name, meaning)) in PageCounts::NAMES.iter().zip(PageCounts::EXPLANATIONS).enumerate() {
         page += &format!("| {} | `{name}` |{meaning} |\n", offset(TRANSITIONS + word));
     }
     page += "\n| vCPU's page | histogram | kind |\n|---|---|---|\n";
@@ -191,7 +191,7 @@ fn page() -> String {
         page += &format!("| {} | `{}` |{} |\n", offset(kind as usize * BUCKETS), kind.name(), kind.explanation());
     }
     page += "\n| vCPU's page | event | |\n|---|---|---|\n";
-    for (index, (name, meaning)) in Events::NAMES.iter().enumerate() {
+    for (index, (name, meaning)) in Events::NAMES.iter().zip(Events::EXPLANATIONS).enumerate() {
         page += &format!("| {} | `{name}` |{meaning} |\n", offset(EVENTS + index));
     }
     page += "\n| vCPU's page | table |\n|---|---|\n";

@@ -428,7 +428,7 @@ mod tests {
         use paravisor_core::statistics::{Events, Kind};
         let kinds = Kind::ALL.iter().map(|kind| kind.name());
         assert_eq!(COUNTERS.get(..EXIT_KINDS).unwrap(), kinds.collect::<Vec<_>>());
-        let events = Events::NAMES.iter().map(|(name, _)| *name);
+        let events = Events::NAMES.iter().copied();
         let unmoved = |name: &&str| UNMOVED.iter().any(|(unmoved, _)| unmoved == name);
         let (free, watched): (Vec<_>, Vec<_>) = events.partition(unmoved);
         assert_eq!(COUNTERS.get(EXIT_KINDS..).unwrap(), watched);
