@@ -14,7 +14,7 @@ use core::panic::PanicInfo;
 use journal::Crash;
 use platform::{DebugImage, OWN_REGISTERS, OWN_RSP, Outbound, OwnException, OwnRegisters, Reason, Termination};
 
-use crate::backend::{claim_end, control_registers, is_mapped, last_words};
+use crate::backend::{Ending, control_registers, is_mapped, last_words};
 use crate::journal::{CRASH, JOURNAL, debug_image};
 
 /// Words of the stack that are printed: the deepest call takes less.
@@ -44,7 +44,7 @@ pub(crate) fn exception(exception: &OwnException) -> ! {
 #[inline(never)]
 fn die(crash: &Crash<'_>) -> ! {
     // First of all: while this writes, the guest's other processors may power off or reset.
-    let ending = claim_end();
+    let ending = Ending::claim();
     if CRASH.write(crash, &JOURNAL)
         && let Some(debug) = debug_image()
     {

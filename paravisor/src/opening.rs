@@ -27,5 +27,5 @@ pub(crate) unsafe fn open(block: *const LaunchBlock) -> (Image, Launch) {
 /// Ends the VM because the start cannot go on. `detail` is its step where the reason's detail says so.
 pub(crate) fn give_up(reason: Reason, detail: u64) -> ! {
     log::error!("{reason}, detail {detail:#x}");
-    backend::end(Termination::Fatal(reason, detail))
+    backend::Ending::end(Termination::Fatal(reason, detail))
 }

@@ -40,13 +40,3 @@ impl Terminal for QemuExit {
         }
     }
 }
-
-/// Claims the end of the VM. Returns to one processor alone.
-pub fn claim_end() -> Ending {
-    Ending::claim()
-}
-
-/// Ends the VM. The first caller wins; others stop.
-pub fn end(how: Termination) -> ! {
-    claim_end().carry_out(how)
-}

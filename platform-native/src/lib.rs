@@ -35,7 +35,7 @@ mod vector;
 
 pub use clock::Measurement;
 pub use cpu::NativeCpu;
-pub use ending::{Ending, claim_end, end};
+pub use ending::Ending;
 pub use log::{last_words, say};
 pub use machine::{Native, NativeHost, NativePages};
 pub use memory::NativeMemory;

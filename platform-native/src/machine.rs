@@ -14,10 +14,11 @@ use svm::{IoPermissions, MsrPermissions, NestedTables, Rights, TableMemory};
 
 use crate::console::CONSOLES;
 use crate::cpu::NativeCpu;
+use crate::ending::Ending;
 use crate::interrupts::{self, DescriptorTable};
 use crate::live::LIVE_MSRS;
 use crate::memory::NativeMemory;
-use crate::{apic, ending, log, power_button};
+use crate::{apic, log, power_button};
 
 /// Every port exits.
 static IO_PERMISSIONS: IoPermissions = IoPermissions::INTERCEPT_ALL;
@@ -184,7 +185,7 @@ impl Platform for Native {
     }
 
     fn end(&self, how: Termination) -> ! {
-        ending::end(how)
+        Ending::end(how)
     }
 }
 

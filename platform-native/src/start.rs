@@ -8,7 +8,7 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::sync::atomic::AtomicU64;
 
 use image_abi::{LaunchBlock, flag};
-use platform::{MemoryError, PageRange, RamMap, Reason};
+use platform::{MemoryError, PageRange, RamMap, Reason, Termination};
 use platform_shared::clock::{self, TscClock};
 use platform_shared::descriptor::Descriptors;
 use platform_shared::exceptions::{OnException, set_handler};
@@ -22,7 +22,7 @@ use x86_64::registers::model_specific::Msr;
 use crate::clock::Measurement;
 use crate::console::CONSOLES;
 use crate::cpu::NativeCpu;
-use crate::ending::QemuExit;
+use crate::ending::{Ending, QemuExit};
 use crate::interrupts::{DescriptorTable, descriptor_table};
 use crate::machine::{HeapTables, Native, NativePages, Parts};
 use crate::memory::{GuestRam, NativeMemory};
@@ -168,13 +168,13 @@ impl Native {
 pub(crate) fn set_up_processor(native: &'static Native, index: u32) {
     if index != 0 {
         if load_descriptors().is_err() {
-            crate::ending::end(platform::Termination::Fatal(Reason::ProcessorMemory, u64::from(index)));
+            Ending::end(Termination::Fatal(Reason::ProcessorMemory, u64::from(index)));
         }
         apic::enable();
     }
     native.descriptor_table().load::<QemuExit>();
     let Ok(save_area) = zeroed::<Vmcb>() else {
-        crate::ending::end(platform::Termination::Fatal(Reason::ProcessorMemory, u64::from(index)))
+        Ending::end(Termination::Fatal(Reason::ProcessorMemory, u64::from(index)))
     };
     let save_area = Box::leak(save_area);
     // SAFETY: SVM exists (checked by the boot processor) and turning it on changes nothing by itself.

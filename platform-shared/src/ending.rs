@@ -30,7 +30,11 @@ pub trait Terminal {
     fn finish(how: Termination) -> !;
 
     /// What is left to a processor whose VM has ended.
-    fn stop() -> !;
+    fn stop() -> ! {
+        loop {
+            core::hint::spin_loop();
+        }
+    }
 }
 
 static CLAIM: EndClaim = EndClaim::new();
@@ -46,6 +50,11 @@ impl<T: Terminal> Ending<T> {
         }
         T::lines().silence_others();
         Self(PhantomData)
+    }
+
+    /// Ends the VM. The first caller wins; others stop.
+    pub fn end(how: Termination) -> ! {
+        Self::claim().carry_out(how)
     }
 
     /// Ends the VM: a record of how, then the host's part.

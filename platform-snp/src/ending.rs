@@ -48,20 +48,4 @@ impl Terminal for Request {
             Local::current().ask(how.ghcb_request());
         }
     }
-
-    fn stop() -> ! {
-        loop {
-            core::hint::spin_loop();
-        }
-    }
-}
-
-/// Claims the end of the VM. Returns to one processor alone.
-pub fn claim_end() -> Ending {
-    Ending::claim()
-}
-
-/// Ends the VM. The first caller wins; others stop.
-pub fn end(how: Termination) -> ! {
-    claim_end().carry_out(how)
 }

@@ -52,7 +52,7 @@ mod start;
 
 pub use clock::Measurement;
 pub use cpu::SnpCpu;
-pub use ending::{Ending, claim_end, end};
+pub use ending::Ending;
 pub use log::{last_words, say};
 pub use machine::{Snp, SnpHost, SnpPages};
 pub use memory::SnpMemory;

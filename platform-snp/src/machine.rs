@@ -14,10 +14,11 @@ use crate::acceptance::{Acceptance, stretch_of};
 use crate::attester::SnpAttester;
 use crate::console::CONSOLES;
 use crate::cpu::SnpCpu;
+use crate::ending::Ending;
 use crate::instructions::{flush_all, halt_unless_rung};
 use crate::memory::SnpMemory;
 use crate::page_state;
-use crate::{apic, doorbell, ending, log, power_button};
+use crate::{apic, doorbell, log, power_button};
 
 /// The host: its devices through the GHCB, and the other processors.
 pub struct SnpHost;
@@ -109,7 +110,7 @@ impl Platform for Snp {
     }
 
     fn end(&self, how: Termination) -> ! {
-        ending::end(how)
+        Ending::end(how)
     }
 }
 

@@ -12,7 +12,7 @@ use platform_shared::own_tables;
 
 use crate::accept::ensure;
 use crate::acceptance::Acceptance;
-use crate::ending::end;
+use crate::ending::Ending;
 
 /// The guest's memory; what of it has been accepted is its reach.
 pub type SnpMemory = DirectMap<Acceptance>;
@@ -28,7 +28,7 @@ unsafe impl Reach for Acceptance {
         match ensure(self, gpa, bytes as u64) {
             Ok(()) => Ok((ptr::with_exposed_provenance_mut(gpa.0 as usize), hold)),
             // Nobody may go on with a host that exchanges pages.
-            Err(MemoryError::Host) => end(Termination::Fatal(Reason::GuestMemory, gpa.0)),
+            Err(MemoryError::Host) => Ending::end(Termination::Fatal(Reason::GuestMemory, gpa.0)),
             Err(other) => Err(other),
         }
     }

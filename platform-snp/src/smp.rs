@@ -19,7 +19,7 @@ use specs::svm::VmcbSegment;
 use specs::vmsa::{SevFeatures, Vmsa};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
 
-use crate::ending::end;
+use crate::ending::Ending;
 use crate::local::Local;
 use crate::machine::Snp;
 use crate::start::{self, StartError, boxed, make_vmsa, new_vmsa};
@@ -124,7 +124,7 @@ extern "C" fn arrive(index: u32, local: *const Local) -> ! {
     // SAFETY: the pointer was made from a `Body` in `start_others`.
     let body = unsafe { core::mem::transmute::<*mut (), Body>(body) };
     if let Err(error) = start::set_up_processor(local) {
-        end(Termination::Fatal(error.reason(), error.reason().detail_of_processor(index)));
+        Ending::end(Termination::Fatal(error.reason(), error.reason().detail_of_processor(index)));
     }
     ARRIVED.fetch_add(1, Ordering::AcqRel);
     body(snp, index)

@@ -24,7 +24,7 @@ use crate::attester::SnpAttester;
 use crate::clock::Measurement;
 use crate::console::CONSOLES;
 use crate::cpu::{FEATURES, SnpCpu};
-use crate::ending::{Request, end};
+use crate::ending::{Ending, Request};
 use crate::ghcb::{self, Refusal};
 use crate::instructions::rmpadjust;
 use crate::interrupts::{DescriptorTable, descriptor_table};
@@ -89,11 +89,11 @@ pub fn early(on_exception: OnException) {
     local.enter();
     let answer = local.ask(msr::SEV_INFO_REQUEST);
     if !msr_protocol::speaks_our_version(answer, c_mask()) {
-        end(Termination::Fatal(Reason::MissingFeature, answer));
+        Ending::end(Termination::Fatal(Reason::MissingFeature, answer));
     }
     let missing = msr_protocol::missing_features(local.ask(msr::FEATURES_REQUEST));
     if missing != 0 {
-        end(Termination::Fatal(Reason::MissingFeature, missing));
+        Ending::end(Termination::Fatal(Reason::MissingFeature, missing));
     }
 }
 

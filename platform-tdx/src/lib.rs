@@ -26,6 +26,6 @@ mod td;
 pub use launched::{Placed, TdxMemory, wrong_attributes};
 #[cfg(all(target_os = "none", feature = "td"))]
 pub use td::{
-    Ending, StartError, check_attributes, claim_end, control_registers, early, end, is_mapped, last_words, say,
-    start_others, take_memory,
+    Ending, StartError, check_attributes, control_registers, early, is_mapped, last_words, say, start_others,
+    take_memory,
 };

@@ -28,7 +28,7 @@ mod log;
 mod smp;
 mod start;
 
-pub use ending::{Ending, claim_end, end};
+pub use ending::Ending;
 pub use log::{last_words, say};
 pub use platform_shared::exceptions::control_registers;
 pub use platform_shared::own_tables::is_mapped;

@@ -14,7 +14,7 @@ use platform::{Reason, Termination};
 use platform_shared::stack;
 use tdx_guest::tdvmcall::hlt;
 
-use super::ending::end;
+use super::ending::Ending;
 use super::start::StartError;
 use super::{identity, interrupts};
 
@@ -66,7 +66,7 @@ pub fn start_others(block: &LaunchBlock, processors: u32) -> Result<(), (StartEr
 extern "C" fn arrive(index: u32) -> ! {
     interrupts::load();
     if !identity::information().is_ok_and(|information| information.vcpu_index == index) {
-        end(Termination::Fatal(Reason::ProcessorStart, index.into()));
+        Ending::end(Termination::Fatal(Reason::ProcessorStart, index.into()));
     }
     ARRIVED.store(index, Ordering::Release);
     loop {

@@ -5,7 +5,7 @@ use platform::{PageRange, Reason, Termination};
 use platform_shared::exceptions::{OnException, set_handler};
 
 use super::accept::accept_own;
-use super::ending::end;
+use super::ending::Ending;
 use super::{identity, interrupts};
 use crate::launched::wrong_attributes;
 
@@ -39,10 +39,10 @@ pub fn early(on_exception: OnException) {
 
 /// Ends the VM unless this is a TD of the attributes that the image's policy asks for.
 pub fn check_attributes(wanted: u64) {
-    let Ok(information) = identity::information() else { end(Termination::Fatal(Reason::MissingFeature, 0)) };
+    let Ok(information) = identity::information() else { Ending::end(Termination::Fatal(Reason::MissingFeature, 0)) };
     let wrong = wrong_attributes(information.attributes.bits(), wanted);
     if wrong != 0 {
-        end(Termination::Fatal(Reason::PolicyMismatch, wrong));
+        Ending::end(Termination::Fatal(Reason::PolicyMismatch, wrong));
     }
 }
 
