@@ -2,6 +2,18 @@
 //! RDMSR and WRMSR.
 
 use core::arch::asm;
+use specs::msr;
+
+/// How many MTRRs [`mtrrs`] names.
+pub(super) const MTRRS: usize = 28;
+
+/// The MTRRs that QEMU has; the one that enables them comes last (APM vol. 2, 7.7).
+pub(super) fn mtrrs() -> impl Iterator<Item = u32> {
+    let fixed = [msr::MTRR_FIX_64K_00000, msr::MTRR_FIX_16K_80000, msr::MTRR_FIX_16K_A0000];
+    let small = msr::MTRR_FIX_4K_C0000..msr::MTRR_FIX_4K_C0000 + 8;
+    let variable = msr::MTRR_PHYS_BASE0..msr::MTRR_PHYS_BASE0 + 16;
+    fixed.into_iter().chain(small).chain(variable).chain([msr::MTRR_DEF_TYPE])
+}
 
 /// RDMSR. QEMU answers 0 for what it does not know.
 pub(super) fn read(number: u32) -> u64 {

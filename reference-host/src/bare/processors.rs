@@ -7,15 +7,16 @@
 //! local APICs are the guest's, and only an NMI gets past what a guest may have put into one.
 
 use super::physical::{self, GuestMemory};
-use super::{exceptions, msr as registers, relocate};
+use super::{exceptions, msr, relocate};
 use core::arch::{asm, global_asm};
 use core::convert::Infallible;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use reference_host::loader::GuestRam;
 use reference_host::memory::{PAGE, Range};
 use reference_host::processors::{NOBODY, Processors};
 use reference_host::report::Stop;
-use specs::msr;
+use specs::apic::{LAPIC_BASE, LapicRegisters, Lvt};
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The page where processors start, which a start-up IPI names by number, and the one behind it, for their first top table.
@@ -25,16 +26,15 @@ const ROOT: u64 = START + PAGE;
 const PARAMETERS: u64 = 0xf00;
 /// How often the others are looked for: many seconds.
 const PATIENCE: u64 = 2_000_000_000;
-/// The local APIC's registers: its ID, the task priority, the spurious vector, the interrupt command, the local interrupts.
-const ID: u64 = 0xfee0_0020;
-const TASK_PRIORITY: u64 = 0xfee0_0080;
-const SPURIOUS: u64 = 0xfee0_00f0;
-const COMMAND_LOW: u64 = 0xfee0_0300;
-const COMMAND_HIGH: u64 = 0xfee0_0310;
-const LINT0: u64 = 0xfee0_0350;
-const LINT1: u64 = 0xfee0_0360;
-/// A local interrupt's mask, and a spurious vector that leaves the APIC disabled.
-const MASKED: u32 = 1 << 16;
+/// Where the local APIC's registers are.
+const ID: u64 = register(offset_of!(LapicRegisters, id));
+const TASK_PRIORITY: u64 = register(offset_of!(LapicRegisters, task_priority));
+const SPURIOUS: u64 = register(offset_of!(LapicRegisters, spurious));
+const COMMAND_LOW: u64 = register(offset_of!(LapicRegisters, command_low));
+const COMMAND_HIGH: u64 = register(offset_of!(LapicRegisters, command_high));
+const LINT0: u64 = register(offset_of!(LapicRegisters, lvt_lint0));
+const LINT1: u64 = register(offset_of!(LapicRegisters, lvt_lint1));
+/// A spurious vector that leaves the APIC disabled.
 const DISABLED: u32 = 0xff;
 /// To one: INIT, the start-up IPI for [`START`], an NMI; all asserted.
 const INIT: u32 = 0x4500;
@@ -118,7 +118,7 @@ struct Parameters {
 }
 
 /// Where the descriptors are in the first page.
-const DESCRIPTORS: u64 = PARAMETERS + core::mem::offset_of!(Parameters, descriptors) as u64;
+const DESCRIPTORS: u64 = PARAMETERS + offset_of!(Parameters, descriptors) as u64;
 
 /// What a processor of the VM does from then on, by its number there.
 pub(super) type Body = fn(u32) -> !;
@@ -126,9 +126,9 @@ pub(super) type Body = fn(u32) -> !;
 /// Memory above the guest's for stacks: as many as [`Processors::to_start`] says.
 #[derive(Clone, Copy)]
 pub(super) struct Stacks {
-    pub(super) start: u64,
+    start: u64,
     /// Bytes of each.
-    pub(super) bytes: u64,
+    bytes: u64,
 }
 
 impl Stacks {
@@ -155,29 +155,20 @@ static GO: AtomicBool = AtomicBool::new(false);
 static LOCAL_APIC: [(u64, AtomicU32); 3] =
     [(SPURIOUS, AtomicU32::new(0)), (LINT0, AtomicU32::new(0)), (LINT1, AtomicU32::new(0))];
 /// What it has set in the MTRRs of all processors, which INIT clears in QEMU.
-static MTRRS: [AtomicU64; 28] = [const { AtomicU64::new(0) }; 28];
-
-/// The MTRRs' numbers, as many as QEMU has; the one that enables them comes last (APM vol. 2, 7.7).
-fn mtrrs() -> impl Iterator<Item = (u32, &'static AtomicU64)> {
-    let fixed = [msr::MTRR_FIX_64K_00000, msr::MTRR_FIX_16K_80000, msr::MTRR_FIX_16K_A0000];
-    let variable = msr::MTRR_PHYS_BASE0..msr::MTRR_PHYS_BASE0 + 16;
-    let numbers = fixed.into_iter().chain(msr::MTRR_FIX_4K_C0000..msr::MTRR_FIX_4K_C0000 + 8).chain(variable);
-    numbers.chain([msr::MTRR_DEF_TYPE]).zip(&MTRRS)
-}
+static MTRRS: [AtomicU64; msr::MTRRS] = [const { AtomicU64::new(0) }; msr::MTRRS];
 
 /// Runs `body` on all of the VM's processors, this one included if it is one of them.
 pub(super) fn run(vm: Processors, stacks: Stacks, guest: &mut GuestMemory, body: Body) -> Result<Infallible, Stop> {
     BODY.store(body as *mut (), Ordering::Release);
     FIRST.store(vm.first, Ordering::Release);
     COUNT.store(vm.count, Ordering::Release);
-    mtrrs().for_each(|(number, value)| value.store(registers::read(number), Ordering::Release));
     if vm.has_spare() {
         for (register, value) in &LOCAL_APIC {
             value.store(read(*register), Ordering::Release);
         }
         write(ID, NOBODY << 24);
-        write(LINT0, MASKED);
-        write(LINT1, MASKED);
+        write(LINT0, Lvt::MASKED);
+        write(LINT1, Lvt::MASKED);
         write(SPURIOUS, DISABLED);
     }
     if !vm.to_start().is_empty() {
@@ -189,6 +180,7 @@ pub(super) fn run(vm: Processors, stacks: Stacks, guest: &mut GuestMemory, body:
 
 /// Starts the others and waits for them.
 fn start(vm: Processors, stacks: Stacks, guest: &mut GuestMemory) -> Result<(), Stop> {
+    msr::mtrrs().zip(&MTRRS).for_each(|(number, value)| value.store(msr::read(number), Ordering::Release));
     let mut borrowed = <[[u8; PAGE as usize]; 2]>::new_zeroed();
     let [first, second] = &mut borrowed;
     let outside = |_| Stop::Machine("the guest has no RAM at 8000h");
@@ -213,8 +205,8 @@ fn start(vm: Processors, stacks: Stacks, guest: &mut GuestMemory) -> Result<(), 
     guest.write(ROOT, relocate::top_table().as_bytes()).map_err(outside)?;
     // One by one: to the machine's first processor, which may be this program's alone, INIT would mean reset.
     for number in vm.to_start() {
-        command(number, INIT);
-        command(number, STARTUP);
+        send(number, INIT);
+        send(number, STARTUP);
     }
     let count = vm.to_start().len() as u32;
     for _ in 0..PATIENCE {
@@ -243,9 +235,9 @@ extern "C" fn arrive(machine_number: u32) -> ! {
     exceptions::load();
     let number = machine_number.wrapping_sub(FIRST.load(Ordering::Acquire));
     write(ID, number << 24);
-    for (number, value) in mtrrs() {
+    for (number, value) in msr::mtrrs().zip(&MTRRS) {
         // SAFETY: memory types mean nothing to this program, and the values are those of another processor of the machine.
-        unsafe { registers::write(number, value.load(Ordering::Acquire)) };
+        unsafe { msr::write(number, value.load(Ordering::Acquire)) };
     }
     if number == 0 {
         LOCAL_APIC.iter().for_each(|(register, value)| write(*register, value.load(Ordering::Acquire)));
@@ -263,13 +255,18 @@ extern "C" fn arrive(machine_number: u32) -> ! {
 /// Sends another processor an NMI. The guest, whose local APIC this is, finds the destination as it was.
 pub(super) fn call(number: u32) {
     let destination = read(COMMAND_HIGH);
-    command(number, NMI);
+    send(number, NMI);
     write(COMMAND_HIGH, destination);
 }
 
-fn command(number: u32, low: u32) {
+/// Sends a command to the processor with this number, from this one's local APIC.
+pub(super) fn send(number: u32, command: u32) {
     write(COMMAND_HIGH, number << 24);
-    write(COMMAND_LOW, low);
+    write(COMMAND_LOW, command);
+}
+
+const fn register(offset: usize) -> u64 {
+    LAPIC_BASE + offset as u64
 }
 
 fn read(register: u64) -> u32 {
@@ -278,8 +275,9 @@ fn read(register: u64) -> u32 {
 }
 
 fn write(register: u64, value: u32) {
-    // SAFETY: as in `read`. What is sent is INIT and start-up before any guest runs, and NMIs, which every processor of this
-    // program takes at any time; the other registers change what the callers want changed.
+    // SAFETY: as in `read`. What is sent is INIT and start-up before any guest runs, NMIs, which every processor of this program
+    // takes at any time, and a guest's interrupts, which are passed on to it; the other registers change what the callers want
+    // changed.
     unsafe { physical::pointer(register).cast::<u32>().write_volatile(value) };
 }
 
@@ -297,8 +295,8 @@ pub(super) fn rest() -> ! {
     }
 }
 
-const _: () = assert!(core::mem::offset_of!(Parameters, end) == 16);
-const _: () = assert!(core::mem::offset_of!(Parameters, stacks) == 24);
-const _: () = assert!(core::mem::offset_of!(Parameters, stack) == 32);
-const _: () = assert!(core::mem::offset_of!(Parameters, entry) == 40);
+const _: () = assert!(offset_of!(Parameters, end) == 16);
+const _: () = assert!(offset_of!(Parameters, stacks) == 24);
+const _: () = assert!(offset_of!(Parameters, stack) == 32);
+const _: () = assert!(offset_of!(Parameters, entry) == 40);
 const _: () = assert!(PARAMETERS as usize + size_of::<Parameters>() <= PAGE as usize);

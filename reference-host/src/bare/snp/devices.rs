@@ -6,6 +6,7 @@
 //! would reach all memory, so none gets the bit that lets it (`docs/fidelity.md`).
 
 use super::super::console::{Console, in_byte, in_dword, in_word, out_byte, out_dword, out_word};
+use super::super::msr::mtrrs;
 pub(super) use super::super::msr::{read as read_msr, write as write_msr};
 use super::super::{physical, processors};
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
@@ -15,6 +16,7 @@ use reference_host::snp::cpuid;
 use reference_host::snp::dma::without_bus_master;
 use reference_host::snp::firmware::Firmware;
 use snp_host::Devices;
+use specs::apic::{ApicBase, InterruptCommand, LAPIC_BASE};
 use specs::msr;
 
 /// The debug console, and the port that ends QEMU.
@@ -90,19 +92,8 @@ pub(in super::super) fn native_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 }
 
 /// Registers whose writes QEMU keeps, and that mean nothing to this program.
-const fn is_harmless(number: u32) -> bool {
-    matches!(
-        number,
-        msr::MTRR_PHYS_BASE0..=0x20f
-            | msr::MTRR_FIX_64K_00000
-            | msr::MTRR_FIX_16K_80000
-            | msr::MTRR_FIX_16K_A0000
-            | msr::MTRR_FIX_4K_C0000..=0x26f
-            | msr::MTRR_DEF_TYPE
-            | msr::MC0_CTL..=0x47f
-            | msr::MCG_STATUS
-            | msr::TSC_AUX
-    )
+fn is_harmless(number: u32) -> bool {
+    matches!(number, msr::MC0_CTL..=0x47f | msr::MCG_STATUS | msr::TSC_AUX) || mtrrs().any(|mtrr| mtrr == number)
 }
 
 /// Registers whose writes a host ignores: configuration and counters that an emulated processor does not have.
@@ -122,18 +113,8 @@ const fn is_ignored(number: u32) -> bool {
     )
 }
 
-/// The local APIC's registers: its ID, and the interrupt command.
-const LOCAL_APIC: u64 = 0xfee0_0000;
-const COMMAND_LOW: u64 = 0x300;
-const COMMAND_HIGH: u64 = 0x310;
-/// Of a command: a destination shorthand, its values, and the mode of a destination without one (APM vol. 2, 16.5).
-const SHORTHAND: u32 = 3 << 18;
-const SELF: u32 = 1 << 18;
-const ALL: u32 = 2 << 18;
-const OTHERS: u32 = 3 << 18;
-const LOGICAL_MODE: u32 = 1 << 11;
-/// Of the APIC base: this processor started first.
-const APIC_BASE_BSP: u64 = 1 << 8;
+/// Of a command: a shorthand, and the mode of a destination that it has besides (APM vol. 2, 16.5).
+const NAMES_NOBODY: u32 = 3 << 18 | 1 << 11;
 const X2APIC_ID: u32 = 0x802;
 const X2APIC: core::ops::RangeInclusive<u32> = 0x802..=0x83f;
 
@@ -142,7 +123,7 @@ const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: u16 = 0xcfc;
 
 fn local_apic(offset: u64) -> Option<Register> {
-    Register::new(LOCAL_APIC + offset, 4)
+    Register::new(LAPIC_BASE + offset, 4)
 }
 
 /// The x2APIC that QEMU 7.2 lacks, by the registers of its xAPIC (APM vol. 2, 16.11). `snp_host::apic` has what is not the
@@ -221,8 +202,8 @@ impl Devices for Forwarded {
             // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
             msr::TSC => Some(unsafe { _rdtsc() }),
             // Which processor started first is the VM's to say.
-            msr::APIC_BASE if processors::number() == 0 => Some(read_msr(number) | APIC_BASE_BSP),
-            msr::APIC_BASE => Some(read_msr(number) & !APIC_BASE_BSP),
+            msr::APIC_BASE if processors::number() == 0 => Some(read_msr(number) | ApicBase::BOOTSTRAP.bits()),
+            msr::APIC_BASE => Some(read_msr(number) & !ApicBase::BOOTSTRAP.bits()),
             _ if X2APIC.contains(&number) => x2apic_read(number),
             _ if is_harmless(number) => Some(read_msr(number)),
             msr::MTRR_CAP | msr::MCG_CAP | msr::PAT => Some(read_msr(number)),
@@ -241,22 +222,18 @@ impl Devices for Forwarded {
     }
 
     fn interrupt(&mut self, command: u32, destination: u8) {
-        let (Some(low), Some(high)) = (local_apic(COMMAND_LOW), local_apic(COMMAND_HIGH)) else { return };
-        let send = |command: u32, destination: u32| {
-            high.write(destination << 24);
-            low.write(command);
-        };
         // The machine has other numbers for its processors than the VM, and QEMU 7.2 reads shorthands by its own; so the
         // processors are named.
         let own = processors::number();
-        let (myself, others) = match command & SHORTHAND {
-            SELF => (true, false),
-            ALL => (true, true),
-            OTHERS => (false, true),
-            _ => return send(command, destination.into()),
+        let (myself, others) = match InterruptCommand(command).shorthand() {
+            1 => (true, false),
+            2 => (true, true),
+            3 => (false, true),
+            _ => return processors::send(destination.into(), command),
         };
-        let one = command & !(SHORTHAND | LOGICAL_MODE);
-        (0..processors::online()).filter(|to| if *to == own { myself } else { others }).for_each(|to| send(one, to));
+        let named = command & !NAMES_NOBODY;
+        let targets = (0..processors::online()).filter(|to| if *to == own { myself } else { others });
+        targets.for_each(|to| processors::send(to, named));
     }
 
     fn guest_request(&mut self, request: &[u8; 4096], response: &mut [u8; 4096]) -> Option<u32> {
