@@ -61,7 +61,7 @@ impl Expected {
     /// What is expected of a field that evidence of a platform does not have.
     fn absent_on(&self, platform: Platform) -> Option<&'static str> {
         let of_snp = [(self.vmpl.is_some(), "VMPL"), (self.host_data.is_some(), "host data")];
-        let of_tdx = [(self.rtmrs.iter().any(Option::is_some), "RTMR"); 1];
+        let of_tdx = [(self.rtmrs.iter().any(Option::is_some), "RTMR")];
         let absent = if platform == Platform::Tdx { of_snp.as_slice() } else { &of_tdx };
         absent.iter().find(|(wanted, _)| *wanted).map(|(_, field)| *field)
     }

@@ -22,7 +22,8 @@ const IOAPIC_WINDOW: u64 = 0x10;
 const REDIRECTION: u64 = 0x10;
 const MASKED: u64 = 1 << 16;
 
-/// The same registers as an x2APIC's (APM vol. 2, 16.11.1): its number is only to be read. It has neither a destination format nor a second command word.
+/// The same registers as an x2APIC's (APM vol. 2, 16.11.1): its number is only to be read, and it has neither a destination
+/// format nor a second command word.
 const X2APIC_ID: u32 = 0x802;
 const X2APIC_FORMAT: u32 = 0x80e;
 const X2APIC_COMMAND: u32 = 0x830;

@@ -223,7 +223,8 @@ impl Bench {
         for _ in 0..PATIENCE {
             let mut outcome = self.vm(rest).unwrap_or_else(|why| Outcome { failures: vec![why], ..Outcome::default() });
             // What a seed does to Parados it does again; what QEMU's threads do to each other it need not.
-            if outcome.stood_still && stood_at.replace(place(rest, &outcome)) == Some(place(rest, &outcome)) {
+            let at = place(rest, &outcome);
+            if outcome.stood_still && stood_at.replace(at) == Some(at) {
                 outcome.failures.push("nothing moves any more, twice in this part".into());
             }
             let next = after(rest, &outcome);
