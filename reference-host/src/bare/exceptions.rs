@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A fault of the host ends in one line, not in a reset: gates that all lead to the same place. Interrupts are taken in three
-//! places only, [`window`], [`sleep`] and [`doze`]; everywhere else GIF is clear. An NMI is how one processor calls another: it
-//! ends whatever of the three it arrives in, and means nothing anywhere else.
+//! A fault of the host ends in one line, not in a reset: gates that all lead to the same place. Interrupts are taken in
+//! [`window`] and [`sleep`] only. An NMI is how one processor calls another: it ends these, [`doze`] and [`hear`], and means
+//! nothing anywhere else. Outside of the four, GIF is clear.
 //!
 //! A guest may give its interrupts any vector from 16 on, and below 32 these are exceptions' as well. Where they arrive tells
-//! them apart: nothing can fault in the three places.
+//! them apart: nothing can fault in the four places.
 
 use super::{console, processors};
 use core::arch::{asm, global_asm};
@@ -77,7 +77,7 @@ event_nmi:
     pop rcx
     iretq
 
-    // All three begin and end with GIF clear and IF set, and return the vector that they took, or 0. STI holds interrupts
+    // All four begin and end with GIF clear and IF set, and return the vector that they took, or 0. STI holds interrupts
     // off for one instruction, so one that is pending already ends HLT.
 windows:
     .global interrupt_window
@@ -97,6 +97,13 @@ interrupt_sleep:
     stgi
     sti
     hlt
+    jmp windows_done
+    .global interrupt_hear
+interrupt_hear:
+    cli
+    xor eax, eax
+    stgi
+    nop
     jmp windows_done
     .global interrupt_doze
 interrupt_doze:
@@ -122,6 +129,7 @@ windows_done:
 unsafe extern "C" {
     fn interrupt_window() -> u32;
     fn interrupt_sleep() -> u32;
+    fn interrupt_hear() -> u32;
     fn interrupt_doze() -> u32;
 }
 
@@ -171,6 +179,12 @@ pub(super) fn load() {
 pub(super) fn window() -> Option<u8> {
     // SAFETY: GIF is open only within the assembly, whose handlers keep to the C ABI there. The stack is ours.
     taken(unsafe { interrupt_window() })
+}
+
+/// Takes a pending NMI. Interrupts wait.
+pub(super) fn hear() {
+    // SAFETY: as in `window`; IF is clear throughout.
+    taken(unsafe { interrupt_hear() });
 }
 
 /// Sleeps until an interrupt or an NMI comes, unless one is pending already, and returns the interrupt's vector.

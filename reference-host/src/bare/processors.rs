@@ -281,8 +281,8 @@ fn write(register: u64, value: u32) {
     unsafe { physical::pointer(register).cast::<u32>().write_volatile(value) };
 }
 
-/// Makes this processor's local APIC look again whether an interrupt is pending: QEMU's VMRUN can lose the note of one that another
-/// thread has made (`helper_vmrun`, 7.2 to 10.0), and then it stays requested in the APIC alone.
+/// Makes this processor's local APIC look again whether an interrupt is pending: a VMRUN of QEMU's with V_IRQ can lose the note of
+/// one that another thread has made (`helper_vmrun`, 7.2 to 10.0), and then it stays requested in the APIC alone.
 pub(super) fn look_again() {
     write(TASK_PRIORITY, read(TASK_PRIORITY));
 }

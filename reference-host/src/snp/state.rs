@@ -109,6 +109,9 @@ pub fn interrupt_control(vmsa: &Vmsa) -> u64 {
     masking | vmsa.vintr_ctrl & (TASK_PRIORITY | vintr::V_IRQ | vintr::PRIORITY | vintr::V_IGN_TPR | vintr::VECTOR)
 }
 
+/// The first vector that no exception has.
+const FIRST_INTERRUPT: u64 = 32;
+
 /// V_TPR as QEMU has it: four bits of class.
 const TASK_PRIORITY: u64 = 0xf;
 
@@ -127,12 +130,17 @@ pub const fn returns_to_task(save: &VmcbSave) -> bool {
     save.cr0 & PE != 0 && save.efer & EFER_LMA == 0 && save.rflags & (NT | VM) == NT
 }
 
-/// The virtual interrupt control after an exit. A processor that takes the requested interrupt clears V_IRQ (APM vol. 2,
-/// 15.21.4); QEMU 7.2 lets it stand if a fault cuts the delivery off, so that what EXITINTINFO tells would come twice.
-pub const fn after_delivery(interrupts: u64, exit_int_info: u64) -> u64 {
+/// The virtual interrupt control and EXITINTINFO after an exit. A processor that takes the requested interrupt clears V_IRQ
+/// (APM vol. 2, 15.21.4); if a fault cuts the delivery off, QEMU 7.2 lets it stand, so that what EXITINTINFO tells would come
+/// twice, and calls the interrupt an exception there.
+pub const fn after_delivery(interrupts: u64, exit_int_info: u64) -> (u64, u64) {
     let vector = (interrupts & vintr::VECTOR) >> 32;
-    let event = exit_int_info & (event::VALID | event::TYPE_MASK | 0xff);
-    if event == event::VALID | event::TYPE_INTERRUPT | vector { interrupts & !vintr::V_IRQ } else { interrupts }
+    let (told, kind) = (exit_int_info & (event::VALID | 0xff), exit_int_info & event::TYPE_MASK);
+    let interrupt = matches!(kind, event::TYPE_INTERRUPT | event::TYPE_EXCEPTION) && vector >= FIRST_INTERRUPT;
+    if interrupts & vintr::V_IRQ == 0 || told != event::VALID | vector || !interrupt {
+        return (interrupts, exit_int_info);
+    }
+    (interrupts & !vintr::V_IRQ, event::VALID | event::TYPE_INTERRUPT | vector)
 }
 
 #[cfg(test)]
@@ -207,8 +215,16 @@ mod tests {
     fn an_interrupt_whose_delivery_was_cut_off_is_not_requested_as_well() {
         let requested = vintr::V_IRQ | 0x41 << 32 | 3;
         let taken = 0x41 << 32 | 3;
-        assert_eq!(after_delivery(requested, event::VALID | event::TYPE_INTERRUPT | 0x41), taken);
-        let others = [0, 0x41, event::VALID | 0x42, event::VALID | event::TYPE_EXCEPTION | 0x41];
-        assert!(others.iter().all(|other| after_delivery(requested, *other) == requested));
+        let interrupt = event::VALID | event::TYPE_INTERRUPT | 0x41;
+        for told in [interrupt, event::VALID | event::TYPE_EXCEPTION | 0x41] {
+            assert_eq!(after_delivery(requested, told), (taken, interrupt));
+        }
+        for other in [0, 0x41, interrupt + 1, event::VALID | event::TYPE_SOFTWARE | 0x41] {
+            assert_eq!(after_delivery(requested, other), (requested, other));
+        }
+        // Without a request, or for an exception's vector, it is what it says.
+        let fault = event::VALID | event::TYPE_EXCEPTION | 14;
+        assert_eq!(after_delivery(taken, interrupt), (taken, interrupt));
+        assert_eq!(after_delivery(vintr::V_IRQ | 14 << 32, fault), (vintr::V_IRQ | 14 << 32, fault));
     }
 }

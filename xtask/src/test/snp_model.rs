@@ -170,14 +170,7 @@ fn boots_with(qemu: Option<&Path>, memory: u64, processors: u32, rules: &str, wo
     let payload = Payload { command_line: payload.command_line.replace("quiet ", ""), ..payload };
     let mut log = Vec::new();
     let image = snp_guest::build(&payload, memory, processors)?;
-    let run = |log: &mut Vec<String>| hosted_for(LIMIT, qemu, &image, (memory, processors), rules, log);
-    let mut ended = run(&mut log)?;
-    if matches!(ended.cause, Cause::Timeout) {
-        // Rare, and not explained: docs/fidelity.md, "Open faults". What is wrong with the guest or the model is so again.
-        say::progress("the guest does not come to its end, so once more");
-        log.clear();
-        ended = run(&mut log)?;
-    }
+    let ended = hosted_for(LIMIT, qemu, &image, (memory, processors), rules, &mut log)?;
     let console = String::from_utf8_lossy(&ended.console).into_owned();
     let online = format!("Brought up 1 node, {processors} CPU");
     let expected = [ACTIVE, TABLE, &online, USER_MODE];

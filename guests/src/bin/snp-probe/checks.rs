@@ -2,7 +2,7 @@
 //! What a correct program can see.
 
 use crate::instructions::{pvalidate, read, read_cr2, read_msr, rmpadjust, rmpquery, write};
-use crate::{FREE, SHARED, ghcb, lower};
+use crate::{FREE, SHARED, ghcb, interrupts, lower};
 use guests::attempt;
 use guests::exceptions::error_code;
 use specs::ghcb::{exit as own, msr, page};
@@ -47,6 +47,7 @@ pub(crate) fn all() {
     rights();
     guesses();
     host();
+    interrupts::all();
     lower::all();
 }
 

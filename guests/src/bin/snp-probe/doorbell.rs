@@ -20,7 +20,7 @@ fn doorbell() -> u64 {
 const VECTOR: u64 = 0x41;
 /// To this processor, fixed, edge.
 const SELF_IPI: u64 = 1 << 18 | VECTOR;
-const X2APIC_SPURIOUS: u64 = 0x80f;
+pub(crate) const X2APIC_SPURIOUS: u64 = 0x80f;
 pub(crate) const X2APIC_COMMAND: u64 = 0x830;
 pub(crate) const X2APIC_EOI: u64 = 0x80b;
 

@@ -20,6 +20,8 @@ mod hostile;
 #[cfg(target_os = "none")]
 mod instructions;
 #[cfg(target_os = "none")]
+mod interrupts;
+#[cfg(target_os = "none")]
 mod lower;
 #[cfg(target_os = "none")]
 mod misdeeds;

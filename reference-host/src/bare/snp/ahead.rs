@@ -41,7 +41,7 @@ impl Vcpu {
             && save.cs.attributes & CODE_LONG != 0
             && save.rflags & RFLAGS_TF == 0
             && save.dr7 & BREAKPOINTS == 0;
-        let waiting = self.offered.is_some() || self.has_pending() || self.is_in_shadow();
+        let waiting = self.has_pending() || self.is_in_shadow();
         // A script counts instructions, or wants time to pass.
         let played = self.ambush.is_some() || self.stall != 0;
         run && plain && !event && !waiting && !played

@@ -2,6 +2,7 @@
 //! Every exit of QEMU's SVM turned into what an SNP processor would have done: carry the instruction out, raise #VC, reflect
 //! it to VMPL0, or go to the host.
 
+use super::super::exceptions;
 use super::devices::{native_cpuid, write_msr};
 use super::machine::{Machine, Missing, Privacy, Resolution};
 use super::shared::Shared;
@@ -71,9 +72,10 @@ impl Vcpu {
         }
         let machine = &mut shared.machine;
         match code {
-            // An NMI is another processor's call, which the window takes as well.
-            exit::INTR | exit::NMI => self.collect_interrupts(),
-            exit::SMI => {}
+            exit::INTR => self.collect_interrupt(),
+            // Another processor's call.
+            exit::NMI => exceptions::hear(),
+            exit::VINTR | exit::SMI => {}
             exit::IRET => self.iret(),
             exit::NPF => return self.nested_fault(shared, info1, info2),
             exit::MSR => {
@@ -129,7 +131,7 @@ impl Vcpu {
         if self.vmpl != 0 {
             return self.hand_up(machine, exit::HLT, 0, 0);
         }
-        self.collect_interrupts();
+        self.collect_interrupt();
         if self.has_pending() { Ok(()) } else { self.wait(machine, Activity::Halted, exit::HLT) }
     }
 

@@ -13,7 +13,7 @@ use core::arch::x86_64::_rdtsc;
 use reference_host::report::End;
 use snp_host::hostile::{Consequence, Injection};
 use snp_model::injection;
-use specs::svm::{event, exit};
+use specs::svm::{VirtualInterrupt, event, exit};
 
 const RFLAGS_TF: u64 = 1 << 8;
 /// #DB.
@@ -110,7 +110,8 @@ impl Vcpu {
     /// Executes one instruction; false if it exited instead. Other exits are handled as always.
     fn step(&mut self, shared: &mut Shared) -> Result<bool, End> {
         quiesce(self.number);
-        self.withdraw_offer();
+        self.close_window();
+        self.control().virtual_interrupt |= VirtualInterrupt::V_INTR_MASKING.bits();
         let save = self.save();
         let (flags, dr6) = (save.rflags & RFLAGS_TF, save.dr6);
         let exceptions = self.control().intercept_exceptions;

@@ -53,7 +53,7 @@ impl Vcpu {
                 self.broke(machine, broken)?;
             }
         }
-        self.withdraw_offer();
+        self.close_window();
         let kept = self.end_alternate();
         // SAFETY: SVM is on and the VMCB is ours.
         unsafe { svm::save_guest_state(self.physical) };

@@ -2,7 +2,7 @@
 //! One virtual processor: which VMPL runs, its registers, and the interrupts that wait for it. What an exit means is in
 //! `exits`, how VMPLs change places in `switch`.
 
-use super::super::{console, exceptions};
+use super::super::{console, exceptions, processors};
 use super::alternate::Alternate;
 use super::machine::{Machine, Privacy};
 use super::shared::{Held, Order, Orders, Place, Shared, Spin, be};
@@ -31,6 +31,7 @@ const MIRRORED: u64 = 1 << 4 | 1 << 7 | 1 << 20 | 1 << 21;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CODE_LONG: u16 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
+const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_RF: u64 = 1 << 16;
 /// Intercepts of writes of CR0 and CR4.
 pub(super) const INTERCEPT_CR_WRITE: u32 = 1 << 16 | 1 << (16 + 4);
@@ -152,10 +153,11 @@ pub(super) struct Vcpu {
     pub(super) public_root: bool,
     /// Writes of CR0 make no exit until the next one.
     pub(super) unwatched: bool,
-    /// Interrupts that the host has acknowledged and the guest has not taken.
-    pending: [u64; 4],
-    /// The one that the VMCB offers.
-    pub(super) offered: Option<u8>,
+    /// The interrupt that the host has acknowledged and the guest has not taken. There is no second one: the guest's next end
+    /// of interrupt may be meant for one before it, and would end the highest instead.
+    held: Option<u8>,
+    /// The VMCB asks for an exit as soon as the guest can take it.
+    window: bool,
     /// What QEMU does not do for a VMSA with alternate injection.
     pub(super) alternate: Alternate,
     /// Exits in a row for which the guest was not entered.
@@ -204,8 +206,8 @@ impl Vcpu {
             nmi_pending: false,
             public_root: false,
             unwatched: false,
-            pending: [0; 4],
-            offered: None,
+            held: None,
+            window: false,
             alternate: Alternate::default(),
             ahead: 0,
             code: None,
@@ -336,12 +338,22 @@ impl Vcpu {
         // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
         let now = || unsafe { _rdtsc() };
         let begun = now();
+        let requested = self.control().virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
+        if self.held.is_some() {
+            // SAFETY: GIF is clear, so IF says only whether interrupts make exits. There is no room for another one.
+            unsafe { asm!("cli", options(nomem, nostack)) };
+        }
         // SAFETY:
         // 1. `snp::start_svm` has turned SVM on and given the processor its host save area.
         // 2. The VMCB is ours; it intercepts every SVM instruction, all ports and all MSRs but those that VMRUN
         //    switches, and its nested tables hold the guest's RAM and a page of noise alone.
-        // 3. GIF is clear and IF set everywhere outside of the windows in `exceptions`.
+        // 3. GIF is clear everywhere outside of the windows in `exceptions`.
         unsafe { svm::enter(self.physical, &mut self.registers) };
+        // SAFETY: GIF is clear, so nothing arrives.
+        unsafe { asm!("sti", options(nomem, nostack)) };
+        if requested {
+            processors::look_again();
+        }
         let spent = now().wrapping_sub(begun);
         be(self.number, Place::Host);
         let mut held = shared.lock();
@@ -354,9 +366,7 @@ impl Vcpu {
         be(self.number, Place::Asleep);
         drop(held);
         if self.activity == Activity::Halted {
-            if let Some(vector) = exceptions::sleep() {
-                self.note_interrupt(vector);
-            }
+            self.held = exceptions::sleep();
         } else {
             exceptions::doze();
         }
@@ -366,7 +376,9 @@ impl Vcpu {
 
     pub(super) fn conclude_exit(&mut self, shared: &mut Shared) -> Flow {
         shared.counts.exits += 1;
-        self.note_delivery();
+        let control = self.control();
+        (control.virtual_interrupt, control.exit_int_info) =
+            state::after_delivery(control.virtual_interrupt, control.exit_int_info);
         self.handle(shared)?;
         if let Some(end) = shared.devices.end {
             return Err(end);
@@ -408,38 +420,55 @@ impl Vcpu {
         unsafe { asm!("mov cr4, {}", in(reg) new, options(nostack, preserves_flags)) };
     }
 
-    fn highest_pending(&self) -> Option<u8> {
-        let (word, bits) = self.pending.iter().enumerate().rev().find(|(_, word)| **word != 0)?;
-        Some((word * 64) as u8 + (63 - bits.leading_zeros()) as u8)
+    pub(super) const fn has_pending(&self) -> bool {
+        self.nmi_pending || self.held.is_some()
     }
 
-    pub(super) fn has_pending(&self) -> bool {
-        self.nmi_pending || self.pending != [0; 4]
-    }
-
-    fn forget_pending(&mut self, vector: u8) {
-        if let Some(word) = self.pending.get_mut(usize::from(vector / 64)) {
-            *word &= !(1 << (vector % 64));
-        }
-    }
-
-    /// Hands the highest interrupt that waits to the guest, in the way that its injection mode allows.
+    /// Hands the interrupt that waits to the guest, in the way that its injection mode allows.
     fn pass_interrupts_on(&mut self, machine: &mut Machine, host: &mut Host) -> Flow {
         self.pass_nmi_on(machine, host)?;
-        let Some(vector) = self.highest_pending() else { return Ok(()) };
         if self.restricted {
-            return self.ring(machine, host, vector);
+            return self.held.map_or(Ok(()), |vector| self.ring(machine, host, vector));
         }
         // A VMPL with alternate injection has interrupts from its more privileged software alone.
-        if self.offered.is_some() || self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
+        if self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
             return Ok(());
         }
-        self.offered = Some(vector);
-        let keep = self.control().virtual_interrupt & 0xff;
-        let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR | VirtualInterrupt::V_INTR_MASKING;
-        let priority = u64::from(vector >> 4) << 16;
-        self.control().virtual_interrupt = keep | request.bits() | priority | u64::from(vector) << 32;
+        // The machine's interrupts are this guest's: they make exits when it can take them, and not before.
+        self.control().virtual_interrupt &= !VirtualInterrupt::V_INTR_MASKING.bits();
+        let Some(vector) = self.held else { return Ok(()) };
+        if self.is_open() {
+            self.close_window();
+            self.held = None;
+            self.control().event_injection = event::VALID | event::TYPE_INTERRUPT | u64::from(vector);
+        } else {
+            self.open_window();
+        }
         Ok(())
+    }
+
+    /// Whether the guest would take an interrupt now.
+    fn is_open(&mut self) -> bool {
+        let control = self.control();
+        let busy = control.event_injection & event::VALID != 0 || control.interrupt_state & 1 != 0;
+        !busy && self.save().rflags & RFLAGS_IF != 0
+    }
+
+    fn open_window(&mut self) {
+        self.window = true;
+        let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR;
+        let control = self.control();
+        control.virtual_interrupt |= request.bits();
+        control.intercept_misc1 |= Misc1::VINTR.bits();
+    }
+
+    pub(super) fn close_window(&mut self) {
+        if core::mem::take(&mut self.window) {
+            let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR;
+            let control = self.control();
+            control.virtual_interrupt &= !request.bits();
+            control.intercept_misc1 &= !Misc1::VINTR.bits();
+        }
     }
 
     fn pass_nmi_on(&mut self, machine: &mut Machine, host: &mut Host) -> Flow {
@@ -471,7 +500,7 @@ impl Vcpu {
         }
         let posted = host.post(self.number, 0, vector, machine);
         if matches!(posted, Posted::Quiet | Posted::Signal) {
-            self.forget_pending(vector);
+            self.held = None;
         }
         self.announce(machine, posted)
     }
@@ -492,36 +521,11 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Whether the guest has taken what the VMCB offered.
-    pub(super) fn note_delivery(&mut self) {
-        let control = self.control();
-        control.virtual_interrupt = state::after_delivery(control.virtual_interrupt, control.exit_int_info);
-        let requested = control.virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
-        if let (Some(vector), false) = (self.offered, requested) {
-            self.offered = None;
-            self.forget_pending(vector);
+    /// Acknowledges an interrupt, if there is one, room for it, and nothing else that is to be injected first.
+    pub(super) fn collect_interrupt(&mut self) {
+        if self.held.is_none() && self.control().event_injection & event::VALID == 0 {
+            self.held = exceptions::window();
         }
-    }
-
-    /// Takes back what the VMCB offers.
-    pub(super) fn withdraw_offer(&mut self) {
-        if self.offered.take().is_some() {
-            self.control().virtual_interrupt &= !VirtualInterrupt::V_IRQ.bits();
-        }
-    }
-
-    pub(super) fn collect_interrupts(&mut self) {
-        while let Some(vector) = exceptions::window() {
-            self.note_interrupt(vector);
-        }
-    }
-
-    fn note_interrupt(&mut self, vector: u8) {
-        if let Some(word) = self.pending.get_mut(usize::from(vector / 64)) {
-            *word |= 1 << (vector % 64);
-        }
-        // A higher one may have come: choose again.
-        self.withdraw_offer();
     }
 
     /// A fault that the processor itself would raise: its frame has RF set, which QEMU 7.2 leaves out.
