@@ -11,22 +11,23 @@
 //! These tables are this program's, not the modelled host's, which has leaves in the sizes of the RMP: here 512 entries that
 //! say the same can be one leaf.
 
+mod host;
+
 use super::super::physical::{self, GuestMemory};
 use super::shared::quiesce;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
+use host::Watch;
 use reference_host::loader::GuestRam;
 use reference_host::memory::{GuestMap, PAGE, Range};
 use reference_host::report::Stop;
 use reference_host::snp::walk::{Lost, Mapping, Paging, walk};
 use reference_host::snp::{ASID, C_MASK, state};
-use snp_host::hostile::Change;
-use snp_host::{Hardware, NotShared};
 use snp_model::access::{Access, Effect, Fault, Kind, Leaf, check, private_leaf};
 use snp_model::assumed::Assumptions;
 use snp_model::ledger::Ledger;
 use snp_model::rmp::{Covered, Entry, LARGE, RANGES, Rmp, Size, State};
-use snp_model::{Broken, HostPort, Rule};
+use snp_model::{Broken, Rule};
 use specs::sev::{VMPLS, result};
 use specs::vmsa::Vmsa;
 use svm::{NestedTables, Rights, TableMemory};
@@ -91,17 +92,6 @@ pub(super) struct Machine {
     watch: Option<Watch>,
     /// What a hostile host has mapped to where: 2 MiB each.
     moved: Option<(u64, u64)>,
-}
-
-/// A page under a hostile host's eyes.
-#[derive(Clone, Copy)]
-struct Watch {
-    gpa: u64,
-    change: Change,
-    /// Reads so far.
-    reads: u32,
-    /// It is mapped for the length of one instruction.
-    open: bool,
 }
 
 /// A VMPL's nested tables.
@@ -343,16 +333,6 @@ impl Machine {
         }
     }
 
-    /// What KVM does with an access to a page that is not what the guest takes it for: it makes it so.
-    pub(super) fn convert_for(&mut self, gpa: u64, private: bool) -> bool {
-        let gpa = gpa & (C_MASK - 1) & !(PAGE - 1);
-        if self.rmpupdate(gpa, false, private) == result::FAIL_OVERLAP {
-            self.psmash(gpa & !(LARGE - 1));
-            return self.rmpupdate(gpa, false, private) == result::SUCCESS;
-        }
-        true
-    }
-
     fn map_private(&mut self, gpa: u64, vmpl: u8, size: Size, kind: Kind) -> Resolution {
         let head = gpa & !(size.bytes() - 1);
         let leaf = private_leaf(&self.rmp, ASID, vmpl, head, head, size);
@@ -390,7 +370,7 @@ impl Machine {
 
     fn map_shared(&mut self, gpa: u64, vmpl: u8, privacy: Privacy) -> Resolution {
         let page = gpa & !(PAGE - 1);
-        if self.watch.is_some_and(|watch| watch.gpa == page && !watch.open) {
+        if self.watch.is_some_and(|watch| watch.hides(page)) {
             return Resolution::Watched;
         }
         self.settle(page, PAGE);
@@ -495,43 +475,6 @@ impl Machine {
     }
 }
 
-impl Machine {
-    /// Traps every access to a shared page from now on.
-    pub(super) fn watch(&mut self, gpa: u64, change: Change) {
-        self.watch = Some(Watch { gpa, change, reads: 0, open: false });
-        self.forget(&names(gpa), PAGE);
-    }
-
-    /// Lets one instruction through. The other processors stay out meanwhile, or they would see the page as well.
-    pub(super) fn open_watch(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            watch.open = true;
-        }
-        quiesce(self.current);
-    }
-
-    /// Closes the page again and, if the instruction's read was the one that counts, changes it.
-    pub(super) fn close_watch(&mut self, read: Option<u64>) {
-        let Some(mut watch) = self.watch else { return };
-        watch.open = false;
-        let hit = read.is_some_and(|gpa| gpa & !7 == watch.gpa + watch.change.offset);
-        watch.reads += u32::from(hit);
-        if hit && watch.reads == watch.change.reads {
-            let at = watch.gpa + watch.change.offset;
-            let mut word = [0; 8];
-            // A page that is private by now is nobody's to change.
-            if self.read_shared(at, &mut word).is_ok() {
-                let changed = u64::from_le_bytes(word) ^ watch.change.flip;
-                let _ = self.write_shared(at, &changed.to_le_bytes());
-            }
-        }
-        let gpa = watch.gpa;
-        // Once it has changed there is nothing more to see.
-        self.watch = (watch.reads < watch.change.reads).then_some(watch);
-        self.forget(&names(gpa), PAGE);
-    }
-}
-
 /// Every place in a tree where a page can be.
 const fn names(gpa: u64) -> [u64; 3] {
     [gpa, C_MASK | gpa, C_MASK | ALIAS | gpa]
@@ -548,94 +491,4 @@ fn shared_name(page: u64, privacy: Privacy) -> u64 {
 
 const fn guest_page(gpa: u64, size: Size) -> State {
     State { assigned: true, size, immutable: false, gpa, asid: ASID }
-}
-
-impl Machine {
-    /// RMPUPDATE. What the guest should have done before is the caller's to say.
-    fn update(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
-        let size = if large { Size::Large } else { Size::Small };
-        let before = self.rmp.entry(gpa);
-        let state = if assign {
-            if before.is_some_and(|entry| entry.assigned() && entry.size() == size) {
-                // KVM leaves a page alone that is what it should be.
-                return result::SUCCESS;
-            }
-            guest_page(gpa, size)
-        } else {
-            State { assigned: false, ..guest_page(gpa, size) }
-        };
-        let code = HostPort::new(&mut self.rmp).rmpupdate(gpa, &state);
-        if code != result::SUCCESS {
-            return code;
-        }
-        self.forget(&names(gpa), size.bytes());
-        if !assign {
-            // Shared pages are used at once, and most of them in a row: no reason to wait for a fault each.
-            for page in (gpa..gpa + size.bytes()).step_by(PAGE as usize) {
-                if let Resolution::Broken(broken) = self.map_shared(page, 0, Privacy::CBit) {
-                    self.broken = Some(broken);
-                }
-            }
-        }
-        code
-    }
-}
-
-impl Hardware for Machine {
-    fn rmpupdate(&mut self, gpa: u64, large: bool, assign: bool) -> u32 {
-        let validated = self.rmp.entry(gpa).is_some_and(|entry| entry.assigned() && entry.validated());
-        let code = self.update(gpa, large, assign);
-        if matches!(code, result::FAIL_INUSE | result::FAIL_PERMISSION) {
-            // The guest asked for what its host must not do.
-            self.broken = Some(Broken { rule: Rule::HostUpdate, gpa, found: code.into() });
-        }
-        if code == result::SUCCESS && !assign && validated {
-            let found = if large { LARGE } else { PAGE };
-            self.broken = Some(Broken { rule: Rule::RescindFirst, gpa, found });
-        }
-        code
-    }
-
-    fn remap(&mut self, gpa: u64, to: u64) {
-        let from = gpa & !(LARGE - 1);
-        self.moved = Some((from, to & !(LARGE - 1)));
-        self.forget(&names(from), LARGE);
-    }
-
-    fn snatch(&mut self, gpa: u64) {
-        if self.update(gpa, false, false) == result::FAIL_OVERLAP {
-            self.psmash(gpa & !(LARGE - 1));
-            self.update(gpa, false, false);
-        }
-        self.update(gpa, false, true);
-    }
-
-    fn psmash(&mut self, gpa: u64) -> u32 {
-        HostPort::new(&mut self.rmp).psmash(gpa)
-    }
-
-    fn is_ram(&self, gpa: u64, bytes: u64) -> bool {
-        self.map.is_ram(gpa, bytes)
-    }
-
-    fn read_shared(&mut self, gpa: u64, into: &mut [u8]) -> Result<(), NotShared> {
-        self.check_shared(gpa, into.len())?;
-        self.memory.copy_from(gpa, into).map_err(|_| NotShared)
-    }
-
-    fn write_shared(&mut self, gpa: u64, from: &[u8]) -> Result<(), NotShared> {
-        self.check_shared(gpa, from.len())?;
-        self.memory.write(gpa, from).map_err(|_| NotShared)
-    }
-}
-
-impl Machine {
-    fn check_shared(&mut self, gpa: u64, bytes: usize) -> Result<(), NotShared> {
-        if !self.map.is_ram(gpa, bytes as u64) {
-            return Err(NotShared);
-        }
-        let port = HostPort::new(&mut self.rmp);
-        let pages = gpa & !(PAGE - 1)..gpa + bytes as u64;
-        if pages.step_by(PAGE as usize).all(|page| port.check_access(page).is_ok()) { Ok(()) } else { Err(NotShared) }
-    }
 }

@@ -2,6 +2,8 @@
 //! One virtual processor: which VMPL runs, its registers, and the interrupts that wait for it. What an exit means is in
 //! `exits`, how VMPLs change places in `switch`.
 
+mod interrupts;
+
 use super::super::{console, exceptions, processors};
 use super::alternate::Alternate;
 use super::machine::{Machine, Privacy};
@@ -15,11 +17,9 @@ use reference_host::report::{End, RECORD_SEPARATOR, Stop};
 use reference_host::snp::decode::{self, Instruction};
 use reference_host::snp::walk::{Mapping, Paging, is_forced_private};
 use reference_host::snp::{ASID, state};
-use snp_host::Host;
-use snp_host::doorbell::Posted;
 use snp_model::rule::INSTRUCTION_BYTES;
-use snp_model::{Broken, Rule, Violation, injection};
-use specs::sev::{VECTOR_HV, VMPLS};
+use snp_model::{Broken, Rule, Violation};
+use specs::sev::VMPLS;
 use specs::svm::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, event};
 use specs::vmsa::{SevFeatures, Vmsa};
 use svm::GuestRegisters;
@@ -418,114 +418,6 @@ impl Vcpu {
         // SAFETY: none of these bits changes anything for this program; see `MIRRORED`. The processor has each of them,
         // because the guest has set it.
         unsafe { asm!("mov cr4, {}", in(reg) new, options(nostack, preserves_flags)) };
-    }
-
-    pub(super) const fn has_pending(&self) -> bool {
-        self.nmi_pending || self.held.is_some()
-    }
-
-    /// Hands the interrupt that waits to the guest, in the way that its injection mode allows.
-    fn pass_interrupts_on(&mut self, machine: &mut Machine, host: &mut Host) -> Flow {
-        self.pass_nmi_on(machine, host)?;
-        if self.restricted {
-            return self.held.map_or(Ok(()), |vector| self.ring(machine, host, vector));
-        }
-        // A VMPL with alternate injection has interrupts from its more privileged software alone.
-        if self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
-            return Ok(());
-        }
-        // The machine's interrupts are this guest's: they make exits when it can take them, and not before.
-        self.control().virtual_interrupt &= !VirtualInterrupt::V_INTR_MASKING.bits();
-        let Some(vector) = self.held else { return Ok(()) };
-        if self.is_open() {
-            self.close_window();
-            self.held = None;
-            self.control().event_injection = event::VALID | event::TYPE_INTERRUPT | u64::from(vector);
-        } else {
-            self.open_window();
-        }
-        Ok(())
-    }
-
-    /// Whether the guest would take an interrupt now.
-    fn is_open(&mut self) -> bool {
-        let control = self.control();
-        let busy = control.event_injection & event::VALID != 0 || control.interrupt_state & 1 != 0;
-        !busy && self.save().rflags & RFLAGS_IF != 0
-    }
-
-    fn open_window(&mut self) {
-        self.window = true;
-        let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR;
-        let control = self.control();
-        control.virtual_interrupt |= request.bits();
-        control.intercept_misc1 |= Misc1::VINTR.bits();
-    }
-
-    pub(super) fn close_window(&mut self) {
-        if core::mem::take(&mut self.window) {
-            let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR;
-            let control = self.control();
-            control.virtual_interrupt &= !request.bits();
-            control.intercept_misc1 &= !Misc1::VINTR.bits();
-        }
-    }
-
-    fn pass_nmi_on(&mut self, machine: &mut Machine, host: &mut Host) -> Flow {
-        if !self.nmi_pending || self.control().event_injection & event::VALID != 0 {
-            return Ok(());
-        }
-        if self.restricted {
-            let posted = host.post_nmi(self.number, 0, machine);
-            // Without a doorbell there is nobody to tell.
-            self.nmi_pending = false;
-            return self.announce(machine, posted);
-        }
-        if !self.nmi_blocked && !self.features.contains(SevFeatures::ALTERNATE_INJECTION) {
-            (self.nmi_pending, self.nmi_blocked) = (false, true);
-            self.control().event_injection = event::VALID | event::TYPE_NMI | NMI;
-        }
-        Ok(())
-    }
-
-    /// The guest says that it has handled its NMI.
-    pub(super) fn nmi_complete(&mut self) {
-        self.nmi_blocked = false;
-    }
-
-    /// Posts a vector to VMPL0's doorbell. VMPL0 then runs, whoever ran before.
-    fn ring(&mut self, machine: &mut Machine, host: &mut Host, vector: u8) -> Flow {
-        if self.control().event_injection & event::VALID != 0 {
-            return Ok(());
-        }
-        let posted = host.post(self.number, 0, vector, machine);
-        if matches!(posted, Posted::Quiet | Posted::Signal) {
-            self.held = None;
-        }
-        self.announce(machine, posted)
-    }
-
-    /// Runs VMPL0, with an #HV if it wants to be told of what is at its door.
-    pub(super) fn announce(&mut self, machine: &mut Machine, posted: Posted) -> Flow {
-        if posted == Posted::Nowhere {
-            return Ok(());
-        }
-        if self.vmpl != 0 {
-            self.switch(machine, 0, None)?;
-        }
-        if posted == Posted::Signal {
-            let hv = event::VALID | event::TYPE_EXCEPTION | u64::from(VECTOR_HV);
-            injection::check(self.features, hv, 0).map_err(|broken| self.violation(machine, broken))?;
-            self.control().event_injection = hv;
-        }
-        Ok(())
-    }
-
-    /// Acknowledges an interrupt, if there is one, room for it, and nothing else that is to be injected first.
-    pub(super) fn collect_interrupt(&mut self) {
-        if self.held.is_none() && self.control().event_injection & event::VALID == 0 {
-            self.held = exceptions::window();
-        }
     }
 
     /// A fault that the processor itself would raise: its frame has RF set, which QEMU 7.2 leaves out.
