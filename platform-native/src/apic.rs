@@ -82,7 +82,8 @@ pub(crate) fn end_of_interrupt() {
 /// Makes the APIC look again whether an interrupt is pending.
 ///
 /// QEMU's VMRUN notes a virtual interrupt's request without the lock under which its other threads note an interrupt for this
-/// processor, which can lose the latter (`helper_vmrun`, 7.2 to 10.0). It stays requested in the APIC.
+/// processor, which can lose the latter (`helper_vmrun`, 7.2 to 10.0). It stays requested in the APIC. So it is asked before a
+/// sleep, and when the exit comes that the virtual interrupt was for.
 pub(crate) fn look_again() {
     write(TASK_PRIORITY, 0);
 }

@@ -19,12 +19,12 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
 use crate::code_page::CodePage;
-use crate::delivery;
 use crate::exit::decode;
 use crate::intercepts::{ALWAYS_1, ALWAYS_2, ALWAYS_CR, ALWAYS_EXCEPTIONS};
 use crate::live::{from_vmcb, is_live, live_msr, to_vmcb};
 use crate::machine::Native;
 use crate::vector;
+use crate::{apic, delivery};
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
@@ -501,6 +501,9 @@ impl GuestCpu for NativeCpu {
         //    hold the guest's own memory alone.
         // 3. GIF is clear and IF set everywhere outside `interrupts::window` and `sleep`.
         unsafe { svm::enter(self.physical, &mut self.registers) };
+        if self.control().exit_code == exit::VINTR {
+            apic::look_again();
+        }
         self.after_exit()
     }
 
