@@ -17,6 +17,9 @@ pub(crate) const HANDLED: u64 = exit::INTR;
 /// VMGEXIT's length in its plain form.
 const VMGEXIT_BYTES: u64 = 4;
 
+/// #MC where the host intercepts it, which it has to (APM vol. 2, 15.36.16): an automatic exit (table 15-33), of the machine below.
+const MACHINE_CHECK: u64 = exit::EXCEPTION_0 + 18;
+
 /// INVLPGB, INVLPGB with an illegal operand, TLBSYNC (APM vol. 2, appendix C).
 const INVLPGB: u64 = 0xa0;
 const INVLPGB_ILLEGAL: u64 = 0xa1;
@@ -74,6 +77,11 @@ fn rare(record: &Record) -> Decoded {
         sev::NOT_VALIDATED => Decoded::Withheld { fault: fault(info1, info2), validated: false },
         exit::CR0_READ..=exit::CR15_WRITE => instruction(control(code)),
         exit::DR0_READ..=exit::DR15_WRITE => instruction(debug(code)),
+        // The host's: its machine's errors, interrupts, its own traps of writes that have taken place, its pause filter.
+        MACHINE_CHECK | exit::NMI | exit::SMI | exit::INIT | exit::VINTR | exit::PAUSE | sev::BUSLOCK => {
+            Decoded::Nothing
+        }
+        sev::EFER_WRITE_TRAP | sev::CR0_WRITE_TRAP..=sev::CR15_WRITE_TRAP => Decoded::Nothing,
         exit::EXCEPTION_0..=exit::EXCEPTION_31 => plain(exception(code, info1, info2)),
         exit::XSETBV => instruction(ExitReason::Xsetbv),
         exit::VMMCALL => instruction(ExitReason::Vmmcall),
@@ -85,9 +93,6 @@ fn rare(record: &Record) -> Decoded {
         sev::VMGEXIT => {
             Decoded::Back(Exit { reason: ExitReason::Vmmcall, next_rip: rip }, rip.wrapping_sub(VMGEXIT_BYTES))
         }
-        // The host's: interrupts, its own traps of writes that have taken place, its pause filter.
-        exit::NMI | exit::SMI | exit::INIT | exit::VINTR | exit::PAUSE | sev::BUSLOCK => Decoded::Nothing,
-        sev::EFER_WRITE_TRAP | sev::CR0_WRITE_TRAP..=sev::CR15_WRITE_TRAP => Decoded::Nothing,
         sev::INVALID => plain(ExitReason::Broken(Reason::InvalidGuestState, info1)),
         // Parados holds the VMSA itself: the host tried to run it.
         sev::BUSY => Decoded::Nothing,
@@ -157,6 +162,10 @@ mod tests {
             (0xa1, It::Invlpgb),
             (0xa4, It::Tlbsync),
             (exit::VMRUN, It::Svm),
+            (exit::VMLOAD, It::Svm),
+            (exit::VMSAVE, It::Svm),
+            (exit::STGI, It::Svm),
+            (exit::CLGI, It::Svm),
             (exit::INVLPGA, It::Svm),
             (exit::SKINIT, It::Svm),
         ];
@@ -198,13 +207,20 @@ mod tests {
         assert_eq!(reason(exit::SHUTDOWN, 0, 0), (ExitReason::Shutdown, 0));
     }
 
+    /// A machine check of the host's was injected into the guest.
     #[test]
     fn what_is_the_hosts_is_nothing() {
-        let codes = [HANDLED, exit::NMI, exit::SMI, exit::INIT, exit::VINTR, exit::PAUSE, 0xa5, 0x8f, u64::MAX - 1];
+        let codes =
+            [HANDLED, 0x52, exit::NMI, exit::SMI, exit::INIT, exit::VINTR, exit::PAUSE, 0xa5, 0x8f, u64::MAX - 1];
         for code in codes.into_iter().chain(0x90..=0x9f) {
             assert_eq!(of(code, 0, 0), Decoded::Nothing, "{code:#x}");
         }
         assert_eq!(of(exit::NPF, npf::WRITE, 0x1000), Decoded::Nothing, "a fault that the host mends");
+    }
+
+    #[test]
+    fn a_state_that_the_processor_refuses_ends_the_vm() {
+        assert_eq!(reason(u64::MAX, 7, 0), (ExitReason::Broken(Reason::InvalidGuestState, 7), 0));
     }
 
     #[test]
@@ -229,7 +245,10 @@ mod tests {
 
     #[test]
     fn registers_are_named_and_their_operand_is_read_from_the_code() {
-        let control = |code| reason(code, 0xf, 0).0;
+        let control = |code| match reason(code, 0xf, 0) {
+            (reason, NEXT) => reason,
+            other => panic!("{code:#x}: {other:?}"),
+        };
         let access = |register, direction| ExitReason::Control(ControlAccess { register, direction, operand: None });
         assert_eq!(control(0x00), access(Control::Cr0, Direction::Read));
         assert_eq!(control(0x18), access(Control::Cr8, Direction::Write));
