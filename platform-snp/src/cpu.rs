@@ -711,4 +711,4 @@ fn refused(refusal: Refusal) -> ExitReason {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

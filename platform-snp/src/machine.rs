@@ -62,7 +62,8 @@ impl Snp {
         apic_hz: u64,
         attester: SnpAttester,
     ) -> Self {
-        Self { memory: SnpMemory::new(acceptance), clock, host: SnpHost, processors, apic_hz, attester }
+        let memory = SnpMemory::new(acceptance);
+        Self { memory, clock, host: SnpHost, processors, apic_hz, attester }
     }
 
     pub(crate) const fn acceptance(&self) -> &Acceptance {
@@ -114,20 +115,28 @@ impl Platform for Snp {
     }
 }
 
-impl Timer for SnpCpu {
-    /// Each change of the host's timer is an exit, so an earlier deadline that is armed stays: it comes for nothing and the next
-    /// one is armed then. How late the host comes is its own affair; what time it is then, the TSC says. One that is overdue is
-    /// not waited for.
-    fn arm(&mut self, deadline: Instant) {
-        let now = self.snp.clock.now();
-        let deadline = self.timer_deadline(deadline, now);
+impl SnpCpu {
+    /// What the host's timer has to be set to, in its ticks; `None` if it is set well already, or nobody waits. Each change of it
+    /// is an exit, so an earlier deadline that is armed stays: it comes for nothing and the next one is armed then. One that is
+    /// overdue is not waited for.
+    fn ticks(&self, deadline: Instant, now: Instant) -> Option<u32> {
         if deadline == Instant::NEVER || self.armed.is_some_and(|armed| now < armed && armed <= deadline) {
-            return;
+            return None;
         }
         let ticks = u128::from(deadline.since(now)) * u128::from(self.snp.apic_hz) / 1_000_000_000;
         // A deadline beyond the counter's reach comes in several turns; a past one at once.
-        let started = apic::start_timer(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
-        self.armed = started.is_ok().then_some(deadline);
+        Some(u32::try_from(ticks).unwrap_or(u32::MAX).max(1))
+    }
+}
+
+impl Timer for SnpCpu {
+    /// How late the host comes is its own affair; what time it is then, the TSC says.
+    fn arm(&mut self, deadline: Instant) {
+        let now = self.snp.clock.now();
+        let deadline = self.timer_deadline(deadline, now);
+        if let Some(ticks) = self.ticks(deadline, now) {
+            self.armed = apic::start_timer(ticks).is_ok().then_some(deadline);
+        }
     }
 
     fn wait(&mut self) {
@@ -135,28 +144,33 @@ impl Timer for SnpCpu {
     }
 }
 
+/// What a vector at the doorbell means. The list of those that mean something is all that a host can tell; none is the guest's.
+const fn meaning(vector: u8) -> HostEvent {
+    match vector {
+        doorbell::NMI => HostEvent::Nmi,
+        apic::TIMER_VECTOR | apic::KICK_VECTOR => HostEvent::Kick,
+        apic::CONSOLE_VECTOR => HostEvent::ConsoleInput,
+        apic::POWER_VECTOR => HostEvent::PowerButton,
+        other => HostEvent::Unexpected(other),
+    }
+}
+
 impl HostEvents for SnpCpu {
     fn take(&mut self) -> Option<HostEvent> {
         loop {
             let vector = doorbell::take(self.doorbell())?;
+            let mut event = meaning(vector);
             match vector {
-                doorbell::NMI => return Some(HostEvent::Nmi),
+                // Neither is in service.
+                doorbell::NMI => return Some(event),
                 apic::SPURIOUS_VECTOR => continue,
+                apic::TIMER_VECTOR => self.armed = None,
+                // Acknowledged at its source before the EOI, because the line is level-triggered.
+                apic::POWER_VECTOR if !power_button::take() => event = HostEvent::Kick,
                 _ => {}
             }
-            // Acknowledged at its source before the EOI, because the line is level-triggered.
-            let pressed = vector == apic::POWER_VECTOR && power_button::take();
             apic::end_of_interrupt();
-            return Some(match vector {
-                apic::TIMER_VECTOR => {
-                    self.armed = None;
-                    HostEvent::Kick
-                }
-                apic::POWER_VECTOR if pressed => HostEvent::PowerButton,
-                apic::KICK_VECTOR | apic::POWER_VECTOR => HostEvent::Kick,
-                apic::CONSOLE_VECTOR => HostEvent::ConsoleInput,
-                other => HostEvent::Unexpected(other),
-            });
+            return Some(event);
         }
     }
 }
@@ -211,5 +225,35 @@ impl GuestPages for SnpPages {
 
     fn flush(&mut self) {
         flush_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::tests::cpu;
+
+    #[test]
+    fn five_vectors_mean_something() {
+        let known = |vector: &u8| !matches!(meaning(*vector), HostEvent::Unexpected(it) if it == *vector);
+        assert_eq!((0..=u8::MAX).filter(known).collect::<Vec<_>>(), [2, 0x40, 0x41, 0x42, 0x43]);
+        let meanings = [2, 0x40, 0x41, 0x42, 0x43].map(meaning);
+        use HostEvent::{ConsoleInput, Kick, Nmi, PowerButton};
+        assert_eq!(meanings, [Nmi, Kick, Kick, ConsoleInput, PowerButton]);
+    }
+
+    /// The host's timer has 1 GHz here.
+    #[test]
+    fn the_hosts_timer_is_set_for_what_is_due_next_and_not_more_often() {
+        let mut cpu = cpu();
+        let now = Instant(1_000_000);
+        assert_eq!(cpu.ticks(Instant(1_000_700), now), Some(700));
+        assert_eq!(cpu.ticks(Instant(5), now), Some(1), "overdue");
+        assert_eq!(cpu.ticks(now.after(1 << 40), now), Some(u32::MAX), "in several turns");
+        assert_eq!(cpu.ticks(Instant::NEVER, now), None);
+        cpu.armed = Some(Instant(1_000_500));
+        assert_eq!(cpu.ticks(Instant(1_000_700), now), None, "an earlier one is armed");
+        assert_eq!(cpu.ticks(Instant(1_000_400), now), Some(400));
+        assert_eq!(cpu.ticks(Instant(1_000_700), Instant(1_000_500)), Some(200), "that one is overdue");
     }
 }

@@ -17,7 +17,8 @@ use crate::message::Channel;
 const RIP: u64 = 0x20_9f8b;
 const TOP: u64 = 1 << 46;
 
-fn cpu() -> SnpCpu {
+/// A processor that has been reset, of a VM with 16 MiB that nobody has touched; clocks and timers have 1 GHz.
+pub(crate) fn cpu() -> SnpCpu {
     cpu_with(false)
 }
 
