@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Time from the TSC, which no host turns back. Its frequency is measured at start-up against the host's 8254, by port requests.
+//! Time from the TSC. Its frequency is measured at start-up against the host's 8254, by port requests, and readings are
+//! bracketed, because a request takes as long as the host wants.
 //!
-//! Without Secure TSC the host scales the TSC as it likes, so it could make the guest's clock fast or slow without lying here
-//! as well; that it cannot do is to turn it back. Readings are bracketed, because a request takes as long as the host wants.
+//! Hostile party: the host. Without Secure TSC what a processor reads is scaled and offset by its VMCB (APM vol. 2, 15.30.5 and
+//! appendix B), so the host can make time fast or slow, and turn the counter back. [`SnpClock`] stands still then, for all
+//! processors, until the counter is where it was: the guest's timers are late, and no time comes twice.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use platform::{Clock, Instant};
 use platform_shared::clock::{TscClock, tsc};
 
 use crate::ghcb::{Refusal, port_read, port_write};
@@ -16,6 +21,44 @@ const WINDOW: u16 = 12_000;
 const ATTEMPTS: usize = 3;
 /// Readings at either end of a measurement, of which the tightest counts.
 const READINGS: usize = 6;
+
+/// The clock of the VM: the TSC, as long as it goes forward.
+pub struct SnpClock {
+    tsc: TscClock,
+    /// The latest value that any processor has read.
+    latest: AtomicU64,
+}
+
+impl SnpClock {
+    pub(crate) const fn new(tsc: TscClock) -> Self {
+        Self { tsc, latest: AtomicU64::new(0) }
+    }
+}
+
+impl Clock for SnpClock {
+    fn now(&self) -> Instant {
+        self.instant_of_tsc(self.guest_tsc())
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        let read = self.tsc.guest_tsc();
+        self.latest.fetch_max(read, Ordering::Relaxed).max(read)
+    }
+
+    /// Only for measuring, so it may go back.
+    #[inline(always)]
+    fn cycles(&self) -> u64 {
+        tsc()
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        self.tsc.tsc_hz()
+    }
+
+    fn instant_of_tsc(&self, tsc: u64) -> Instant {
+        self.tsc.instant_of_tsc(tsc)
+    }
+}
 
 /// A measurement that has begun.
 pub struct Measurement(Result<Begun, Refusal>);
@@ -94,4 +137,21 @@ fn read() -> Result<(u64, u16), Refusal> {
         }
     }
     Ok((best.1, best.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that turned the TSC back turned Parados's clock back with it.
+    #[test]
+    fn time_stands_still_where_the_counter_was_turned_back() {
+        let clock = SnpClock::new(TscClock::new(0, 1_000_000_000).unwrap());
+        let before = clock.guest_tsc();
+        assert!(before > 0 && clock.guest_tsc() > before, "it goes forward with the counter");
+        let turned_back = clock.guest_tsc() + (1 << 40);
+        clock.latest.store(turned_back, Ordering::Relaxed);
+        assert_eq!((clock.guest_tsc(), clock.now()), (turned_back, clock.instant_of_tsc(turned_back)));
+        assert!(clock.cycles() < turned_back);
+    }
 }

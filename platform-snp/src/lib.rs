@@ -50,7 +50,7 @@ mod shared_pool;
 mod smp;
 mod start;
 
-pub use clock::Measurement;
+pub use clock::{Measurement, SnpClock};
 pub use cpu::SnpCpu;
 pub use ending::Ending;
 pub use log::{last_words, say};

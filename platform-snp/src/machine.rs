@@ -12,6 +12,7 @@ use specs::sev::VmplRights;
 use crate::accept::{self, ALL_RIGHTS, grant_all};
 use crate::acceptance::{Acceptance, stretch_of};
 use crate::attester::SnpAttester;
+use crate::clock::SnpClock;
 use crate::console::CONSOLES;
 use crate::cpu::SnpCpu;
 use crate::ending::Ending;
@@ -47,7 +48,7 @@ impl Waker for SnpHost {
 /// The SNP platform. One for the whole image, never freed.
 pub struct Snp {
     memory: SnpMemory,
-    clock: TscClock,
+    clock: SnpClock,
     host: SnpHost,
     processors: u32,
     apic_hz: u64,
@@ -63,7 +64,7 @@ impl Snp {
         attester: SnpAttester,
     ) -> Self {
         let memory = SnpMemory::new(acceptance);
-        Self { memory, clock, host: SnpHost, processors, apic_hz, attester }
+        Self { memory, clock: SnpClock::new(clock), host: SnpHost, processors, apic_hz, attester }
     }
 
     pub(crate) const fn acceptance(&self) -> &Acceptance {
@@ -75,14 +76,14 @@ impl Platform for Snp {
     type Cpu = SnpCpu;
     type Memory = SnpMemory;
     type Pages = SnpPages;
-    type Clock = TscClock;
+    type Clock = SnpClock;
     type Host = SnpHost;
 
     fn memory(&self) -> &SnpMemory {
         &self.memory
     }
 
-    fn clock(&self) -> &TscClock {
+    fn clock(&self) -> &SnpClock {
         &self.clock
     }
 
