@@ -250,8 +250,11 @@ mod tests {
             other => panic!("{code:#x}: {other:?}"),
         };
         let access = |register, direction| ExitReason::Control(ControlAccess { register, direction, operand: None });
-        assert_eq!(control(0x00), access(Control::Cr0, Direction::Read));
-        assert_eq!(control(0x18), access(Control::Cr8, Direction::Write));
+        use Control::{Cr0, Cr2, Cr3, Cr4, Cr8};
+        for (code, register) in [(0, Cr0), (2, Cr2), (3, Cr3), (4, Cr4), (8, Cr8)] {
+            assert_eq!(control(code), access(register, Direction::Read));
+            assert_eq!(control(0x10 + code), access(register, Direction::Write));
+        }
         assert_eq!(control(0x01), ExitReason::Broken(Reason::UnknownExit, 1));
         let debug = DebugAccess { register: 7, direction: Direction::Write, operand: None };
         assert_eq!(reason(0x37, 2, 0), (ExitReason::Debug(debug), NEXT));
@@ -269,6 +272,12 @@ mod tests {
             reason(0x41, 0x7, 0xdead).0,
             ExitReason::Exception(Exception { vector: 1, error_code: None, fault_address: None })
         );
+        // APM vol. 2, table 8-1, without those of features that no guest has.
+        let has_code = |vector: &u64| match of(0x40 + vector, 7, 0) {
+            Decoded::Exit(Exit { reason: ExitReason::Exception(exception), .. }) => exception.error_code == Some(7),
+            _ => false,
+        };
+        assert_eq!((0..28).filter(has_code).collect::<Vec<_>>(), [8, 10, 11, 12, 13, 14, 17]);
     }
 
     #[test]

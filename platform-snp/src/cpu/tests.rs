@@ -4,8 +4,10 @@
 use alloc::boxed::Box;
 
 use image_abi::{PLACED_RANGES, Range};
-use platform::{Gpa, PageRange, RamMap};
+use platform::{Gpa, PAGE_SIZE, PageRange, PageViews, RamMap};
 use platform_shared::clock::TscClock;
+use platform_shared::heap::page_views;
+use specs::sev::npf;
 use specs::svm::exit;
 use zerocopy::FromZeros;
 
@@ -23,9 +25,13 @@ pub(crate) fn cpu() -> SnpCpu {
 }
 
 fn cpu_with(vnmi: bool) -> SnpCpu {
+    cpu_of(vnmi, None)
+}
+
+fn cpu_of(vnmi: bool, views: Option<PageViews>) -> SnpCpu {
     let mut ram = RamMap::default();
     ram.push(PageRange::new(Gpa(0), Gpa(16 << 20)).unwrap()).unwrap();
-    let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES], None).unwrap();
+    let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES], views).unwrap();
     let clock = TscClock::new(0, 1_000_000_000).unwrap();
     let attester = SnpAttester::new(Channel::closed(), 1_000_000_000);
     let snp: &'static Snp = Box::leak(Box::new(Snp::new(acceptance, clock, 1, 1_000_000_000, attester)));
@@ -148,15 +154,48 @@ fn memory_that_is_nobodys_is_emulated() {
     assert_eq!(fault.gpa, Some(Gpa(0xfed0_0000)));
 }
 
+/// The guest has touched what lies from 6 to 8 MiB before.
+fn accept_third(cpu: &SnpCpu) {
+    let acceptance = cpu.snp.acceptance();
+    acceptance.announce(3);
+    acceptance.claim(3);
+    acceptance.finish(3);
+}
+
+#[test]
+fn accepted_memory_that_the_guest_has_no_right_to_is_emulated() {
+    let mut cpu = cpu();
+    accept_third(&cpu);
+    let record = Record { code: exit::NPF, info1: npf::VMPL, info2: 6 << 20, next_rip: 0, rip: RIP };
+    for _ in 0..2 {
+        let Some(Exit { reason: ExitReason::Memory(fault), .. }) = cpu.handle(&record) else { panic!("no fault") };
+        assert_eq!(fault.gpa, Some(Gpa(6 << 20)));
+    }
+}
+
+/// What the guest has shared is not at its private address any more; what moves just now is for whoever moves it.
+#[test]
+fn a_private_address_of_shared_memory_is_nobodys() {
+    let mut cpu = cpu_of(false, Some(page_views(16 << 20).unwrap()));
+    accept_third(&cpu);
+    let page = PageRange::new(Gpa(6 << 20), Gpa((6 << 20) + PAGE_SIZE)).unwrap();
+    let record = Record { code: 0x404, info1: 0, info2: 6 << 20, next_rip: 0, rip: RIP };
+    let views = cpu.snp.acceptance().views().unwrap();
+    views.begin(page);
+    assert_eq!((cpu.handle(&record), cpu.handle(&record)), (None, None), "it moves");
+    views.finish(page, Visibility::Shared);
+    for _ in 0..2 {
+        let Some(Exit { reason: ExitReason::Memory(fault), .. }) = cpu.handle(&record) else { panic!("no fault") };
+        assert_eq!(fault.gpa, Some(Gpa(6 << 20)));
+    }
+}
+
 /// A page that was accepted and is not validated any more was taken by the host. Another processor may have accepted it since
 /// the fault, so the second time counts.
 #[test]
 fn memory_that_the_host_took_away_ends_the_vm() {
     let mut cpu = cpu();
-    let acceptance = cpu.snp.acceptance();
-    acceptance.announce(3);
-    acceptance.claim(3);
-    acceptance.finish(3);
+    accept_third(&cpu);
     let record = Record { code: 0x404, info1: 0, info2: 6 << 20, next_rip: 0, rip: RIP };
     assert_eq!(cpu.handle(&record), None, "once more");
     let Some(Exit { reason: ExitReason::Broken(reason, 0x60_0000), .. }) = cpu.handle(&record) else { panic!() };
