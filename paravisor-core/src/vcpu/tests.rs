@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use image_abi::{Digest, Range, payload};
 use platform::{
     Access, Console, ControlAccess, DebugAccess, Direction, Exception, Gpa, GuestMemory, GuestPages, HostAccess,
-    InjectionState, MemoryError, MemoryFault, Outbound, PageRange, PageSize, Reason, Visibility, Waker,
+    InjectionState, MemoryError, MemoryFault, MsrAccess, Outbound, PageRange, PageSize, Reason, Visibility, Waker,
 };
 use sha2::{Digest as _, Sha384};
 use vc_handlers::cpuid::Registers;
@@ -315,6 +315,15 @@ fn an_instruction_whose_end_nobody_told_is_found_in_memory() {
     assert_eq!(vcpu.cpu.rip(), 0x20_0003);
 }
 
+#[test]
+fn an_msr_access_whose_end_nobody_told_is_found_in_memory() {
+    let mut vcpu = boot_processor();
+    machine_code(&vcpu, &[0xf3, 0x0f, 0x32]);
+    vcpu.cpu.set_gpr(Gpr::Rcx, 0x1b);
+    play(&mut vcpu, ExitReason::Msr(MsrAccess { direction: Direction::Read }), 0);
+    assert_eq!((vcpu.cpu.rip(), vcpu.cpu.gpr(Gpr::Rax) & 0xffff_f000), (0x20_0003, APIC_PAGE));
+}
+
 /// The length came from one look at the code and the operand from another: MOV CR3 was completed with the value of one
 /// register and the length of an instruction with another.
 #[test]
@@ -463,6 +472,35 @@ fn a_device_interrupt_that_comes_due_is_not_left_for_the_next_exit() {
     play(&mut vcpu, ExitReason::HostInterrupt, 0);
     assert_eq!(interrupts(&vcpu), [0x30]);
     assert!(vcpu.cpu.armed > due, "the next tick is armed");
+}
+
+/// A host can interrupt Parados as it likes: what the guest gets is what its own timer says, by Parados's clock.
+#[test]
+fn an_event_of_the_hosts_before_its_time_gives_the_guest_nothing() {
+    const VECTOR: u8 = 0x40;
+    let mut vcpu = boot_processor();
+    store(&mut vcpu, APIC_PAGE + 0x320, VECTOR.into());
+    store(&mut vcpu, APIC_PAGE + 0x3e0, 0b1011);
+    store(&mut vcpu, APIC_PAGE + 0x380, 1_000_000);
+    look(&mut vcpu);
+    let due = vcpu.cpu.armed;
+    for now in [0, due.0 / 2, due.0 - 1] {
+        vcpu.machine.platform.clock.0.store(now, SeqCst);
+        let unexpected = [2, 14, VECTOR].map(HostEvent::Unexpected);
+        vcpu.cpu.host_events.extend([HostEvent::Kick, HostEvent::ConsoleInput].into_iter().chain(unexpected));
+        play(&mut vcpu, ExitReason::HostInterrupt, 0);
+        look(&mut vcpu);
+        assert_eq!((vcpu.cpu.injected.as_slice(), vcpu.cpu.armed), ([].as_slice(), due));
+    }
+    let events = &vcpu.statistics.events;
+    assert_eq!((events.kicks.get(), events.unexpected_interrupts.get()), (3, 9));
+    vcpu.machine.platform.clock.0.store(due.0, SeqCst);
+    for _ in 0..3 {
+        vcpu.cpu.host_events.push_back(HostEvent::Kick);
+        play(&mut vcpu, ExitReason::HostInterrupt, 0);
+        look(&mut vcpu);
+    }
+    assert_eq!((interrupts(&vcpu), vcpu.cpu.injected.len()), (vec![VECTOR], 1));
 }
 
 #[test]
