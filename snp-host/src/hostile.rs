@@ -73,6 +73,8 @@ pub enum Deed {
     Forge(u64, u64),
     /// What was asked, so many TSC cycles later.
     Delay(u64),
+    /// What was asked; then the processor's TSC goes back by so many cycles.
+    TurnBack(u64),
     /// What was asked; then a page of the guest's is taken away and given back, which leaves it not validated.
     Snatch(u64),
     /// What was asked; then the 2 MiB around an address are mapped to those around another.
@@ -121,6 +123,8 @@ pub enum Injection {
 pub enum Consequence {
     /// Wait for so many TSC cycles.
     Stall(u64),
+    /// Let the TSC of this processor's guests go back by so many cycles.
+    TurnBack(u64),
     /// Trap every access to a page, and change it.
     Watch(u64, Change),
     /// Inject after so many instructions.
@@ -262,6 +266,7 @@ impl Host {
             }
             Deed::FalsifyMsr(flip) => *msr ^= flip,
             Deed::Delay(cycles) => self.plot.consequence = Some(Consequence::Stall(*cycles)),
+            Deed::TurnBack(cycles) => self.plot.consequence = Some(Consequence::TurnBack(*cycles)),
             Deed::Snatch(gpa) => hardware.snatch(*gpa),
             Deed::Remap(gpa, to) => hardware.remap(*gpa, *to),
             Deed::Watch(which, change) => {

@@ -9,6 +9,8 @@ use specs::svm::exit;
 const ALWAYS: u32 = u32::MAX;
 /// About 2 ms on any processor.
 const LATE: u64 = 5_000_000;
+/// About 50 ms, which have passed since the machine's start on any processor.
+const TURNED_BACK: u64 = 1 << 27;
 /// A port access in the middle of a kernel's start.
 const SOMEWHERE: u32 = 10_000;
 /// A start of the guest by a paravisor, in the middle of that guest's own start; and how often it is disturbed.
@@ -176,6 +178,7 @@ pub const ALL: &[Script] = &[
             once(Event::Exit(own::RUN_VMPL), LATER, Deed::Inject(2, Injection::Exception(13, Some(0)))),
         ],
     },
+    Script { name: "turned-back", acts: &[once(Event::Exit(own::RUN_VMPL), LATER, Deed::TurnBack(TURNED_BACK))] },
     Script {
         name: "stray-entry",
         acts: &[

@@ -137,7 +137,7 @@ fn what_needs_the_processor_is_passed_on_once() {
         Act { on: Event::Any, from: 1, times: 1, deed: Deed::Watch(Watched::Ghcb, CHANGE) },
         Act { on: Event::Any, from: 2, times: 1, deed: Deed::Inject(3, Injection::Entry) },
         Act { on: Event::Any, from: 3, times: 1, deed: Deed::Delay(9) },
-        Act { on: Event::Any, from: 4, times: 1, deed: Deed::Watch(Watched::Doorbell, CHANGE) },
+        Act { on: Event::Any, from: 4, times: 1, deed: Deed::TurnBack(8) },
     ];
     let (mut host, mut machine) = (host(), Machine::default());
     host.play(script(ACTS));
@@ -148,7 +148,18 @@ fn what_needs_the_processor_is_passed_on_once() {
     assert_eq!(next(), (Some(Consequence::Watch(GHCB, CHANGE)), None));
     assert_eq!(next(), (Some(Consequence::Inject(3, Injection::Entry)), None));
     assert_eq!(next(), (Some(Consequence::Stall(9)), None));
-    assert_eq!(next(), (None, None), "there is no doorbell");
+    assert_eq!(next(), (Some(Consequence::TurnBack(8)), None));
+    assert_eq!(next(), (None, None));
+}
+
+#[test]
+fn a_page_that_does_not_exist_is_not_watched() {
+    const CHANGE: Change = Change { offset: 0, reads: 1, flip: 1 };
+    const ACTS: &[Act] = &[Act { on: Event::Any, from: 1, times: 1, deed: Deed::Watch(Watched::Doorbell, CHANGE) }];
+    let (mut host, mut machine) = (host(), Machine::default());
+    host.play(script(ACTS));
+    features().run_at(0, &mut host, &mut machine);
+    assert_eq!(host.take_consequence(), None, "there is no doorbell");
 }
 
 #[test]

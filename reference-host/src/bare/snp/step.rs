@@ -37,6 +37,11 @@ impl Vcpu {
     pub(super) fn plot(&mut self, machine: &mut Machine, consequence: Consequence, vmpl: u8) {
         match consequence {
             Consequence::Stall(cycles) => self.stall = cycles,
+            // VMPLs of a processor have one VMCB here.
+            Consequence::TurnBack(cycles) => {
+                let control = self.control();
+                control.tsc_offset = control.tsc_offset.wrapping_sub(cycles);
+            }
             Consequence::Watch(gpa, change) => machine.watch(gpa, change),
             Consequence::Inject(left, what) => self.ambush = Some(Ambush { left, vmpl, what }),
         }

@@ -45,7 +45,7 @@ const SOON: Duration = Duration::from_secs(25);
 
 /// Against Parados with the stock kernel above it: script, status of the run, what is said. With status 0 the kernel's own
 /// command has run.
-const PARADOS: [(&str, i32, &str); 14] = [
+const PARADOS: [(&str, i32, &str); 15] = [
     ("no-features", 70, "the processor lacks a needed feature"),
     ("old-protocol", 70, "the processor lacks a needed feature"),
     ("no-registration", 70, "the host registered no GHCB"),
@@ -60,6 +60,7 @@ const PARADOS: [(&str, i32, &str); 14] = [
     ("forged-interrupt", 0, ""),
     ("forged-exception", 0, ""),
     ("stray-entry", 0, ""),
+    ("turned-back", 0, ""),
 ];
 
 /// Against Parados with a guest that converts pages: script, status of the run, what is said. With status 1 the guest has found
@@ -106,6 +107,7 @@ pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> R
             Ok(conversion(qemu, script, status, words))
         })?;
     }
+    tests.run("hostile_turned-back_meets_a_guest_that_looks_at_the_time", || Ok(turned_back(qemu)))?;
     for (script, status, words) in REPORT {
         let name = format!("hostile_{script}_meets_a_request_for_a_report");
         tests.run(&name, || Ok(attestation::parados(qemu, script, status, words)))?;
@@ -153,6 +155,17 @@ fn conversion(qemu: Option<&Path>, script: &str, status: i32, words: &str) -> Ou
     let options = ["--platform", "snp", "--smp", "2", "--test-devices", "--page-conversion", "--append", "2 1"];
     let finished = driver::run(qemu, &[&options[..], &["--kernel", &guest, "--hostile", script]].concat())?;
     if finished.status == status && (finished.stderr.contains(words) || finished.stdout.contains(words)) {
+        return Ok(());
+    }
+    Err(format!("status {}, {:?}, {:?}", finished.status, finished.stdout, finished.stderr))
+}
+
+/// With a host that turns nothing back, the guest would miss it.
+fn turned_back(qemu: Option<&Path>) -> Outcome {
+    let guest = build::guest("turned-back").map_err(|failure| failure.message)?.to_string_lossy().into_owned();
+    let options = ["--platform", "snp", "--test-devices", "--kernel", &guest, "--hostile", "turned-back"];
+    let finished = driver::run(qemu, &options)?;
+    if finished.status == 1 && finished.stdout.contains("0 failed") {
         return Ok(());
     }
     Err(format!("status {}, {:?}, {:?}", finished.status, finished.stdout, finished.stderr))
