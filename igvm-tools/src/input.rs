@@ -100,11 +100,10 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), Error> {
     let mut written: Vec<(PathBuf, Temporary)> = Vec::with_capacity(files.len());
     for (path, bytes) in files {
-        let target = destination(path)?;
+        let (target, temporary) = places(path)?;
         if written.iter().any(|(other, _)| *other == target) {
             return Err(Error::file(path, "to be written twice, with different content"));
         }
-        let temporary = Temporary(target.with_file_name(temporary_name(target.file_name().unwrap_or_default())));
         write_new(&temporary.0, bytes).map_err(|error| cannot_be_written(path, &error))?;
         written.push((target, temporary));
     }
@@ -112,6 +111,19 @@ pub fn write_together(files: &[(&Path, &[u8])]) -> Result<(), Error> {
         fs::rename(&temporary.0, target).map_err(|error| cannot_be_written(path, &error))?;
     }
     Ok(())
+}
+
+/// Whether [`write_atomically`] could write there now: for whoever has to wait for the content, and would hear of it too late.
+pub fn can_be_written(path: &Path) -> Result<(), Error> {
+    let (_, temporary) = places(path)?;
+    write_new(&temporary.0, &[]).map_err(|error| cannot_be_written(path, &error))
+}
+
+/// What a name to write to means, and the file beside it that is written first.
+fn places(path: &Path) -> Result<(PathBuf, Temporary), Error> {
+    let target = destination(path)?;
+    let temporary = Temporary(target.with_file_name(temporary_name(target.file_name().unwrap_or_default())));
+    Ok((target, temporary))
 }
 
 /// What a name to write to means.
@@ -187,5 +199,24 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_whether_a_file_can_be_written_leaves_nothing() {
+        let folder = std::env::temp_dir().join(format!("igvm-tools-input-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (new, old) = (folder.join("new"), folder.join("old"));
+        fs::write(&old, b"content").unwrap();
+        let looked = [&new, &old, &folder.join("absent/file"), &folder].map(|path| can_be_written(path).is_ok());
+        let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        let kept = fs::read(&old).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(looked, [true, true, false, false]);
+        assert_eq!((names, kept.as_slice()), (vec!["old".into()], &b"content"[..]));
     }
 }

@@ -49,7 +49,7 @@ pub use combine::combine;
 pub use config::{Config, POLICY};
 pub use diff::diff;
 pub use error::{Error, Kind};
-pub use input::{write_atomically, write_together};
+pub use input::{can_be_written, write_atomically, write_together};
 pub use inspect::{Inspection, inspect};
 pub use measure::{Measurements, measure};
 pub use verify::verify;

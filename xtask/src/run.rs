@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use igvm_tools::write_atomically;
+use igvm_tools::{can_be_written, write_atomically};
 use serde_json::json;
 
 use crate::build;
@@ -29,6 +29,9 @@ pub(crate) fn main(parser: lexopt::Parser) -> Result<u8> {
     let options = Options::parse(parser)?;
     if options.print_command {
         return print_command(&options);
+    }
+    if let Some(path) = &options.status_file {
+        can_be_written(path)?;
     }
     let concluded = execute(&options);
     let conclusion = concluded.unwrap_or_else(|failure| Conclusion::not_started(&failure));
@@ -61,6 +64,10 @@ fn kept_image() -> Result<PathBuf> {
 }
 
 fn execute(options: &Options) -> Result<Conclusion> {
+    // What could not be written in the end is said before a guest runs for it.
+    for file in [&options.out, &options.stats_json].into_iter().flatten() {
+        can_be_written(file)?;
+    }
     let scratch = Scratch::new()?;
     // A report is worth nothing without the image that it is held against.
     let place = if options.attest.is_some() { kept_image()? } else { scratch.file("image.igvm") };

@@ -20,6 +20,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "unusable_kernels_are_refused", run: kernels },
     Case { name: "unusable_initrds_are_refused", run: initrds },
     Case { name: "corrupt_images_are_refused", run: corrupt },
+    Case { name: "files_that_cannot_be_written_are_refused_before_a_guest_runs", run: unwritable },
     Case { name: "a_payload_that_is_not_what_was_measured_is_not_started", run: damaged },
     Case { name: "one_image_for_all_platforms_starts_on_each", run: combined },
     Case { name: "an_image_is_built_of_its_platforms_own_paravisor", run: swapped },
@@ -97,6 +98,16 @@ fn corrupt(context: &Context) -> Outcome {
         refused(context, &["--image", &name], &[65]).map_err(|error| format!("cut at {length}: {error}"))?;
     }
     refused(context, &["--image", "/nowhere/image"], &[64])?;
+    Ok(Verdict::Passed)
+}
+
+/// The guest ran to its end first, for however long that was, and the report was lost.
+fn unwritable(context: &Context) -> Outcome {
+    for file in ["/nowhere/report", "/", "/dev/null"] {
+        let nonce = "5e".repeat(16);
+        refused(context, &["--platform", "snp", "--attest", &nonce, "--out", file], &[64])?;
+        refused(context, &["--stats-json", file], &[64])?;
+    }
     Ok(Verdict::Passed)
 }
 
