@@ -52,6 +52,8 @@ pub enum Stop {
     Firmware(Refused),
     /// QEMU was not started as this program needs it.
     Machine(&'static str),
+    /// The processor model lacks what the platform needs: what it is, and one that has it.
+    Processor(&'static str),
     /// The host itself faulted: vector and instruction pointer.
     Exception(u64, u64),
     /// The host panicked: the line in its source.
@@ -70,7 +72,7 @@ impl fmt::Display for Stop {
             Self::Ended(end) => write!(f, "{end}"),
             Self::Image(bad) => write!(f, "bad image: {} at offset {:#x}: {}", bad.what, bad.offset, bad.expectation),
             Self::Firmware(refused) => write!(f, "refused by the firmware: {refused}"),
-            Self::Machine(what) => write!(f, "cannot start: {what}"),
+            Self::Machine(what) | Self::Processor(what) => write!(f, "cannot start: {what}"),
             Self::Exception(vector, rip) => write!(f, "stopped: exception {vector} at {rip:#x} in the reference host"),
             Self::Panic(line) => write!(f, "stopped: panic at line {line} of the reference host"),
         }
@@ -122,6 +124,7 @@ impl Stop {
         match self {
             Self::Ended(end) => end.status(),
             Self::Image(_) | Self::Firmware(_) => 65,
+            Self::Processor(_) => 69,
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 70,
         }
     }
@@ -132,6 +135,7 @@ impl Stop {
             Self::Ended(End::PowerOff) => 0,
             Self::Ended(_) => 1,
             Self::Image(_) | Self::Firmware(_) => 32,
+            Self::Processor(_) => 34,
             Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => 63,
         }
     }
@@ -141,7 +145,7 @@ impl Stop {
         let kind = match self {
             Self::Ended(end) => end.kind(),
             Self::Image(_) | Self::Firmware(_) => "bad-image",
-            Self::Machine(_) | Self::Exception(..) | Self::Panic(_) => "host-error",
+            Self::Machine(_) | Self::Processor(_) | Self::Exception(..) | Self::Panic(_) => "host-error",
         };
         writeln!(out, "[host] {self}")?;
         // No text of ours holds a quote, a backslash or a control character, so the string needs no escapes.
@@ -179,6 +183,19 @@ mod tests {
     fn qemu_itself_reports_a_bad_image_as_65() {
         let stop = Stop::Image(BadImage { what: "", offset: 0, expectation: "" });
         assert_eq!(stop.exit_value() << 1 | 1, stop.status());
+    }
+
+    /// A processor model without SVM was 70 here and 69 on the native image.
+    #[test]
+    fn a_processor_that_lacks_something_is_69() {
+        let stop = Stop::Processor("no SVM");
+        assert_eq!((stop.status(), stop.exit_value() << 1 | 1), (69, 69));
+        let mut out = String::new();
+        stop.write(&mut out).unwrap();
+        assert!(
+            out.ends_with("{\"kind\":\"host-error\",\"status\":69,\"reason\":\"cannot start: no SVM\"}\n"),
+            "{out}"
+        );
     }
 
     #[test]

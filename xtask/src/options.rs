@@ -11,8 +11,14 @@ use platform::Slip;
 
 use crate::failure::{Failure, Result};
 
-/// The processor model that the model of SNP needs: SVM, and address bits for a C-bit.
+/// The processor model for the model of SNP: SVM, and address bits for a C-bit.
 pub(crate) const SNP_CPU: &str = "EPYC,phys-bits=52";
+
+/// A user's processor model, with these address bits if nothing is said of them: QEMU's own have too few.
+pub(crate) fn snp_cpu(model: &str) -> String {
+    let said = model.split(',').any(|property| property.starts_with("phys-bits=")) || model.is_empty();
+    if said { model.to_owned() } else { format!("{model},phys-bits=52") }
+}
 
 /// Words for the reference host: VMPL0 of our images may use the debug ports.
 pub(crate) const SNP_HOST_OPTIONS: &str = " ports=vmpl0";

@@ -120,7 +120,7 @@ pub(crate) fn main(mut parser: lexopt::Parser) -> Result<u8> {
             Suite::Unit => unit::run(slow)?,
             Suite::Model => unit::model()?,
             Suite::FuzzSmoke => fuzz_smoke::run(slow)?,
-            Suite::Boot => boot::run(qemu.as_deref(), slow, platform)?,
+            Suite::Boot => boot::run(qemu.as_deref(), slow, platform, only.as_deref())?,
             Suite::SnpModel => snp_model::run(qemu.as_deref(), only.as_deref())?,
             Suite::Hostile => hostile::all(qemu.as_deref(), choice, platform)?,
             Suite::KvmUnitTests => {

@@ -12,7 +12,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --exec COMMAND           run COMMAND in the default guest's shell, print its output alone on stdout, power off
   --smp N                  processors, 1 to 255                           [1]
   --memory SIZE            what the VM has, 256M to 8G                    [1G]
-  --cpu MODEL              QEMU's CPU model, with its ,+flag and ,-flag   [max; for snp EPYC,phys-bits=52]
+  --cpu MODEL              QEMU's CPU model, with its ,+flag and ,-flag   [max; for snp EPYC, and phys-bits=52 is added]
   --timeout SECONDS        end the run with status 124 after that time
   --test-devices           kvm-unit-tests' devices; a write of V to port F4h ends the run with status (V<<1)|1
   --no-reboot              a guest reset ends the run with status 71
@@ -32,7 +32,8 @@ cargo xtask test    [unit|model|fuzz-smoke|boot|snp-model|hostile|kvm-unit-tests
   --seeds N                hostile: so many seeds, from --seed or 1 on    [28, on snp 4; with --slow 2048]
   --dir DIR                kvm-unit-tests' folder, configured and built, without which they are skipped; with
                            --platform snp the SNP image is compared with the native one
-  --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of snp-model, by parts of names
+  --only NAME,...          of kvm-unit-tests these alone, by their names in unittests.cfg; of boot and
+                           snp-model, by parts of names
 cargo xtask image   [--platform native|snp|tdx|all] [--config FILE] [--out DIR]    [native; all: each, and one file for all of them]
 cargo xtask bench   [exits|boot|snp-model|snp|memory|idle|clock|measure ...]
                     [--json FILE] [--plot FILE.svg] [--pairs N] [--qemu PATH]

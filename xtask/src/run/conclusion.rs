@@ -85,7 +85,11 @@ fn from_record(end: &End, command: Option<u8>, options: &Options) -> Conclusion 
         }
         Kind::Terminated => terminated(end),
         Kind::BadImage => Conclusion::new("bad-image", end.reason.clone(), status::DATA),
-        Kind::HostError => Conclusion::new("terminated", end.reason.clone(), status::TERMINATED),
+        Kind::HostError => {
+            let missing = end.value == u64::from(status::MISSING);
+            let status = if missing { status::MISSING } else { status::TERMINATED };
+            Conclusion::new("terminated", end.reason.clone(), status)
+        }
     }
 }
 
@@ -117,7 +121,7 @@ fn without_record(ended: &Ended, code: Option<i32>) -> Conclusion {
     let said = ended.qemu_said.lines().map(str::trim).find(|line| !line.is_empty());
     match (said, code) {
         (Some(said), Some(1)) => {
-            let cpu = ["CPU model", "Property", "feature"].iter().any(|word| said.contains(word));
+            let cpu = ["CPU model", "Property", "feature", "-cpu option"].iter().any(|word| said.contains(word));
             let status = if cpu { status::USAGE } else { status::MISSING };
             Conclusion::new("qemu", format!("QEMU does not start: {said}"), status)
         }
@@ -178,7 +182,8 @@ mod tests {
         assert_eq!(status_of(&ended(Some(Kind::Terminated), 0, 0x15, None), &[]), ("terminated", 69, false));
         assert_eq!(status_of(&ended(Some(Kind::Terminated), 0, 0x13, None), &[]), ("terminated", 64, false));
         assert_eq!(status_of(&ended(Some(Kind::BadImage), 0, 0, None), &[]), ("bad-image", 65, false));
-        assert_eq!(status_of(&ended(Some(Kind::HostError), 0, 0, None), &[]), ("terminated", 70, false));
+        assert_eq!(status_of(&ended(Some(Kind::HostError), 70, 0, None), &[]), ("terminated", 70, false));
+        assert_eq!(status_of(&ended(Some(Kind::HostError), 69, 0, None), &[]), ("terminated", 69, false));
     }
 
     #[test]
@@ -210,6 +215,8 @@ mod tests {
         let mut refused = ended(None, 0, 0, None);
         refused.cause = Cause::Exited(ExitStatus::from_raw(1 << 8));
         refused.qemu_said = "qemu-system-x86_64: unable to find CPU model 'x'\n".into();
+        assert_eq!(status_of(&refused, &[]), ("qemu", 64, false));
+        refused.qemu_said = "qemu-system-x86_64: -cpu option cannot be empty\n".into();
         assert_eq!(status_of(&refused, &[]), ("qemu", 64, false));
         refused.qemu_said = "qemu-system-x86_64: cannot set up guest memory: Cannot allocate memory\n".into();
         assert_eq!(status_of(&refused, &[]), ("qemu", 69, false));

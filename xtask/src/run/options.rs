@@ -108,7 +108,10 @@ impl Options {
             exec,
             processors: processors.unwrap_or(1),
             memory: memory.unwrap_or(1 << 30),
-            cpu: cpu.unwrap_or_else(|| default_cpu(platform).into()),
+            cpu: match (platform, cpu) {
+                (Platform::Snp, cpu) => cpu.map_or(SNP_CPU.into(), |model| options::snp_cpu(&model)),
+                (_, cpu) => cpu.unwrap_or_else(|| "max".into()),
+            },
             timeout,
             test_devices,
             no_reboot,
@@ -199,11 +202,6 @@ impl Options {
     }
 }
 
-/// The processor model if the user names none: the model of SNP needs address bits for a C-bit.
-fn default_cpu(platform: Platform) -> &'static str {
-    if platform == Platform::Snp { SNP_CPU } else { "max" }
-}
-
 fn levels(text: &str) -> Result<u32> {
     igvm_tools::config::parse_levels(text).map_err(|error| Failure::usage(format!("--log {text}: {error}")))
 }
@@ -221,6 +219,16 @@ mod tests {
         let options = parse(&[]).unwrap();
         assert_eq!((options.processors, options.memory, options.cpu.as_str()), (1, 1 << 30, "max"));
         assert_eq!(options.image_flags(), 0);
+    }
+
+    /// `--cpu max`, which works natively, was refused for want of address bits.
+    #[test]
+    fn snp_has_address_bits_whatever_the_model() {
+        let cpu = |arguments: &[&str]| parse(&[&["--platform", "snp"], arguments].concat()).unwrap().cpu;
+        assert_eq!(cpu(&[]), "EPYC,phys-bits=52");
+        assert_eq!(cpu(&["--cpu", "max,host-phys-bits"]), "max,host-phys-bits,phys-bits=52");
+        assert_eq!(cpu(&["--cpu", "EPYC,phys-bits=48,-xsave"]), "EPYC,phys-bits=48,-xsave");
+        assert_eq!(parse(&["--cpu", "EPYC"]).unwrap().cpu, "EPYC");
     }
 
     #[test]

@@ -50,8 +50,9 @@ pub(super) struct Case {
     run: fn(&Context) -> Outcome,
 }
 
-/// `slow`: also those that take minutes. `platform`: those of one platform's image alone.
-pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>) -> Result<Totals> {
+/// `slow`: also those that take minutes. `platform`: those of one platform's image alone. `only`: those with one of these in their
+/// names.
+pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>, only: Option<&str>) -> Result<Totals> {
     say::progress("boot tests");
     Qemu::find(qemu)?;
     build::reference_host()?;
@@ -65,7 +66,8 @@ pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>) -
     let native = native.into_iter().filter(|_| of(Platform::Native));
     let snp = [snp::ALL].into_iter().filter(|_| of(Platform::Snp));
     let tdx = [tdx::ALL].into_iter().filter(|_| of(Platform::Tdx));
-    Ok(all(&context, &native.chain(snp).chain(tdx).flatten().collect::<Vec<_>>()))
+    let wanted = |case: &&Case| only.is_none_or(|only| only.split(',').any(|part| case.name.contains(part)));
+    Ok(all(&context, &native.chain(snp).chain(tdx).flatten().filter(wanted).collect::<Vec<_>>()))
 }
 
 /// Two processors a test: one for the guest, one for everything else.

@@ -179,7 +179,7 @@ fn vcpu(common: &Common, number: u32) -> Vcpu {
 pub(super) fn check_svm() -> Result<(), Stop> {
     let [.., ecx, _] = native_cpuid(0x8000_0001, 0);
     if ecx & leaves::ExtendedEcx::SVM.bits() == 0 || read_msr(MSR_VM_CR) & VM_CR_SVMDIS != 0 {
-        return Err(Stop::Machine("the processor model has no SVM: choose -cpu EPYC or max"));
+        return Err(Stop::Processor("the processor model has no SVM: choose -cpu EPYC or max"));
     }
     Ok(())
 }
@@ -189,7 +189,11 @@ fn check_processor() -> Result<(), Stop> {
     check_svm()?;
     let [bits, ..] = native_cpuid(0x8000_0008, 0);
     if bits & 0xff <= u32::from(C_BIT) {
-        return Err(Stop::Machine("the C-bit needs more physical address bits: choose -cpu EPYC,phys-bits=52"));
+        return Err(Stop::Processor("the C-bit needs more physical address bits: choose -cpu EPYC,phys-bits=52"));
+    }
+    let [.., ecx, _] = native_cpuid(1, 0);
+    if ecx & leaves::Leaf1Ecx::RDRAND.bits() == 0 {
+        return Err(Stop::Processor("keys of a launch need random numbers, and the processor model has no RDRAND"));
     }
     Ok(())
 }

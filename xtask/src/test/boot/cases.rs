@@ -213,7 +213,12 @@ fn svm_probe(context: &Context) -> Outcome {
 }
 
 fn no_svm(context: &Context) -> Outcome {
-    expect(&run(context, &["--cpu", "max,-svm"])?, 69, "terminated")?;
+    lacks(context, &[], "max,-svm")
+}
+
+/// A processor model that cannot run a guest of the platform.
+pub(super) fn lacks(context: &Context, platform: &[&str], model: &str) -> Outcome {
+    expect(&run(context, &[platform, &["--cpu", model]].concat())?, 69, "terminated")?;
     passed()
 }
 

@@ -7,6 +7,7 @@
 
 use igvm_tools::Platform;
 
+use super::cases::lacks;
 use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::images::damaged_on;
 use super::pc::{HELD_UP, all_resets_no_reboot, clocks, hotplug, linux_reset, powers_off, time_of_day};
@@ -18,6 +19,9 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_guest_sees_the_native_machine", run: same_machine },
     Case { name: "snp_guest_sees_nothing_of_sev", run: no_trace },
     Case { name: "snp_status_of_a_command_is_the_runs", run: command_status },
+    Case { name: "snp_on_a_processor_model_without_a_word_of_address_bits", run: any_model },
+    Case { name: "snp_without_svm_ends_with_69", run: |context| lacks(context, &SNP, "max,-svm") },
+    Case { name: "snp_without_rdrand_ends_with_69", run: |context| lacks(context, &SNP, "max,-rdrand") },
     Case {
         name: "snp_payload_that_is_not_what_was_measured_is_not_started",
         run: |context| damaged_on(context, Platform::Snp),
@@ -153,6 +157,11 @@ fn command_status(context: &Context) -> Outcome {
     let finished = run(context, &[&SNP[..], &["--exec", "exit 7"]].concat())?;
     expect(&finished, 7, "poweroff")?;
     passed()
+}
+
+/// `--cpu max` was refused, because QEMU gives it 40 address bits.
+fn any_model(context: &Context) -> Outcome {
+    guest(context, "poweroff", &[&SNP[..], &["--cpu", "max"]].concat(), 0, "poweroff")
 }
 
 fn much_memory(context: &Context) -> Outcome {
