@@ -11,6 +11,7 @@ mod crash;
 mod emulator;
 mod images;
 mod pc;
+mod portrait;
 mod snp;
 mod tdx;
 

@@ -61,6 +61,14 @@ pub(super) fn kernel(context: &Context, name: &str) -> Result<Option<String>, St
     Ok(context.guest(name)?.map(|kernel| kernel.to_string_lossy().into_owned()))
 }
 
+/// What a test guest prints that powers off in the end.
+pub(super) fn guest_output(context: &Context, name: &str, arguments: &[&str]) -> Result<String, String> {
+    let kernel = kernel(context, name)?.ok_or_else(|| format!("there is no test guest {name}"))?;
+    let finished = run(context, &[&["--kernel", &kernel], arguments].concat())?;
+    expect(&finished, 0, "poweroff")?;
+    Ok(finished.stdout)
+}
+
 /// Runs a test guest.
 pub(super) fn guest(context: &Context, name: &str, arguments: &[&str], status: i32, kind: &str) -> Outcome {
     let Some(kernel) = kernel(context, name)? else {

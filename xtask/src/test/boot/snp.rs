@@ -2,8 +2,7 @@
 //! The boot tests of the SEV-SNP image: `cargo xtask test boot --platform snp`, and a part of every whole run.
 //!
 //! The guest must not see a difference: what it says of itself is compared with the native image's words on the same processor
-//! model, line by line. Lines that may differ are listed in `snp_differences.txt`, each with its reason. All of it is seen on
-//! the reference host's model of the hardware, and on no hardware.
+//! model (`portrait`). All of it is seen on the reference host's model of the hardware, and on no hardware.
 
 use igvm_tools::Platform;
 
@@ -11,12 +10,17 @@ use super::cases::lacks;
 use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::images::damaged_on;
 use super::pc::{HELD_UP, all_resets_no_reboot, clocks, hotplug, linux_reset, powers_off, time_of_day};
-use super::{Case, Context, Outcome, Verdict};
+use super::{Case, Context, Outcome, Verdict, portrait};
 
 /// All of them.
 pub(super) const ALL: &[Case] = &[
     Case { name: "snp_stock_kernel_reaches_user_mode", run: user_mode },
-    Case { name: "snp_guest_sees_the_native_machine", run: same_machine },
+    Case { name: "snp_guest_sees_the_native_machine", run: |context| portrait::of_linux(context, "1", "1G") },
+    Case {
+        name: "snp_guest_sees_the_native_machine_of_two_processors",
+        run: |context| portrait::of_linux(context, "2", "3G"),
+    },
+    Case { name: "snp_cpuid_is_the_native_machines", run: portrait::of_cpuid },
     Case { name: "snp_guest_sees_nothing_of_sev", run: no_trace },
     Case { name: "snp_status_of_a_command_is_the_runs", run: command_status },
     Case { name: "snp_on_a_processor_model_without_a_word_of_address_bits", run: any_model },
@@ -65,80 +69,10 @@ pub(super) const ALL: &[Case] = &[
 
 const SNP: [&str; 2] = ["--platform", "snp"];
 
-/// The processor of both sides: what the model hides is switched off for the native image as well.
-const CPU: &str = "EPYC,phys-bits=52,-xsave,-avx,-avx2,-fma,-f16c";
-
-/// What may differ, and why: a pattern with `*` for anything, a tabulator, the reason.
-const DIFFERENCES: &str = include_str!("snp_differences.txt");
-/// No more than this.
-const MOST_DIFFERENCES: usize = 15;
-
 fn user_mode(context: &Context) -> Outcome {
     let output = output(context, "uname -s; cat /proc/1/comm", &SNP)?;
     same("output", "Linux\ninit\n", &output)?;
     passed()
-}
-
-/// What a guest can say of its machine: processor, firmware's tables, kernel log, ports and memory in use.
-const SELF_PORTRAIT: &str = "cat /proc/cpuinfo; for t in /sys/firmware/acpi/tables/*; do \
-                             [ -f $t ] && echo $t && hexdump -C $t; done; cat /proc/iomem /proc/ioports; dmesg";
-
-fn same_machine(context: &Context) -> Outcome {
-    let differences = differences(DIFFERENCES)?;
-    // The same place for the kernel, and the same processor.
-    let both = ["--cpu", CPU, "--append", "nokaslr"];
-    let native = output(context, SELF_PORTRAIT, &both)?;
-    let snp = output(context, SELF_PORTRAIT, &[&SNP[..], &both].concat())?;
-    let (native, snp) = (portrait(&native, &differences), portrait(&snp, &differences));
-    if native.len() < 300 {
-        return Err(format!("the guest said {} lines, expected some hundred", native.len()));
-    }
-    let missing = native.iter().find(|line| !snp.contains(line));
-    let new = snp.iter().find(|line| !native.contains(line));
-    match (missing, new) {
-        (None, None) => passed(),
-        (missing, new) => Err(format!("only native: {missing:?}; only SNP: {new:?}")),
-    }
-}
-
-/// The patterns of the list.
-fn differences(list: &str) -> Result<Vec<&str>, String> {
-    let lines = list.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let patterns: Vec<_> = lines
-        .map(|line| match line.split_once('\t') {
-            Some((pattern, reason)) if !reason.trim().is_empty() => Ok(pattern),
-            _ => Err(format!("snp_differences.txt: '{line}': expected a tabulator and a reason")),
-        })
-        .collect::<Result<_, _>>()?;
-    if patterns.len() > MOST_DIFFERENCES {
-        return Err(format!("snp_differences.txt: {} patterns, at most {MOST_DIFFERENCES}", patterns.len()));
-    }
-    Ok(patterns)
-}
-
-/// The lines that must be the same, without the kernel's time stamps. Their order is not compared: kernel threads race.
-fn portrait(output: &str, differences: &[&str]) -> Vec<String> {
-    let lines = output.lines().map(|line| without_time(line.trim_end()));
-    lines.filter(|line| !differences.iter().any(|pattern| matches(pattern, line))).map(str::to_owned).collect()
-}
-
-/// `[    0.000000] text` without what stands in brackets.
-fn without_time(line: &str) -> &str {
-    let stamp = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
-    match stamp {
-        Some((stamp, text)) if stamp.trim().parse::<f64>().is_ok() => text,
-        _ => line,
-    }
-}
-
-/// Whether a line is as a pattern says, in which `*` stands for anything.
-fn matches(pattern: &str, line: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == line };
-    let Some(line) = line.strip_prefix(first) else { return false };
-    if rest.is_empty() {
-        return true;
-    }
-    line.char_indices().map(|(at, _)| at).chain([line.len()]).any(|at| line.get(at..).is_some_and(|l| matches(rest, l)))
 }
 
 /// Neither the kernel nor CPUID says anything of what protects the guest.
@@ -234,31 +168,4 @@ fn probe_but(context: &Context, name: &str, known: &[&str]) -> Outcome {
     let failed = finished.stdout.lines().filter_map(|line| line.split_once(": FAIL"));
     let failed: Vec<_> = failed.map(|(name, _)| name.trim().to_owned()).collect();
     if failed == known { passed() } else { Err(format!("other differences than those known: {failed:?}")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_list_is_short_and_reasoned() {
-        assert!(!differences(DIFFERENCES).unwrap().is_empty());
-        assert!(differences("a*b").unwrap_err().contains("a reason"));
-        let long = "x\tbecause\n".repeat(MOST_DIFFERENCES + 1);
-        assert!(differences(&long).unwrap_err().contains("16 patterns"));
-    }
-
-    #[test]
-    fn a_star_is_anything() {
-        assert!(matches("a*c", "abc") && matches("a*c", "ac") && matches("*", "") && matches("a*", "a"));
-        assert!(!matches("a*c", "abd") && !matches("a", "ab") && !matches("*b", "a"));
-        assert!(matches("*tsc_early_khz=*", "Command line: quiet tsc_early_khz=2596239"));
-        assert!(matches("*ab*ab", "abab") && !matches("*ab*ab", "ab"));
-    }
-
-    #[test]
-    fn only_time_stamps_are_cut_off() {
-        assert_eq!(without_time("[    1.324529] Freeing"), "Freeing");
-        assert_eq!(without_time("[mem 0x0-0x1] usable"), "[mem 0x0-0x1] usable");
-    }
 }
