@@ -21,6 +21,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --guest-stats            let the guest read them, at address FEF00000h (docs/statistics.md)
   --page-conversion        let the guest share pages with the host, by hypercall (docs/page-conversion.md)
   --log LEVELS             how much Parados logs: off, error, warning, info, debug or trace, or MODULE=LEVEL,...  [info]
+  --debug-log              let the host read Parados's log and crashes; a native image always does (docs/log.md)
   --status-file FILE       how the run ended, as one JSON object: kind, reason, status
   --qemu PATH              the QEMU to use                                [qemu-system-x86_64]
   --print-command          print the QEMU command instead of running it

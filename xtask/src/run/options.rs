@@ -34,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) stats: bool,
     pub(crate) guest_stats: bool,
     pub(crate) page_conversion: bool,
+    pub(crate) debug_log: bool,
     /// Flags of `image_abi::log_level`.
     pub(crate) log: Option<u32>,
     pub(crate) stats_json: Option<PathBuf>,
@@ -54,7 +55,8 @@ impl Options {
         let (mut processors, mut memory, mut cpu, mut timeout, mut platform) = (None, None, None, None, None);
         let (mut stats_json, mut status_file, mut qemu) = (None, None, None);
         let (mut test_devices, mut no_reboot, mut print_command) = (false, false, false);
-        let (mut stats, mut guest_stats, mut page_conversion, mut log) = (false, false, false, None);
+        let (mut stats, mut guest_stats, mut page_conversion) = (false, false, false);
+        let (mut debug_log, mut log) = (false, None);
         let (mut hostile, mut attest, mut out) = (None, None, None);
         while let Some(argument) = parser.next()? {
             let name = match argument {
@@ -86,6 +88,7 @@ impl Options {
                 "stats" => stats = true,
                 "guest-stats" => guest_stats = true,
                 "page-conversion" => page_conversion = true,
+                "debug-log" => debug_log = true,
                 "log" => set(&mut log, &name, levels(&options::text(p)?)?)?,
                 "print-command" => print_command = true,
                 "attest" => set(&mut attest, &name, options::nonce(&options::text(p)?)?)?,
@@ -118,6 +121,7 @@ impl Options {
             stats,
             guest_stats,
             page_conversion,
+            debug_log,
             log,
             stats_json,
             status_file,
@@ -142,6 +146,7 @@ impl Options {
             ("--stats-json", self.stats_json.is_some()),
             ("--guest-stats", self.guest_stats),
             ("--page-conversion", self.page_conversion),
+            ("--debug-log", self.debug_log),
             ("--log", self.log.is_some()),
         ];
         if let (Some(_), Some((name, _))) = (&self.image, in_the_image.iter().find(|(_, given)| *given)) {
@@ -197,6 +202,9 @@ impl Options {
         if self.page_conversion {
             flags |= flag::PAGE_CONVERSION;
         }
+        if self.debug_log {
+            flags |= flag::DEBUG_LOG;
+        }
         flags |= self.log.unwrap_or_default();
         flags
     }
@@ -237,6 +245,7 @@ mod tests {
         assert_eq!(options.image_flags(), flag::COMMAND | flag::STATISTICS | flag::TEST_DEVICES);
         assert_eq!(parse(&["--guest-stats"]).unwrap().image_flags(), flag::GUEST_STATISTICS);
         assert_eq!(parse(&["--page-conversion"]).unwrap().image_flags(), flag::PAGE_CONVERSION);
+        assert_eq!(parse(&["--debug-log"]).unwrap().image_flags(), flag::DEBUG_LOG);
     }
 
     #[test]
