@@ -24,7 +24,7 @@ const GP: u8 = 13;
 /// EFER.SVME.
 const SVME: u64 = 1 << 12;
 /// MSRs that belong to hypervisors or to SEV guests.
-const OTHER_MSRS: [(&str, u32); 1] = [("GHCB", 0xc001_0130)];
+const OTHER_MSRS: [(&str, u32); 2] = [("GHCB", 0xc001_0130), ("SEV_STATUS", 0xc001_0131)];
 
 guest!(run);
 
@@ -162,8 +162,9 @@ fn registers(report: &mut Report, svm: bool) {
     let seen = attempt!("wrmsr", in("ecx") MSR_VM_HSAVE_PA, in("eax") PARAVISOR as u32, in("edx") 0);
     report.check("VM_HSAVE_PA", seen == Some(GP), format_args!("write: {}", Seen(seen)));
     for (name, index) in OTHER_MSRS {
-        let seen = attempt!("rdmsr", in("ecx") index, out("eax") _, out("edx") _);
-        report.check(name, seen == Some(GP), format_args!("read: {}", Seen(seen)));
+        let mut value = 0u32;
+        let seen = attempt!("rdmsr", in("ecx") index, inout("eax") value, out("edx") _);
+        report.check(name, seen == Some(GP), format_args!("read: {value:#x}, {}", Seen(seen)));
         let seen = attempt!("wrmsr", in("ecx") index, in("eax") PARAVISOR as u32, in("edx") 0);
         report.check(name, seen == Some(GP), format_args!("write: {}", Seen(seen)));
     }

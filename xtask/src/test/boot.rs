@@ -65,7 +65,7 @@ pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>, o
     let native = [of_slow[0], of_slow[1], control::ALL, pc::ALL, cases::ALL, crash::ALL, images::ALL];
     let of = |own: Platform| platform.is_none_or(|platform| platform == own);
     let native = native.into_iter().filter(|_| of(Platform::Native));
-    let snp = [snp::ALL].into_iter().filter(|_| of(Platform::Snp));
+    let snp = [snp::ALL, emulator::SNP].into_iter().filter(|_| of(Platform::Snp));
     let tdx = [tdx::ALL].into_iter().filter(|_| of(Platform::Tdx));
     let wanted = |case: &&Case| only.is_none_or(|only| only.split(',').any(|part| case.name.contains(part)));
     Ok(all(&context, &native.chain(snp).chain(tdx).flatten().filter(wanted).collect::<Vec<_>>()))

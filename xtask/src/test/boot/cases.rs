@@ -9,18 +9,21 @@ use super::{Case, Context, Outcome};
 /// All of them, the long ones first.
 pub(super) const ALL: &[Case] = &[
     Case { name: "timeout_ends_the_run_with_124", run: timeout },
-    Case { name: "spin_without_interrupts_ends_with_the_timeout", run: spin },
-    Case { name: "default_guest_has_a_shell_on_the_serial_line", run: shell },
+    Case { name: "spin_without_interrupts_ends_with_the_timeout", run: |context| spin(context, &[]) },
+    Case { name: "default_guest_has_a_shell_on_the_serial_line", run: |context| shell(context, &[]) },
     Case { name: "poweroff_ends_with_0", run: poweroff },
     Case { name: "exit_of_the_shell_powers_off", run: exit_of_the_shell },
     Case { name: "exec_prints_the_output_alone", run: exec },
     Case { name: "exec_passes_the_status_on", run: exec_status },
-    Case { name: "exec_output_is_binary_safe", run: exec_binary },
+    Case { name: "exec_output_is_binary_safe", run: |context| exec_binary(context, &[]) },
     Case { name: "memory_of_256_mib", run: little_memory },
     Case { name: "memory_of_3_gib", run: much_memory },
-    Case { name: "append_reaches_the_kernel", run: append },
-    Case { name: "statistics_come_as_a_table_and_as_json", run: statistics },
-    Case { name: "the_guest_reads_statistics_where_the_image_allows_it", run: guest_statistics },
+    Case { name: "append_reaches_the_kernel", run: |context| append(context, &[]) },
+    Case { name: "statistics_come_as_a_table_and_as_json", run: |context| statistics(context, &[]) },
+    Case {
+        name: "the_guest_reads_statistics_where_the_image_allows_it",
+        run: |context| guest_statistics(context, &[]),
+    },
     Case { name: "pages_are_shared_and_taken_back_under_load", run: page_conversion },
     Case { name: "pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
     Case { name: "triple_fault_ends_with_71", run: triple_fault },
@@ -28,14 +31,14 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "svm_instructions_are_undefined_for_a_guest", run: svm_probe },
     Case { name: "processor_state_survives_exits", run: state_probe },
     Case { name: "guest_without_an_os_can_power_off", run: guest_poweroff },
-    Case { name: "halt_without_interrupts_ends_with_the_timeout", run: halt_forever },
+    Case { name: "halt_without_interrupts_ends_with_the_timeout", run: |context| halt_forever(context, &[]) },
     Case { name: "no_svm_ends_with_69", run: no_svm },
     Case { name: "unknown_cpu_ends_with_64", run: unknown_cpu },
     Case { name: "absent_qemu_ends_with_69", run: absent_qemu },
 ];
 
-fn shell(context: &Context) -> Outcome {
-    let mut run = at_the_shell(context, &[])?;
+pub(super) fn shell(context: &Context, platform: &[&str]) -> Outcome {
+    let mut run = at_the_shell(context, platform)?;
     // What is waited for differs from what is typed, whose echo comes back too.
     run.send("echo sum=$((6*7)); tty\n")?;
     run.wait_for("sum=42")?;
@@ -87,9 +90,9 @@ fn exec_status(context: &Context) -> Outcome {
     passed()
 }
 
-fn exec_binary(context: &Context) -> Outcome {
+pub(super) fn exec_binary(context: &Context, platform: &[&str]) -> Outcome {
     // What could be taken for a trailer, for a line end, or for a terminal's control characters.
-    let stdout = output(context, r"printf 'a\r\nb\n\0360\n\003\004\021\023'; seq 1 5000", &[])?;
+    let stdout = output(context, r"printf 'a\r\nb\n\0360\n\003\004\021\023'; seq 1 5000", platform)?;
     let numbers: String = (1..=5000).map(|number| format!("{number}\n")).collect();
     same("stdout", &format!("a\r\nb\n\x1e0\n\x03\x04\x11\x13{numbers}"), &stdout)?;
     passed()
@@ -110,8 +113,8 @@ fn much_memory(context: &Context) -> Outcome {
     memory_between(context, "3G", 2850, 3072)
 }
 
-fn append(context: &Context) -> Outcome {
-    let stdout = output(context, "cat /proc/cmdline", &["--append", "marker=a,b c"])?;
+pub(super) fn append(context: &Context, platform: &[&str]) -> Outcome {
+    let stdout = output(context, "cat /proc/cmdline", &[platform, &["--append", "marker=a,b c"]].concat())?;
     // Parados may add words of its own after ours.
     if format!("{} ", stdout.trim_end()).contains(" marker=a,b c ") {
         passed()
@@ -120,11 +123,11 @@ fn append(context: &Context) -> Outcome {
     }
 }
 
-fn statistics(context: &Context) -> Outcome {
+pub(super) fn statistics(context: &Context, platform: &[&str]) -> Outcome {
     let scratch = crate::scratch::Scratch::new().map_err(|failure| failure.message)?;
     let file = scratch.file("stats.json");
     let read = ["--smp", "2", "--exec", "true", "--stats", "--stats-json", &file.to_string_lossy()];
-    let finished = run(context, &read)?;
+    let finished = run(context, &[platform, &read].concat())?;
     expect(&finished, 0, "poweroff")?;
     let text = std::fs::read(&file).map_err(|error| format!("no statistics: {error}"))?;
     let stats: serde_json::Value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
@@ -157,10 +160,10 @@ fn statistics(context: &Context) -> Outcome {
 
 /// Reads through /dev/mem with a usual tool and no driver: the magic, and the CPUID exits of vCPU 0 so far. A write changes
 /// nothing. Without the image's consent there is nothing to read.
-fn guest_statistics(context: &Context) -> Outcome {
+pub(super) fn guest_statistics(context: &Context, platform: &[&str]) -> Outcome {
     let script = "devmem 0xfef00000 64 0; devmem 0xfef00000 64; sum=0; for bucket in $(seq 0 31); do \
                   sum=$((sum + $(devmem $((0xfef01000 + 8 * bucket)) 64))); done; echo $sum";
-    let text = output(context, script, &["--guest-stats"])?;
+    let text = output(context, script, &[platform, &["--guest-stats"]].concat())?;
     let mut words = text.split_whitespace();
     // "PARASTAT" as a little-endian number.
     let magic = words.next() == Some("0x5441545341524150");
@@ -169,7 +172,7 @@ fn guest_statistics(context: &Context) -> Outcome {
     if !magic || exits < 100 {
         return Err(format!("the window shows {text:?}"));
     }
-    same("without consent", "0xFFFFFFFFFFFFFFFF\n", &output(context, "devmem 0xfef00000 64", &[])?)?;
+    same("without consent", "0xFFFFFFFFFFFFFFFF\n", &output(context, "devmem 0xfef00000 64", platform)?)?;
     passed()
 }
 
@@ -190,8 +193,8 @@ fn jump_nowhere(context: &Context) -> Outcome {
     guest(context, "jump-nowhere", &[], 71, "triple-fault")
 }
 
-fn spin(context: &Context) -> Outcome {
-    guest(context, "spin", &["--timeout", "4"], 124, "timeout")
+pub(super) fn spin(context: &Context, platform: &[&str]) -> Outcome {
+    guest(context, "spin", &[platform, &["--timeout", "4"]].concat(), 124, "timeout")
 }
 
 /// The guest's vector registers, debug registers and more survive exits; it says so with 0.
@@ -203,8 +206,8 @@ fn guest_poweroff(context: &Context) -> Outcome {
     guest(context, "poweroff", &[], 0, "poweroff")
 }
 
-fn halt_forever(context: &Context) -> Outcome {
-    guest(context, "halt-forever", &["--timeout", "4"], 124, "timeout")
+pub(super) fn halt_forever(context: &Context, platform: &[&str]) -> Outcome {
+    guest(context, "halt-forever", &[platform, &["--timeout", "4"]].concat(), 124, "timeout")
 }
 
 /// The guest tries every SVM instruction, wants #UD each time and its canary untouched, and then exits with 0.

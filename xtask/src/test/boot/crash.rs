@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The boot tests about what leaves Parados when it dies, and what does not.
 
+use igvm_tools::Platform;
+
 use super::common::{kernel, passed, run, same, tail};
 use super::{Case, Context, Outcome, Verdict};
 use crate::scratch::Scratch;
@@ -8,7 +10,10 @@ use crate::test::driver::Finished;
 use crate::{build, image, symbolize};
 
 pub(super) const ALL: &[Case] = &[
-    Case { name: "a_panic_leaves_a_backtrace_that_symbolize_names", run: backtrace },
+    Case {
+        name: "a_panic_leaves_a_backtrace_that_symbolize_names",
+        run: |context| backtrace(context, Platform::Native),
+    },
     Case { name: "a_release_image_lets_out_the_reason_alone", run: release },
     Case { name: "a_crash_is_not_told_as_the_power_off_of_another_processor", run: race },
     Case { name: "levels_decide_what_is_logged", run: levels },
@@ -24,13 +29,14 @@ fn died(finished: &Finished) -> Result<(), String> {
     Err(format!("expected a panic, got {} ({kind:?}, {reason}); {}", finished.status, tail(finished)))
 }
 
-fn backtrace(context: &Context) -> Outcome {
+pub(super) fn backtrace(context: &Context, platform: Platform) -> Outcome {
     let Some(kernel) = kernel(context, "crash")? else {
         return Ok(Verdict::Skipped("there is no test guest crash".into()));
     };
-    let finished = run(context, &["--kernel", &kernel, "--test-devices", "--log", "debug"])?;
+    let of = ["--platform", platform.name(), "--debug-log"];
+    let finished = run(context, &[&of[..], &["--kernel", &kernel, "--test-devices", "--log", "debug"]].concat())?;
     died(&finished)?;
-    let elf = build::paravisor().map_err(|failure| failure.message)?;
+    let elf = build::paravisor_for(platform).map_err(|failure| failure.message)?;
     let report = symbolize::report(&finished.stderr, &elf).map_err(|failure| failure.message)?;
     // From what was said last to the bottom of the stack.
     let names = [

@@ -23,7 +23,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "sigint_ends_the_run_at_once", run: sigint },
     Case { name: "reset_starts_the_guest_again", run: reset },
     Case { name: "reset_with_no_reboot_ends_with_71", run: reset_no_reboot },
-    Case { name: "reset_of_every_kind_starts_the_guest_again", run: all_resets },
+    Case { name: "reset_of_every_kind_starts_the_guest_again", run: |context| all_resets(context, &[]) },
     Case { name: "reset_of_every_kind_with_no_reboot_ends_with_71", run: |context| all_resets_no_reboot(context, &[]) },
     Case { name: "linux_resets_by_acpi", run: |context| linux_reset(context, &[], "acpi", "reset") },
     Case { name: "linux_resets_by_the_keyboard_controller", run: |context| linux_reset(context, &[], "kbd", "reset") },
@@ -161,10 +161,10 @@ fn reset_no_reboot(context: &Context) -> Outcome {
     passed()
 }
 
-fn all_resets(context: &Context) -> Outcome {
+pub(super) fn all_resets(context: &Context, platform: &[&str]) -> Outcome {
     for (name, says) in RESETS {
         let Some(kernel) = kernel(context, name)? else { continue };
-        let mut run = start(context, &["--kernel", &kernel])?;
+        let mut run = start(context, &[platform, &["--kernel", &kernel]].concat())?;
         for _ in 0..3 {
             run.wait_for(says)?;
         }

@@ -6,10 +6,11 @@
 
 use igvm_tools::Platform;
 
-use super::cases::lacks;
+use super::cases::{append, exec_binary, guest_statistics, halt_forever, lacks, shell, spin, statistics};
 use super::common::{expect, guest, kernel, output, passed, run, same};
+use super::crash::backtrace;
 use super::images::damaged_on;
-use super::pc::{HELD_UP, all_resets_no_reboot, clocks, hotplug, linux_reset, powers_off, time_of_day};
+use super::pc::{HELD_UP, all_resets, all_resets_no_reboot, clocks, hotplug, linux_reset, powers_off, time_of_day};
 use super::{Case, Context, Outcome, Verdict, portrait};
 
 /// All of them.
@@ -23,6 +24,26 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_cpuid_is_the_native_machines", run: portrait::of_cpuid },
     Case { name: "snp_guest_sees_nothing_of_sev", run: no_trace },
     Case { name: "snp_status_of_a_command_is_the_runs", run: command_status },
+    Case { name: "snp_default_guest_has_a_shell_on_the_serial_line", run: |context| shell(context, &SNP) },
+    Case { name: "snp_exec_output_is_binary_safe", run: |context| exec_binary(context, &SNP) },
+    Case { name: "snp_append_reaches_the_kernel", run: |context| append(context, &SNP) },
+    Case { name: "snp_statistics_come_as_a_table_and_as_json", run: |context| statistics(context, &SNP) },
+    Case {
+        name: "snp_the_guest_reads_statistics_where_the_image_allows_it",
+        run: |context| guest_statistics(context, &SNP),
+    },
+    Case { name: "snp_spin_without_interrupts_ends_with_the_timeout", run: |context| spin(context, &SNP) },
+    Case { name: "snp_halt_without_interrupts_ends_with_the_timeout", run: |context| halt_forever(context, &SNP) },
+    Case {
+        name: "snp_a_panic_leaves_a_backtrace_that_symbolize_names",
+        run: |context| backtrace(context, Platform::Snp),
+    },
+    Case { name: "snp_reset_of_every_kind_starts_the_guest_again", run: |context| all_resets(context, &SNP) },
+    Case {
+        name: "snp_linux_resets_by_the_keyboard_controller",
+        run: |context| linux_reset(context, &SNP, "kbd", "reset"),
+    },
+    Case { name: "snp_linux_resets_by_port_cf9", run: |context| linux_reset(context, &SNP, "pci", "reset") },
     Case { name: "snp_on_a_processor_model_without_a_word_of_address_bits", run: any_model },
     Case { name: "snp_without_svm_ends_with_69", run: |context| lacks(context, &SNP, "max,-svm") },
     Case { name: "snp_without_rdrand_ends_with_69", run: |context| lacks(context, &SNP, "max,-rdrand") },
@@ -62,7 +83,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_serial_port", run: |context| probe(context, "uart") },
     Case { name: "snp_borders_of_memory", run: |context| probe_with(context, "pages-probe", "2") },
     Case {
-        name: "snp_what_a_guest_finds_that_looks_for_svm",
+        name: "snp_what_a_guest_finds_that_looks_for_svm_or_sev",
         run: |context| probe_but(context, "svm-probe", &NOT_HIDDEN),
     },
 ];
@@ -145,9 +166,9 @@ fn probe_with(context: &Context, name: &str, processors: &str) -> Outcome {
     guest(context, name, &[&SNP[..], &["--test-devices", "--smp", processors]].concat(), 1, "test-exit")
 }
 
-/// What no paravisor can hide: the host does not intercept EFER and the GHCB MSR, and the processor answers SNP's instructions,
-/// with a refusal, at every VMPL.
-const NOT_HIDDEN: [&str; 8] = [
+/// What no paravisor can hide: the host does not intercept EFER, the GHCB MSR and reads of SEV_STATUS, and the processor answers SNP's
+/// instructions, with a refusal, at every VMPL.
+const NOT_HIDDEN: [&str; 9] = [
     "pvalidate",
     "rmpadjust",
     "pvalidate",
@@ -156,7 +177,12 @@ const NOT_HIDDEN: [&str; 8] = [
     "efer.svme cannot be set",
     "GHCB",
     "GHCB",
+    "SEV_STATUS",
 ];
+
+/// SEV_STATUS, which reads as it is: SEV, SEV-ES, SEV-SNP (APM vol. 2, 15.34.10), the virtual top of memory, reflection and
+/// alternate injection, which SEV_FEATURES has.
+const STATUS: &str = "SEV_STATUS: FAIL (read: 0x5f, no exception)";
 
 /// A test guest that finds these things, in this order, and nothing else.
 fn probe_but(context: &Context, name: &str, known: &[&str]) -> Outcome {
@@ -167,5 +193,8 @@ fn probe_but(context: &Context, name: &str, known: &[&str]) -> Outcome {
     expect(&finished, 3, "test-exit")?;
     let failed = finished.stdout.lines().filter_map(|line| line.split_once(": FAIL"));
     let failed: Vec<_> = failed.map(|(name, _)| name.trim().to_owned()).collect();
+    if !finished.stdout.lines().any(|line| line.trim() == STATUS) {
+        return Err(format!("no line {STATUS}"));
+    }
     if failed == known { passed() } else { Err(format!("other differences than those known: {failed:?}")) }
 }
