@@ -10,7 +10,7 @@ cargo xtask run     build everything, fetch what is missing, start a guest under
   --initrd FILE            its initial RAM disk                           [for Linux: busybox and a shell]
   --append TEXT            added to the default guest's command line; with an initrd or an ELF of your own, all of it
   --exec COMMAND           run COMMAND in the default guest's shell, print its output alone on stdout, power off
-  --smp N                  processors, 1 to 255                           [1]
+  --smp N                  processors, 1 to 255; for snp to 64            [1]
   --memory SIZE            what the VM has, 256M to 8G                    [1G]
   --cpu MODEL              QEMU's CPU model, with its ,+flag and ,-flag   [max; for snp EPYC, and phys-bits=52 is added]
   --timeout SECONDS        end the run with status 124 after that time
