@@ -6,7 +6,7 @@ use guests::machine::memory_map;
 use guests::report::Report;
 
 use crate::AREA;
-use crate::call::{ALREADY, Answer, INVALID, LARGE, NOT_MEMORY, PAGE, SHARED, done, load, share, store, unshare};
+use crate::call::{ALREADY, Answer, HIGH, INVALID, LARGE, NOT_MEMORY, PAGE, SHARED, done, load, share, store, unshare};
 
 /// What absent memory reads as.
 const ABSENT: u64 = u64::MAX;
@@ -20,6 +20,28 @@ pub(crate) fn run(report: &mut Report, start_info: u64) {
     large_page(report);
     refusals(report, start_info);
     emulated(report);
+    high_memory(report, start_info);
+}
+
+/// What lies above 4 GiB, which nobody has touched before: in one piece, one page of it, and over its end.
+fn high_memory(report: &mut Report, start_info: u64) {
+    let high = memory_map(start_info).filter(|entry| entry.kind == 1 && entry.start >= HIGH);
+    let Some(end) = high.map(|entry| entry.start + entry.bytes).max().filter(|end| *end >= HIGH + 4 * LARGE) else {
+        return report.skip("high memory", "there is none");
+    };
+    let (head, page) = (HIGH + LARGE, HIGH + 3 * LARGE + 5 * PAGE);
+    is(report, "share 2 MiB above 4 GiB", share(head, 512), done(head, 512));
+    store(head + SHARED + 0x1f_fff8, 0x77);
+    reads(report, "they keep what is written", head + SHARED + 0x1f_fff8, 0x77);
+    reads(report, "their private address is nothing", head, ABSENT);
+    is(report, "share a page above 4 GiB", share(page, 1), done(page, 1));
+    store(page + PAGE, 0x88);
+    hides(report, "its neighbour is not shared", page + PAGE);
+    is(report, "over the end", share(end - 2 * PAGE, 3), Answer { result: NOT_MEMORY, next: end, left: 1 });
+    for (first, pages) in [(head, 512), (page, 1), (end - 2 * PAGE, 2)] {
+        is(report, "back to private", unshare(first, pages), done(first, pages));
+        reads(report, "it comes back empty", first + pages * PAGE - 8, 0);
+    }
 }
 
 fn is(report: &mut Report, name: &str, got: Answer, wanted: Answer) {

@@ -92,24 +92,39 @@ struct Table(UnsafeCell<[u64; 512]>);
 unsafe impl Sync for Table {}
 
 static THIRD: Table = Table(UnsafeCell::new([0; 512]));
-static SECOND: Table = Table(UnsafeCell::new([0; 512]));
+/// Of the first GiB at its shared addresses, and of the GiB behind 4 GiB at both.
+static SECONDS: [Table; 3] = [const { Table(UnsafeCell::new([0; 512])) }; 3];
 
-/// Maps the shared addresses of the first GiB at linear addresses of the same value: the second entry of the top table.
+/// Where memory goes on that does not fit below 4 GiB.
+pub(crate) const HIGH: u64 = 4 << 30;
+
+const TABLE: u64 = 3;
+const LEAF_2M: u64 = 0x83;
+const GIB: u64 = 1 << 30;
+
+/// Maps shared addresses at linear addresses of the same value, by the second entry of the top table; and memory behind 4 GiB at both.
 pub(crate) fn map_shared_addresses() {
-    const TABLE: u64 = 3;
-    const LEAF: u64 = 0x83;
-    let place = |table: &Table| table.0.get().expose_provenance() as u64;
+    let top = read_cr3();
+    let [first, high, high_shared] = &SECONDS;
+    let third = THIRD.0.get().expose_provenance() as u64;
+    set(top, 1, third | TABLE);
+    set(third, 0, filled(first, SHARED));
+    set(third, HIGH / GIB, filled(high_shared, SHARED + HIGH));
+    // The table of the first 512 GiB, of which 4 are mapped.
+    set(load(top & !0xfff), HIGH / GIB, filled(high, HIGH));
+}
+
+/// An entry for a table of large pages from `start` on.
+fn filled(table: &Table, start: u64) -> u64 {
     // SAFETY: nobody else uses the tables yet.
-    let second = unsafe { &mut *SECOND.0.get() };
-    (0..).zip(second).for_each(|(index, entry)| *entry = (SHARED + index * LARGE) | LEAF);
-    // SAFETY: the same.
-    let third = unsafe { &mut *THIRD.0.get() };
-    if let Some(first) = third.first_mut() {
-        *first = place(&SECOND) | TABLE;
-    }
-    let top = core::ptr::with_exposed_provenance_mut::<u64>((read_cr3() & !0xfff) as usize).wrapping_add(1);
-    // SAFETY: the top table is this program's own, mapped one to one; its second entry is not in use.
-    unsafe { top.write_volatile(place(&THIRD) | TABLE) };
+    let entries = unsafe { &mut *table.0.get() };
+    (0..).zip(entries).for_each(|(index, entry)| *entry = (start + index * LARGE) | LEAF_2M);
+    table.0.get().expose_provenance() as u64 | TABLE
+}
+
+/// Writes to a page table, which lies where it says; the entry was not in use.
+fn set(table: u64, index: u64, entry: u64) {
+    store((table & !0xfff) + 8 * index, entry);
 }
 
 pub(crate) fn load(address: u64) -> u64 {

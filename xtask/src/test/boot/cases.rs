@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::common::{at_the_shell, expect, guest, output, passed, run, same, tail};
-use super::{Case, Context, Outcome};
+use super::common::{at_the_shell, expect, guest, kernel, output, passed, run, same, tail};
+use super::{Case, Context, Outcome, Verdict};
 
 /// All of them, the long ones first.
 pub(super) const ALL: &[Case] = &[
@@ -25,6 +25,7 @@ pub(super) const ALL: &[Case] = &[
         run: |context| guest_statistics(context, &[]),
     },
     Case { name: "pages_are_shared_and_taken_back_under_load", run: page_conversion },
+    Case { name: "pages_above_4_gib_are_shared_and_taken_back", run: |context| high_conversion(context, &[]) },
     Case { name: "pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
     Case { name: "triple_fault_ends_with_71", run: triple_fault },
     Case { name: "jump_into_nowhere_ends_with_71", run: jump_nowhere },
@@ -179,6 +180,17 @@ pub(super) fn guest_statistics(context: &Context, platform: &[&str]) -> Outcome 
 /// Three processors convert pages in both sizes and check what they find.
 fn page_conversion(context: &Context) -> Outcome {
     guest(context, "page-conversion", &["--test-devices", "--page-conversion", "--smp", "3"], 1, "test-exit")
+}
+
+/// The same with memory above 4 GiB, which the guest does not pass over.
+pub(super) fn high_conversion(context: &Context, platform: &[&str]) -> Outcome {
+    let Some(kernel) = kernel(context, "page-conversion")? else {
+        return Ok(Verdict::Skipped("there is no test guest page-conversion".into()));
+    };
+    let arguments = ["--kernel", &kernel, "--test-devices", "--page-conversion", "--memory", "3G", "--append", "1"];
+    let finished = run(context, &[platform, &arguments].concat())?;
+    expect(&finished, 1, "test-exit")?;
+    if finished.stdout.contains("share 2 MiB above 4 GiB: ok") { passed() } else { Err(tail(&finished)) }
 }
 
 fn no_page_conversion(context: &Context) -> Outcome {

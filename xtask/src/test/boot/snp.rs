@@ -6,7 +6,9 @@
 
 use igvm_tools::Platform;
 
-use super::cases::{append, exec_binary, guest_statistics, halt_forever, lacks, shell, spin, statistics};
+use super::cases::{
+    append, exec_binary, guest_statistics, halt_forever, high_conversion, lacks, shell, spin, statistics,
+};
 use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::crash::backtrace;
 use super::images::damaged_on;
@@ -71,6 +73,7 @@ pub(super) const ALL: &[Case] = &[
     Case { name: "snp_processors_go_offline_and_come_back", run: |context| hotplug(context, &SNP) },
     Case { name: "snp_processors_survive_stress", run: stress },
     Case { name: "snp_pages_are_shared_and_taken_back_under_load", run: page_conversion },
+    Case { name: "snp_pages_above_4_gib_are_shared_and_taken_back", run: |context| high_conversion(context, &SNP) },
     Case { name: "snp_pages_are_not_shared_without_the_images_consent", run: no_page_conversion },
     Case { name: "snp_timers_of_the_pc", run: |context| clocks(context, &SNP, HELD_UP) },
     Case { name: "snp_processor_state_survives_exits", run: |context| probe(context, "state-probe") },
