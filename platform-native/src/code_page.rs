@@ -7,7 +7,8 @@
 use core::ptr;
 
 use platform::{Gpa, PAGE_SIZE, RamMap};
-use specs::svm::{VmcbSave, exit};
+use specs::svm::exit;
+use specs::vmcb::VmcbSave;
 
 const PAGE_MASK: u64 = 0xfff;
 

@@ -13,7 +13,8 @@ use platform::{
     Instant, Platform, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
     VcpuState, Waker,
 };
-use specs::svm::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave, VmcbSegment, event, exit};
+use specs::svm::{VmcbSegment, event, exit};
+use specs::vmcb::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave};
 use svm::GuestRegisters;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;

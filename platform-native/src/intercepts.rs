@@ -2,7 +2,7 @@
 //! What the guest exits for: all that a confidential platform would intercept, and each SVM instruction. An unintercepted
 //! VMSAVE would write any physical address.
 
-use specs::svm::{Misc1, Misc2};
+use specs::vmcb::{Misc1, Misc2};
 
 /// #UD and #GP: QEMU pushes RFLAGS without the resume flag that a processor sets in the image for every fault (APM vol. 2,
 /// 8.2), and raises these where a processor raises #DB and #SS.

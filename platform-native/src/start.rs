@@ -14,7 +14,7 @@ use platform_shared::descriptor::Descriptors;
 use platform_shared::exceptions::{OnException, set_handler};
 use platform_shared::heap::page_views;
 use platform_shared::own_tables;
-use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
+use specs::vmcb::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use svm::NestedTables;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;

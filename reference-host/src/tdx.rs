@@ -8,8 +8,9 @@
 //! leaves; GHCI, TDG.VP.VMCALL. The software that runs may do anything.
 
 use crate::memory::{BLOCK, PAGE, PageSet};
-use specs::svm::{VmcbSave, VmcbSegment};
+use specs::svm::VmcbSegment;
 use specs::tdx::{attribute, initial, leaf, status, vmcall};
+use specs::vmcb::VmcbSave;
 
 /// The page with the reset vector, which no VM's RAM reaches.
 pub const RESET_PAGE: u64 = initial::RIP & !(PAGE - 1);

@@ -23,7 +23,7 @@
 //! ```
 //!
 //! One idea a module: [`rmp`] the table, [`instructions`] PVALIDATE and its siblings, [`access`] the checks of a memory
-//! access, [`vmsa`] what VMRUN checks, [`exits`] which exits are a #VC, [`injection`] what a host may inject, [`ledger`]
+//! access, [`vmsa`] what VMRUN checks, [`reserved`] what it wants to be zero, [`exits`] which exits are a #VC, [`injection`] what a host may inject, [`ledger`]
 //! translations that outlive their reason, [`rule`] the names and sources of all rules, [`assumed`] those that no public
 //! source states.
 
@@ -36,6 +36,7 @@ pub mod exits;
 pub mod injection;
 pub mod instructions;
 pub mod ledger;
+pub mod reserved;
 pub mod rmp;
 pub mod rule;
 pub mod vmsa;

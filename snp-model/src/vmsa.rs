@@ -3,6 +3,7 @@
 
 use crate::assumed::Assumptions;
 use crate::injection;
+use crate::reserved::first_reserved_byte;
 use crate::rmp::{Entry, LARGE, Size};
 use crate::rule::{Broken, Rule};
 use specs::sev::{STATUS_FEATURES_SHIFT, STATUS_SEV, STATUS_SEV_ES, VMPLS, exit};
@@ -97,7 +98,7 @@ pub fn check_state(vmsa: &Vmsa, entering: &Entering, assumptions: &Assumptions) 
     if let Some(found) = illegal_state(vmsa) {
         return refuse(Rule::VmsaState, found);
     }
-    if let (true, Some(at)) = (assumptions.reserved_must_be_zero, vmsa.first_reserved_byte()) {
+    if let (true, Some(at)) = (assumptions.reserved_must_be_zero, first_reserved_byte(vmsa)) {
         return refuse(Rule::VmsaReserved, at as u64);
     }
     if let Err(broken) = injection::check(features, entering.event_injection, vmsa.event_injection) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The I/O and MSR permission maps: what exits when the guest touches it (APM vol. 2, 15.10 and 15.11).
 
-use specs::svm::{IOPM_BYTES, MSRPM_BYTES};
+use specs::vmcb::{IOPM_BYTES, MSRPM_BYTES};
 
 /// One bit a port, set to intercept.
 #[repr(C, align(4096))]

@@ -19,9 +19,8 @@ use guests::{elf, guest, machine, say};
 use specs::apic::LAPIC_BASE;
 use specs::msr::{EFER, MTRR_CAP};
 use specs::pvh::{Module, StartInfo};
-use specs::svm::{
-    IOPM_BYTES, MSR_VM_HSAVE_PA, MSRPM_BYTES, Misc1, Misc2, Vmcb, VmcbControl, VmcbSave, VmcbSegment, exit,
-};
+use specs::svm::{VmcbSegment, exit};
+use specs::vmcb::{IOPM_BYTES, MSR_VM_HSAVE_PA, MSRPM_BYTES, Misc1, Misc2, Vmcb, VmcbControl, VmcbSave};
 use zerocopy::FromZeros;
 
 /// EFER.SVME.

@@ -14,7 +14,7 @@ use guests::machine::map_has_ram;
 use guests::report::Report;
 use guests::{attempt, guest};
 use specs::msr::EFER;
-use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA};
+use specs::vmcb::{MSR_VM_CR, MSR_VM_HSAVE_PA};
 
 /// Where the paravisor has its memory, if it is reserved in the guest's map.
 const PARAVISOR: u64 = 128 << 20;

@@ -49,7 +49,7 @@ fn a_vmsa_is_held_and_asks_for_what_a_guest_needs() {
     assert_eq!((vmsa.vmpl, vmsa.virtual_tom, vmsa.exit_code), (2, TOP, HANDLED));
     assert_eq!(vmsa.sev_features, 0b1_0111, "SNPActive, vTOM, ReflectVC, AlternateInjection");
     assert_ne!(vmsa.efer & EFER_SVME, 0);
-    assert_eq!(vmsa.first_reserved_byte(), None);
+    assert_eq!(snp_model::reserved::first_reserved_byte(&vmsa), None);
 }
 
 /// The host may enter VMPL0 at any time; what it finds then must not be an exit that has been handled.

@@ -15,8 +15,9 @@ use reference_host::memory::{PAGE, PageSet, Range, Room};
 use reference_host::options::Options;
 use reference_host::report::{End, Stop};
 use reference_host::tdx::{Outcome, RESET_PAGE, Td, attributes, first_state};
-use specs::svm::{Misc1, Misc2, Vmcb, exit};
+use specs::svm::exit;
 use specs::tdx::TDCALL;
+use specs::vmcb::{Misc1, Misc2, Vmcb};
 use svm::{GuestRegisters, IoPermissions, MapError, MsrPermissions, NestedTables, Rights, TableMemory};
 
 /// More than a test needs.

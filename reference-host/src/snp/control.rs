@@ -5,7 +5,7 @@
 //! here knows a platform's policy: the bits are those of the processor that the guest runs on.
 
 use super::cpuid::{Place, answer};
-use specs::svm::VmcbSave;
+use specs::vmcb::VmcbSave;
 
 const PAE: u64 = 1 << 5;
 /// Performance-monitoring counters: every processor has the bit.

@@ -2,7 +2,8 @@
 //! Raising #VC in the guest: QEMU's event injection pushes no error code for vector 29, so the model does what the
 //! processor would (APM vol. 2, 8.9.2, 8.9.3 and 15.35.5), in long mode and in protected mode with 32-bit gates.
 
-use specs::svm::{VmcbSave, VmcbSegment};
+use specs::svm::VmcbSegment;
+use specs::vmcb::VmcbSave;
 
 const CR0_PE: u64 = 1 << 0;
 const RFLAGS_TF: u64 = 1 << 8;
@@ -266,7 +267,7 @@ mod tests {
 
     fn machine(gate: [u64; 2]) -> (VmcbSave, Flat) {
         let mut memory = Flat(vec![0; 0x1_0000]);
-        let mut save = specs::svm::Vmcb::new_zeroed().save;
+        let mut save = specs::vmcb::Vmcb::new_zeroed().save;
         (save.idtr.base, save.idtr.limit) = (IDT, 0xfff);
         (save.gdtr.base, save.gdtr.limit) = (GDT, 0x7f);
         (save.tr.base, save.tr.limit) = (TSS, 0x67);

@@ -3,7 +3,8 @@
 //! where the processor's state lives meanwhile.
 
 use core::mem::offset_of;
-use specs::svm::{VirtualInterrupt, VmcbSave, event};
+use specs::svm::event;
+use specs::vmcb::{VirtualInterrupt, VmcbSave};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
 /// An exit stores nothing in a VMSA from here on: only the upper halves of the YMM registers, which this hardware has not, and
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn what_is_loaded_is_stored_again() {
         let before = vmsa();
-        let mut save = specs::svm::Vmcb::new_zeroed().save;
+        let mut save = specs::vmcb::Vmcb::new_zeroed().save;
         let mut registers = [0; 16];
         let mut area = [0; FX_BYTES];
         load(&before, &mut save, &mut registers);

@@ -12,7 +12,8 @@
 
 use super::vcpu::Vcpu;
 use reference_host::snp::state::returns_to_task;
-use specs::svm::{Misc1, VirtualInterrupt, event};
+use specs::svm::event;
+use specs::vmcb::{Misc1, VirtualInterrupt};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
 const RFLAGS_TF: u64 = 1 << 8;

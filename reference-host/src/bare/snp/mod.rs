@@ -36,7 +36,7 @@ use reference_host::snp::C_BIT;
 use shared::{Counts, Orders, Shared, Spin};
 use snp_host::{Host, PROCESSORS};
 use snp_model::assumed::Assumptions;
-use specs::svm::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
+use specs::vmcb::{MSR_VM_CR, MSR_VM_HSAVE_PA, VM_CR_SVMDIS, Vmcb};
 use specs::vmsa::Vmsa;
 use specs::{cpuid as leaves, msr};
 use svm::{IoPermissions, MsrPermissions};

@@ -13,7 +13,8 @@ use core::arch::x86_64::_rdtsc;
 use reference_host::report::End;
 use snp_host::hostile::{Consequence, Injection};
 use snp_model::injection;
-use specs::svm::{VirtualInterrupt, event, exit};
+use specs::svm::{event, exit};
+use specs::vmcb::VirtualInterrupt;
 
 const RFLAGS_TF: u64 = 1 << 8;
 /// #DB.

@@ -11,7 +11,8 @@ use snp_host::Host;
 use snp_host::doorbell::Posted;
 use snp_model::injection;
 use specs::sev::VECTOR_HV;
-use specs::svm::{Misc1, VirtualInterrupt, event};
+use specs::svm::event;
+use specs::vmcb::{Misc1, VirtualInterrupt};
 use specs::vmsa::SevFeatures;
 
 impl Vcpu {
