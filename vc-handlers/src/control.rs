@@ -20,14 +20,16 @@ use crate::{Env, Found, Oddity, Outcome, VcpuContext, emulate, operand};
 /// CR0 (APM vol. 2, 3.1.1).
 pub(crate) mod cr0 {
     pub(crate) const PE: u64 = 1 << 0;
+    pub(crate) const EM: u64 = 1 << 2;
     pub(crate) const TS: u64 = 1 << 3;
     pub(crate) const ET: u64 = 1 << 4;
     pub(crate) const WP: u64 = 1 << 16;
+    pub(crate) const AM: u64 = 1 << 18;
     pub(crate) const NW: u64 = 1 << 29;
     pub(crate) const CD: u64 = 1 << 30;
     pub(crate) const PG: u64 = 1 << 31;
     /// Every bit with a name.
-    pub(crate) const DEFINED: u64 = 0x3f | WP | 1 << 18 | NW | CD | PG;
+    pub(crate) const DEFINED: u64 = 0x3f | WP | AM | NW | CD | PG;
 }
 
 /// CR4 (APM vol. 2, 3.1.3; SDM vol. 3A, 2.5).
@@ -44,6 +46,7 @@ pub(crate) mod cr4 {
     pub(crate) const OSFXSR: u64 = 1 << 9;
     pub(crate) const OSXMMEXCPT: u64 = 1 << 10;
     pub(crate) const UMIP: u64 = 1 << 11;
+    pub(crate) const LA57: u64 = 1 << 12;
     pub(crate) const FSGSBASE: u64 = 1 << 16;
     pub(crate) const PCIDE: u64 = 1 << 17;
     pub(crate) const OSXSAVE: u64 = 1 << 18;

@@ -1,40 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The bits of system registers and page-table entries that the emulator looks at.
 
-/// CR0 (APM vol. 2, 3.1.1).
-pub(super) mod cr0 {
-    pub(crate) const PE: u64 = 1 << 0;
-    pub(crate) const EM: u64 = 1 << 2;
-    pub(crate) const TS: u64 = 1 << 3;
-    pub(crate) const WP: u64 = 1 << 16;
-    pub(crate) const AM: u64 = 1 << 18;
-    pub(crate) const PG: u64 = 1 << 31;
-}
+pub(super) use specs::msr::efer;
 
-/// CR4 (APM vol. 2, 3.1.3; SDM vol. 3A, 2.5).
-pub(super) mod cr4 {
-    pub(crate) const PSE: u64 = 1 << 4;
-    pub(crate) const PAE: u64 = 1 << 5;
-    pub(crate) const OSFXSR: u64 = 1 << 9;
-    pub(crate) const UMIP: u64 = 1 << 11;
-    pub(crate) const LA57: u64 = 1 << 12;
-    pub(crate) const OSXSAVE: u64 = 1 << 18;
-    pub(crate) const SMEP: u64 = 1 << 20;
-    pub(crate) const SMAP: u64 = 1 << 21;
-    pub(crate) const PKE: u64 = 1 << 22;
-}
-
-/// EFER (APM vol. 2, 3.1.7).
-pub(super) mod efer {
-    pub(crate) const LMA: u64 = 1 << 10;
-    pub(crate) const NXE: u64 = 1 << 11;
-}
-
-/// XCR0 (APM vol. 2, 11.5.2).
-pub(super) mod xcr0 {
-    /// SSE and AVX state, both of which the YMM registers need.
-    pub(crate) const YMM: u64 = 1 << 1 | 1 << 2;
-}
+pub(super) use crate::control::{cr0, cr4};
 
 /// RFLAGS (APM vol. 2, 3.1.6).
 pub(super) mod rflags {
@@ -74,6 +43,3 @@ pub(super) mod entry {
     pub(crate) const KEY_SHIFT: u32 = 59;
     pub(crate) const NO_EXECUTE: u64 = 1 << 63;
 }
-
-/// The guest's physical address width, the same on every platform.
-pub(super) const MAXPHYADDR: u32 = 40;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From bytes to an [`Operation`]: the list of instructions that are emulated.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    ConditionCode, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+};
 use platform::{Gpa, GuestCpu, GuestMemory};
 
 use super::alu::{Binary, Unary};
@@ -227,6 +229,7 @@ pub(super) fn operation(instruction: &Instruction) -> Option<Operation> {
             None => VectorMove::of(instruction).map(Operation::Vector),
         };
     }
+    let in_memory = explicit_memory(instruction).is_some();
     Some(match instruction.mnemonic() {
         Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movnti => Operation::Move,
         Mnemonic::Movsx | Mnemonic::Movsxd => Operation::MoveSigned,
@@ -270,12 +273,12 @@ pub(super) fn operation(instruction: &Instruction) -> Option<Operation> {
         Mnemonic::Idiv => Operation::Divide { signed: true },
         Mnemonic::Push => Operation::Push,
         Mnemonic::Pop => Operation::Pop,
-        Mnemonic::Call if is_near(instruction) => Operation::Call,
+        Mnemonic::Call if in_memory && instruction.is_call_near_indirect() => Operation::Call,
         Mnemonic::Call if instruction.is_call_near() => Operation::CallDirect,
         Mnemonic::Ret => Operation::Return,
         Mnemonic::Enter if instruction.immediate8_2nd() & 0x1f == 0 => Operation::Enter,
         Mnemonic::Leave => Operation::Leave,
-        Mnemonic::Jmp if is_near(instruction) => Operation::Jump,
+        Mnemonic::Jmp if in_memory && instruction.is_jmp_near_indirect() => Operation::Jump,
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => Operation::Touch,
         Mnemonic::Prefetch
         | Mnemonic::Prefetchw
@@ -284,55 +287,17 @@ pub(super) fn operation(instruction: &Instruction) -> Option<Operation> {
         | Mnemonic::Prefetcht0
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2 => Operation::Prefetch,
-        mnemonic => return conditional(instruction, mnemonic),
+        _ => return conditional(instruction),
     })
 }
 
-/// CMOVcc and SETcc: 16 mnemonics each.
-fn conditional(instruction: &Instruction, mnemonic: Mnemonic) -> Option<Operation> {
-    match mnemonic {
-        Mnemonic::Cmova
-        | Mnemonic::Cmovae
-        | Mnemonic::Cmovb
-        | Mnemonic::Cmovbe
-        | Mnemonic::Cmove
-        | Mnemonic::Cmovg
-        | Mnemonic::Cmovge
-        | Mnemonic::Cmovl
-        | Mnemonic::Cmovle
-        | Mnemonic::Cmovne
-        | Mnemonic::Cmovno
-        | Mnemonic::Cmovnp
-        | Mnemonic::Cmovns
-        | Mnemonic::Cmovo
-        | Mnemonic::Cmovp
-        | Mnemonic::Cmovs => Some(Operation::MoveIf),
-        Mnemonic::Seta
-        | Mnemonic::Setae
-        | Mnemonic::Setb
-        | Mnemonic::Setbe
-        | Mnemonic::Sete
-        | Mnemonic::Setg
-        | Mnemonic::Setge
-        | Mnemonic::Setl
-        | Mnemonic::Setle
-        | Mnemonic::Setne
-        | Mnemonic::Setno
-        | Mnemonic::Setnp
-        | Mnemonic::Setns
-        | Mnemonic::Seto
-        | Mnemonic::Setp
-        | Mnemonic::Sets => (instruction.op_count() == 1).then_some(Operation::Set),
+/// CMOVcc and SETcc, which are told from the conditional branches by where execution goes on.
+fn conditional(instruction: &Instruction) -> Option<Operation> {
+    let is_plain = instruction.flow_control() == FlowControl::Next;
+    match instruction.op_count() {
+        _ if instruction.condition_code() == ConditionCode::None || !is_plain => None,
+        1 => Some(Operation::Set),
+        2 => Some(Operation::MoveIf),
         _ => None,
     }
-}
-
-/// CALL and JMP through memory or a register, to the same code segment.
-fn is_near(instruction: &Instruction) -> bool {
-    let size = instruction.memory_size().size();
-    let far = matches!(
-        instruction.memory_size(),
-        iced_x86::MemorySize::SegPtr16 | iced_x86::MemorySize::SegPtr32 | iced_x86::MemorySize::SegPtr64
-    );
-    explicit_memory(instruction).is_some() && !far && matches!(size, 2 | 4 | 8)
 }

@@ -2,7 +2,7 @@
 //! System instructions with an operand in memory, and LLDT and LTR with one in a register: LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR, STR, LMSW, SMSW, MOV to a
 //! segment register, and the far JMP (APM vol. 3; UMIP in APM vol. 2, 3.1.3).
 
-use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use platform::{DescriptorTable, GuestCpu, GuestMemory, SegmentRegister, TableRegister};
 
 use super::bits::{cr0, cr4};
@@ -46,7 +46,7 @@ impl System {
             Mnemonic::Str => Self::StoreSelector(SegmentRegister::Tr),
             Mnemonic::Lmsw => Self::LoadStatus,
             Mnemonic::Smsw => Self::StoreStatus,
-            Mnemonic::Jmp if is_far(instruction) => Self::JumpFar,
+            Mnemonic::Jmp if instruction.is_jmp_far_indirect() => Self::JumpFar,
             Mnemonic::Mov if instruction.op0_kind() == OpKind::Register => {
                 Self::LoadSegment(segment_register(instruction.op0_register())?)
             }
@@ -132,9 +132,4 @@ impl System {
             }
         }
     }
-}
-
-/// Whether the operand in memory names a code segment besides the address.
-fn is_far(instruction: &Instruction) -> bool {
-    matches!(instruction.memory_size(), MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64)
 }

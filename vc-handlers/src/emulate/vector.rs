@@ -5,11 +5,15 @@
 
 use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind, Register};
 use platform::{Exception, GuestCpu};
+use specs::cpuid::Xcr0;
 
-use super::bits::{cr0, cr4, xcr0};
+use super::bits::{cr0, cr4};
 use super::context::Context;
 use super::operand::Bytes;
 use super::stop::{Result, Stop};
+
+/// The state of the YMM registers.
+const YMM: Xcr0 = Xcr0::SSE.union(Xcr0::AVX);
 
 /// Which part of a register moves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,7 +99,7 @@ impl VectorMove {
     pub(super) fn check(self, cpu: &impl GuestCpu, context: &Context) -> Result<()> {
         let system = &context.system;
         let on = if self.vex {
-            !context.is_untyped() && system.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0() & xcr0::YMM == xcr0::YMM
+            !context.is_untyped() && system.cr4 & cr4::OSXSAVE != 0 && Xcr0::from_bits_retain(cpu.xcr0()).contains(YMM)
         } else {
             system.cr0 & cr0::EM == 0 && system.cr4 & cr4::OSFXSR != 0
         };

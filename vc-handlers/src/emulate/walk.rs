@@ -10,16 +10,17 @@
 
 use platform::{Exception, Gpa, GuestMemory, SystemRegisters, Visibility};
 
-use super::bits::{MAXPHYADDR, cr0, cr4, efer, entry, fault_code, rflags};
+use super::bits::{cr0, cr4, efer, entry, fault_code, rflags};
 use super::stop::{self, Result, Stop};
+use crate::cpuid::PHYSICAL_BITS;
 
 /// Walks of one translation before the guest is made to execute the instruction again.
 const MAX_WALKS: u32 = 8;
 
 /// Bits of an entry that hold a physical address.
-const ADDRESS: u64 = (1 << MAXPHYADDR) - (1 << 12);
+const ADDRESS: u64 = (1 << PHYSICAL_BITS) - (1 << 12);
 /// Physical-address bits that a processor with this address width must find zero.
-const ADDRESS_RESERVED: u64 = (1 << 52) - (1 << MAXPHYADDR);
+const ADDRESS_RESERVED: u64 = (1 << 52) - (1 << PHYSICAL_BITS);
 
 /// What the instruction wants at the address. A read-modify-write is a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
