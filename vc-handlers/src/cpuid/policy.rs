@@ -20,21 +20,46 @@ use specs::cpuid::{
 use super::RawCpuid;
 use crate::Vendor;
 
-/// Every register of CPUID that is a set of features.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Features {
-    pub(super) leaf1_ecx: Leaf1Ecx,
-    pub(super) leaf1_edx: Leaf1Edx,
-    pub(super) leaf7_ebx: Leaf7Ebx,
-    pub(super) leaf7_ecx: Leaf7Ecx,
-    pub(super) leaf7_edx: Leaf7Edx,
-    pub(super) leaf7_sub1_eax: Leaf7Sub1Eax,
-    pub(super) xsave: LeafXsaveEax,
-    pub(super) extended_ecx: ExtendedEcx,
-    pub(super) extended_edx: ExtendedEdx,
-    pub(super) address_sizes_ebx: AddressSizesEbx,
-    pub(super) performance_eax: PerformanceEax,
-    pub(super) extended2_eax: Extended2Eax,
+/// Defines [`Features`], and what is done to all of its registers alike.
+macro_rules! features {
+    ($($register:ident: $bits:ident,)+) => {
+        /// Every register of CPUID that is a set of features.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub(super) struct Features {
+            $(pub(super) $register: $bits,)+
+        }
+
+        impl Features {
+            const NOTHING: Self = Self { $($register: $bits::empty(),)+ };
+
+            fn both(&self, other: &Self) -> Self {
+                Self { $($register: self.$register & other.$register,)+ }
+            }
+
+            fn either(&self, other: &Self) -> Self {
+                Self { $($register: self.$register | other.$register,)+ }
+            }
+
+            fn without(&self, other: &Self) -> Self {
+                Self { $($register: self.$register - other.$register,)+ }
+            }
+        }
+    };
+}
+
+features! {
+    leaf1_ecx: Leaf1Ecx,
+    leaf1_edx: Leaf1Edx,
+    leaf7_ebx: Leaf7Ebx,
+    leaf7_ecx: Leaf7Ecx,
+    leaf7_edx: Leaf7Edx,
+    leaf7_sub1_eax: Leaf7Sub1Eax,
+    xsave: LeafXsaveEax,
+    extended_ecx: ExtendedEcx,
+    extended_edx: ExtendedEdx,
+    address_sizes_ebx: AddressSizesEbx,
+    performance_eax: PerformanceEax,
+    extended2_eax: Extended2Eax,
 }
 
 /// What either vendor's guest may see.
@@ -129,8 +154,7 @@ const COMMON: Features = Features {
         .union(ExtendedEdx::RDTSCP)
         .union(ExtendedEdx::LONG_MODE),
     address_sizes_ebx: AddressSizesEbx::WBNOINVD,
-    performance_eax: PerformanceEax::empty(),
-    extended2_eax: Extended2Eax::empty(),
+    ..Features::NOTHING
 };
 
 /// What an AMD guest may see besides.
@@ -173,22 +197,7 @@ const AMD: Features = Features {
 const ALWAYS: Features = Features {
     leaf1_ecx: Leaf1Ecx::X2APIC.union(Leaf1Ecx::TSC_DEADLINE).union(Leaf1Ecx::HYPERVISOR),
     leaf1_edx: Leaf1Edx::MCE.union(Leaf1Edx::APIC).union(Leaf1Edx::MTRR).union(Leaf1Edx::MCA).union(Leaf1Edx::PAT),
-    ..NOTHING
-};
-
-const NOTHING: Features = Features {
-    leaf1_ecx: Leaf1Ecx::empty(),
-    leaf1_edx: Leaf1Edx::empty(),
-    leaf7_ebx: Leaf7Ebx::empty(),
-    leaf7_ecx: Leaf7Ecx::empty(),
-    leaf7_edx: Leaf7Edx::empty(),
-    leaf7_sub1_eax: Leaf7Sub1Eax::empty(),
-    xsave: LeafXsaveEax::empty(),
-    extended_ecx: ExtendedEcx::empty(),
-    extended_edx: ExtendedEdx::empty(),
-    address_sizes_ebx: AddressSizesEbx::empty(),
-    performance_eax: PerformanceEax::empty(),
-    extended2_eax: Extended2Eax::empty(),
+    ..Features::NOTHING
 };
 
 /// Features whose instructions use the upper halves of the YMM registers.
@@ -221,7 +230,7 @@ const NEEDS_AVX512: Features = Features {
         .union(Leaf7Edx::AVX512_VP2INTERSECT)
         .union(Leaf7Edx::AVX512_FP16),
     leaf7_sub1_eax: Leaf7Sub1Eax::AVX512_BF16,
-    ..NOTHING
+    ..Features::NOTHING
 };
 
 impl Features {
@@ -286,57 +295,6 @@ impl Features {
             self.leaf7_ecx.remove(Leaf7Ecx::PKU);
         }
         components
-    }
-
-    fn both(&self, other: &Self) -> Self {
-        Self {
-            leaf1_ecx: self.leaf1_ecx & other.leaf1_ecx,
-            leaf1_edx: self.leaf1_edx & other.leaf1_edx,
-            leaf7_ebx: self.leaf7_ebx & other.leaf7_ebx,
-            leaf7_ecx: self.leaf7_ecx & other.leaf7_ecx,
-            leaf7_edx: self.leaf7_edx & other.leaf7_edx,
-            leaf7_sub1_eax: self.leaf7_sub1_eax & other.leaf7_sub1_eax,
-            xsave: self.xsave & other.xsave,
-            extended_ecx: self.extended_ecx & other.extended_ecx,
-            extended_edx: self.extended_edx & other.extended_edx,
-            address_sizes_ebx: self.address_sizes_ebx & other.address_sizes_ebx,
-            performance_eax: self.performance_eax & other.performance_eax,
-            extended2_eax: self.extended2_eax & other.extended2_eax,
-        }
-    }
-
-    fn either(&self, other: &Self) -> Self {
-        Self {
-            leaf1_ecx: self.leaf1_ecx | other.leaf1_ecx,
-            leaf1_edx: self.leaf1_edx | other.leaf1_edx,
-            leaf7_ebx: self.leaf7_ebx | other.leaf7_ebx,
-            leaf7_ecx: self.leaf7_ecx | other.leaf7_ecx,
-            leaf7_edx: self.leaf7_edx | other.leaf7_edx,
-            leaf7_sub1_eax: self.leaf7_sub1_eax | other.leaf7_sub1_eax,
-            xsave: self.xsave | other.xsave,
-            extended_ecx: self.extended_ecx | other.extended_ecx,
-            extended_edx: self.extended_edx | other.extended_edx,
-            address_sizes_ebx: self.address_sizes_ebx | other.address_sizes_ebx,
-            performance_eax: self.performance_eax | other.performance_eax,
-            extended2_eax: self.extended2_eax | other.extended2_eax,
-        }
-    }
-
-    fn without(&self, other: &Self) -> Self {
-        Self {
-            leaf1_ecx: self.leaf1_ecx - other.leaf1_ecx,
-            leaf1_edx: self.leaf1_edx - other.leaf1_edx,
-            leaf7_ebx: self.leaf7_ebx - other.leaf7_ebx,
-            leaf7_ecx: self.leaf7_ecx - other.leaf7_ecx,
-            leaf7_edx: self.leaf7_edx - other.leaf7_edx,
-            leaf7_sub1_eax: self.leaf7_sub1_eax - other.leaf7_sub1_eax,
-            xsave: self.xsave - other.xsave,
-            extended_ecx: self.extended_ecx - other.extended_ecx,
-            extended_edx: self.extended_edx - other.extended_edx,
-            address_sizes_ebx: self.address_sizes_ebx - other.address_sizes_ebx,
-            performance_eax: self.performance_eax - other.performance_eax,
-            extended2_eax: self.extended2_eax - other.extended2_eax,
-        }
     }
 }
 

@@ -68,9 +68,6 @@ pub(super) enum Write {
 pub(super) struct Row {
     pub(super) first: u32,
     pub(super) last: u32,
-    /// The manuals' name, for the log.
-    #[cfg_attr(not(test), allow(dead_code, reason = "a table for readers too; tests name the row that failed"))]
-    pub(super) name: &'static str,
     pub(super) of: Of,
     pub(super) read: Read,
     pub(super) write: Write,
@@ -94,20 +91,20 @@ fn exists(of: Of, facts: &Facts) -> bool {
     }
 }
 
-const fn row(first: u32, name: &'static str, of: Of, read: Read, write: Write) -> Row {
-    Row { first, last: first, name, of, read, write }
+const fn row(first: u32, of: Of, read: Read, write: Write) -> Row {
+    Row { first, last: first, of, read, write }
 }
 
-const fn range(first: u32, last: u32, name: &'static str, of: Of, read: Read, write: Write) -> Row {
-    Row { first, last, name, of, read, write }
+const fn range(first: u32, last: u32, of: Of, read: Read, write: Write) -> Row {
+    Row { first, last, of, read, write }
 }
 
-const fn switched(index: u32, name: &'static str, of: Of, register: SwitchedMsr, check: Check) -> Row {
-    row(index, name, of, Read::Switched(register), Write::Switched(register, check))
+const fn switched(index: u32, of: Of, register: SwitchedMsr, check: Check) -> Row {
+    row(index, of, Read::Switched(register), Write::Switched(register, check))
 }
 
-const fn mtrrs(first: u32, last: u32, name: &'static str, slot: Slot, check: Mtrr) -> Row {
-    range(first, last, name, Of::Both, Read::Stored(slot), Write::Mtrr { slot, check })
+const fn mtrrs(first: u32, last: u32, slot: Slot, check: Mtrr) -> Row {
+    range(first, last, Of::Both, Read::Stored(slot), Write::Mtrr { slot, check })
 }
 
 /// No microcode update is newer than this revision, so no operating system tries one.
@@ -141,80 +138,80 @@ const MISC_ENABLE_KEPT: u64 = misc_enable::PERFMON | misc_enable::BTS_UNAVAILABL
 /// Sorted by index. Eight variable ranges, write-combining and fixed ranges: 508h.
 #[rustfmt::skip]
 pub(super) static ROWS: &[Row] = &[
-    range(msr::P5_MC_ADDR, msr::P5_MC_TYPE, "P5_MC_ADDR", Of::Both, Read::Value(0), Write::Fault),
-    row(msr::TSC, "TSC", Of::Both, Read::Tsc, Write::Unsupported),
-    row(msr::PLATFORM_ID, "IA32_PLATFORM_ID", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::EBL_CR_POWERON, "EBL_CR_POWERON", Of::Intel, Read::Value(0), Write::Ignore),
-    row(msr::EBC_FREQUENCY_ID, "EBC_FREQUENCY_ID", Of::Intel, Read::Value(BUS_RATIO), Write::Fault),
-    row(msr::SMI_COUNT, "SMI_COUNT", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::FEATURE_CONTROL, "IA32_FEATURE_CONTROL", Of::Intel, Read::Value(LOCKED), Write::Fault),
-    row(msr::TSC_ADJUST, "IA32_TSC_ADJUST", Of::Both, Read::Value(0), Write::Zero),
-    row(msr::PPIN_CTL, "PPIN_CTL", Of::Intel, Read::Value(LOCKED), Write::Fault),
-    row(msr::BIOS_UPDT_TRIG, "IA32_BIOS_UPDT_TRIG", Of::Intel, Read::Fault, Write::Ignore),
-    row(msr::BIOS_SIGN_ID, "PATCH_LEVEL", Of::Amd, Read::Value(NEWEST_MICROCODE), Write::Ignore),
-    row(msr::BIOS_SIGN_ID, "IA32_BIOS_SIGN_ID", Of::Intel, Read::Value(NEWEST_MICROCODE << 32), Write::Ignore),
-    range(msr::PMC0, msr::PMC0 + 1, "IA32_PMC", Of::Intel, Read::Value(0), Write::Ignore),
-    row(msr::PLATFORM_INFO, "PLATFORM_INFO", Of::Intel, Read::Value(0), Write::Zero),
-    row(msr::UMWAIT_CONTROL, "IA32_UMWAIT_CONTROL", Of::Intel, Read::Value(0), Write::Ignore),
-    range(msr::MPERF, msr::APERF, "MPERF, APERF", Of::Both, Read::Tsc, Write::Ignore),
-    row(msr::MTRR_CAP, "MTRR_CAP", Of::Both, Read::Value(8 | mtrr::CAP_FIXED | mtrr::CAP_WRITE_COMBINING), Write::Fault),
-    row(msr::MISC_FEATURES_ENABLES, "MISC_FEATURES_ENABLES", Of::Intel, Read::Value(0), Write::Zero),
-    switched(msr::SYSENTER_CS, "SYSENTER_CS", Of::Both, SwitchedMsr::SysenterCs, Check::Low32),
-    switched(msr::SYSENTER_ESP, "SYSENTER_ESP", Of::Both, SwitchedMsr::SysenterEsp, Check::Sysenter),
-    switched(msr::SYSENTER_EIP, "SYSENTER_EIP", Of::Both, SwitchedMsr::SysenterEip, Check::Sysenter),
-    row(msr::MCG_CAP, "MCG_CAP", Of::Both, Read::Value(0), Write::Fault),
-    row(msr::MCG_STATUS, "MCG_STATUS", Of::Both, Read::Value(0), Write::Zero),
-    range(msr::PERFEVTSEL0, msr::PERFEVTSEL0 + 1, "IA32_PERFEVTSEL", Of::Intel, Read::Value(0), Write::Ignore),
-    row(msr::MISC_ENABLE, "IA32_MISC_ENABLE", Of::Both, Read::Stored(Slot::MiscEnable),
+    range(msr::P5_MC_ADDR, msr::P5_MC_TYPE, Of::Both, Read::Value(0), Write::Fault),
+    row(msr::TSC, Of::Both, Read::Tsc, Write::Unsupported),
+    row(msr::PLATFORM_ID, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::EBL_CR_POWERON, Of::Intel, Read::Value(0), Write::Ignore),
+    row(msr::EBC_FREQUENCY_ID, Of::Intel, Read::Value(BUS_RATIO), Write::Fault),
+    row(msr::SMI_COUNT, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::FEATURE_CONTROL, Of::Intel, Read::Value(LOCKED), Write::Fault),
+    row(msr::TSC_ADJUST, Of::Both, Read::Value(0), Write::Zero),
+    row(msr::PPIN_CTL, Of::Intel, Read::Value(LOCKED), Write::Fault),
+    row(msr::BIOS_UPDT_TRIG, Of::Intel, Read::Fault, Write::Ignore),
+    row(msr::BIOS_SIGN_ID, Of::Amd, Read::Value(NEWEST_MICROCODE), Write::Ignore),
+    row(msr::BIOS_SIGN_ID, Of::Intel, Read::Value(NEWEST_MICROCODE << 32), Write::Ignore),
+    range(msr::PMC0, msr::PMC0 + 1, Of::Intel, Read::Value(0), Write::Ignore),
+    row(msr::PLATFORM_INFO, Of::Intel, Read::Value(0), Write::Zero),
+    row(msr::UMWAIT_CONTROL, Of::Intel, Read::Value(0), Write::Ignore),
+    range(msr::MPERF, msr::APERF, Of::Both, Read::Tsc, Write::Ignore),
+    row(msr::MTRR_CAP, Of::Both, Read::Value(8 | mtrr::CAP_FIXED | mtrr::CAP_WRITE_COMBINING), Write::Fault),
+    row(msr::MISC_FEATURES_ENABLES, Of::Intel, Read::Value(0), Write::Zero),
+    switched(msr::SYSENTER_CS, Of::Both, SwitchedMsr::SysenterCs, Check::Low32),
+    switched(msr::SYSENTER_ESP, Of::Both, SwitchedMsr::SysenterEsp, Check::Sysenter),
+    switched(msr::SYSENTER_EIP, Of::Both, SwitchedMsr::SysenterEip, Check::Sysenter),
+    row(msr::MCG_CAP, Of::Both, Read::Value(0), Write::Fault),
+    row(msr::MCG_STATUS, Of::Both, Read::Value(0), Write::Zero),
+    range(msr::PERFEVTSEL0, msr::PERFEVTSEL0 + 1, Of::Intel, Read::Value(0), Write::Ignore),
+    row(msr::MISC_ENABLE, Of::Both, Read::Stored(Slot::MiscEnable),
         Write::Stored { slot: Slot::MiscEnable, writable: MISC_ENABLE_WRITABLE, kept: MISC_ENABLE_KEPT }),
-    switched(msr::DEBUGCTL, "DEBUGCTL", Of::Both, SwitchedMsr::DebugCtl, Check::DebugCtl),
-    range(msr::LAST_BRANCH_FROM, msr::LAST_BRANCH_FROM + 3, "LAST_BRANCH", Of::Both, Read::Value(0), Write::Fault),
-    row(msr::POWER_CTL, "POWER_CTL", Of::Intel, Read::Value(0), Write::Ignore),
-    mtrrs(msr::MTRR_PHYS_BASE0, msr::MTRR_PHYS_BASE0 + 15, "MTRR_PHYS", Slot::MtrrPhys, Mtrr::Variable),
-    mtrrs(msr::MTRR_FIX_64K_00000, msr::MTRR_FIX_64K_00000, "MTRR_FIX_64K", Slot::MtrrFixed64K, Mtrr::Fixed),
-    mtrrs(msr::MTRR_FIX_16K_80000, msr::MTRR_FIX_16K_A0000, "MTRR_FIX_16K", Slot::MtrrFixed16K, Mtrr::Fixed),
-    mtrrs(msr::MTRR_FIX_4K_C0000, msr::MTRR_FIX_4K_C0000 + 7, "MTRR_FIX_4K", Slot::MtrrFixed4K, Mtrr::Fixed),
-    switched(msr::PAT, "PAT", Of::Both, SwitchedMsr::Pat, Check::Pat),
-    mtrrs(msr::MTRR_DEF_TYPE, msr::MTRR_DEF_TYPE, "MTRR_DEF_TYPE", Slot::MtrrDefType, Mtrr::Default),
+    switched(msr::DEBUGCTL, Of::Both, SwitchedMsr::DebugCtl, Check::DebugCtl),
+    range(msr::LAST_BRANCH_FROM, msr::LAST_BRANCH_FROM + 3, Of::Both, Read::Value(0), Write::Fault),
+    row(msr::POWER_CTL, Of::Intel, Read::Value(0), Write::Ignore),
+    mtrrs(msr::MTRR_PHYS_BASE0, msr::MTRR_PHYS_BASE0 + 15, Slot::MtrrPhys, Mtrr::Variable),
+    mtrrs(msr::MTRR_FIX_64K_00000, msr::MTRR_FIX_64K_00000, Slot::MtrrFixed64K, Mtrr::Fixed),
+    mtrrs(msr::MTRR_FIX_16K_80000, msr::MTRR_FIX_16K_A0000, Slot::MtrrFixed16K, Mtrr::Fixed),
+    mtrrs(msr::MTRR_FIX_4K_C0000, msr::MTRR_FIX_4K_C0000 + 7, Slot::MtrrFixed4K, Mtrr::Fixed),
+    switched(msr::PAT, Of::Both, SwitchedMsr::Pat, Check::Pat),
+    mtrrs(msr::MTRR_DEF_TYPE, msr::MTRR_DEF_TYPE, Slot::MtrrDefType, Mtrr::Default),
     // MCG_CAP promises no banks.
-    range(msr::MC0_CTL, msr::MC0_CTL + 0x7f, "MC_CTL", Of::Both, Read::Fault, Write::Fault),
-    row(msr::RAPL_POWER_UNIT, "RAPL_POWER_UNIT", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::PKG_ENERGY_STATUS, "PKG_ENERGY_STATUS", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::DRAM_ENERGY_STATUS, "DRAM_ENERGY_STATUS", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::PP0_ENERGY_STATUS, "PP0_ENERGY_STATUS", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::PP1_ENERGY_STATUS, "PP1_ENERGY_STATUS", Of::Intel, Read::Value(0), Write::Fault),
-    row(msr::PLATFORM_ENERGY_STATUS, "PLATFORM_ENERGY_STATUS", Of::Intel, Read::Value(0), Write::Fault),
+    range(msr::MC0_CTL, msr::MC0_CTL + 0x7f, Of::Both, Read::Fault, Write::Fault),
+    row(msr::RAPL_POWER_UNIT, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::PKG_ENERGY_STATUS, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::DRAM_ENERGY_STATUS, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::PP0_ENERGY_STATUS, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::PP1_ENERGY_STATUS, Of::Intel, Read::Value(0), Write::Fault),
+    row(msr::PLATFORM_ENERGY_STATUS, Of::Intel, Read::Value(0), Write::Fault),
 
-    switched(msr::EFER, "EFER", Of::Both, SwitchedMsr::Efer, Check::Efer),
-    switched(msr::STAR, "STAR", Of::LongMode, SwitchedMsr::Star, Check::Any),
-    switched(msr::LSTAR, "LSTAR", Of::LongMode, SwitchedMsr::Lstar, Check::Canonical),
-    switched(msr::CSTAR, "CSTAR", Of::LongMode, SwitchedMsr::Cstar, Check::Canonical),
-    switched(msr::SFMASK, "SFMASK", Of::LongMode, SwitchedMsr::Sfmask, Check::Low32),
-    switched(msr::FS_BASE, "FS_BASE", Of::LongMode, SwitchedMsr::FsBase, Check::Canonical),
-    switched(msr::GS_BASE, "GS_BASE", Of::LongMode, SwitchedMsr::GsBase, Check::Canonical),
-    switched(msr::KERNEL_GS_BASE, "KERNEL_GS_BASE", Of::LongMode, SwitchedMsr::KernelGsBase, Check::Canonical),
-    switched(msr::TSC_AUX, "TSC_AUX", Of::TscAux, SwitchedMsr::TscAux, Check::TscAux),
+    switched(msr::EFER, Of::Both, SwitchedMsr::Efer, Check::Efer),
+    switched(msr::STAR, Of::LongMode, SwitchedMsr::Star, Check::Any),
+    switched(msr::LSTAR, Of::LongMode, SwitchedMsr::Lstar, Check::Canonical),
+    switched(msr::CSTAR, Of::LongMode, SwitchedMsr::Cstar, Check::Canonical),
+    switched(msr::SFMASK, Of::LongMode, SwitchedMsr::Sfmask, Check::Low32),
+    switched(msr::FS_BASE, Of::LongMode, SwitchedMsr::FsBase, Check::Canonical),
+    switched(msr::GS_BASE, Of::LongMode, SwitchedMsr::GsBase, Check::Canonical),
+    switched(msr::KERNEL_GS_BASE, Of::LongMode, SwitchedMsr::KernelGsBase, Check::Canonical),
+    switched(msr::TSC_AUX, Of::TscAux, SwitchedMsr::TscAux, Check::TscAux),
 
-    range(msr::K7_EVNTSEL0, msr::K7_EVNTSEL0 + 3, "K7_EVNTSEL", Of::Amd, Read::Value(0), Write::Ignore),
-    range(msr::K7_PERFCTR0, msr::K7_PERFCTR0 + 3, "K7_PERFCTR", Of::Amd, Read::Value(0), Write::Ignore),
-    row(msr::SYSCFG, "SYSCFG", Of::Amd, Read::Value(0), Write::Ignore),
-    row(msr::HWCR, "HWCR", Of::Amd, Read::Stored(Slot::Hwcr),
+    range(msr::K7_EVNTSEL0, msr::K7_EVNTSEL0 + 3, Of::Amd, Read::Value(0), Write::Ignore),
+    range(msr::K7_PERFCTR0, msr::K7_PERFCTR0 + 3, Of::Amd, Read::Value(0), Write::Ignore),
+    row(msr::SYSCFG, Of::Amd, Read::Value(0), Write::Ignore),
+    row(msr::HWCR, Of::Amd, Read::Stored(Slot::Hwcr),
         Write::Stored { slot: Slot::Hwcr, writable: HWCR_WRITABLE, kept: HWCR_TSC_FREQ_SEL }),
-    row(msr::TOP_MEM, "TOP_MEM", Of::Amd, Read::Value(0), Write::Ignore),
-    row(msr::TOP_MEM2, "TOP_MEM2", Of::Amd, Read::Value(0), Write::Ignore),
-    row(msr::NB_CFG, "NB_CFG", Of::Amd, Read::Stored(Slot::NbCfg),
+    row(msr::TOP_MEM, Of::Amd, Read::Value(0), Write::Ignore),
+    row(msr::TOP_MEM2, Of::Amd, Read::Value(0), Write::Ignore),
+    row(msr::NB_CFG, Of::Amd, Read::Stored(Slot::NbCfg),
         Write::Stored { slot: Slot::NbCfg, writable: CF8_EXTENDED, kept: 0 }),
-    row(msr::PATCH_LOADER, "PATCH_LOADER", Of::Amd, Read::Fault, Write::Ignore),
-    row(msr::INT_PENDING, "INT_PENDING", Of::Amd, Read::Value(0), Write::Ignore),
-    row(msr::MMIO_CFG_BASE, "MMIO_CFG_BASE", Of::Amd, Read::Value(0), Write::Ignore),
-    range(msr::SMM_BASE, msr::SMM_MASK, "SMM_BASE, SMM_ADDR, SMM_MASK", Of::Amd, Read::Value(0), Write::Fault),
-    row(msr::VM_CR, "VM_CR", Of::Amd, Read::Value(SVM_DISABLED), Write::Ignore),
-    row(msr::VM_HSAVE_PA, "VM_HSAVE_PA", Of::Amd, Read::Value(0), Write::Fault),
-    row(msr::OSVW_ID_LENGTH, "OSVW_ID_LENGTH", Of::Osvw, Read::Value(OSVW_LENGTH), Write::Fault),
-    row(msr::OSVW_STATUS, "OSVW_STATUS", Of::Osvw, Read::Value(0), Write::Fault),
+    row(msr::PATCH_LOADER, Of::Amd, Read::Fault, Write::Ignore),
+    row(msr::INT_PENDING, Of::Amd, Read::Value(0), Write::Ignore),
+    row(msr::MMIO_CFG_BASE, Of::Amd, Read::Value(0), Write::Ignore),
+    range(msr::SMM_BASE, msr::SMM_MASK, Of::Amd, Read::Value(0), Write::Fault),
+    row(msr::VM_CR, Of::Amd, Read::Value(SVM_DISABLED), Write::Ignore),
+    row(msr::VM_HSAVE_PA, Of::Amd, Read::Value(0), Write::Fault),
+    row(msr::OSVW_ID_LENGTH, Of::Osvw, Read::Value(OSVW_LENGTH), Write::Fault),
+    row(msr::OSVW_STATUS, Of::Osvw, Read::Value(0), Write::Fault),
     // Linux takes a readable LS_CFG for a working speculative-store-bypass control.
-    range(msr::LS_CFG, msr::IC_CFG, "LS_CFG, IC_CFG", Of::Amd, Read::Fault, Write::Fault),
-    range(msr::DC_CFG, msr::CU_CFG, "DC_CFG, CU_CFG", Of::Amd, Read::Value(0), Write::Ignore),
-    row(msr::DE_CFG, "DE_CFG", Of::Amd, Read::Value(LFENCE_SERIALIZING), Write::Ignore),
-    row(msr::CU_CFG2, "CU_CFG2", Of::Amd, Read::Value(0), Write::Ignore),
+    range(msr::LS_CFG, msr::IC_CFG, Of::Amd, Read::Fault, Write::Fault),
+    range(msr::DC_CFG, msr::CU_CFG, Of::Amd, Read::Value(0), Write::Ignore),
+    row(msr::DE_CFG, Of::Amd, Read::Value(LFENCE_SERIALIZING), Write::Ignore),
+    row(msr::CU_CFG2, Of::Amd, Read::Value(0), Write::Ignore),
 ];
