@@ -3,7 +3,7 @@
 
 use crate::elf::Class;
 use image_abi::IMAGE_BASE;
-use specs::{multiboot, pvh};
+use specs::{multiboot_header as multiboot, pvh};
 
 /// A program header with its bytes.
 #[derive(Clone)]

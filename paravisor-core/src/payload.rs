@@ -128,15 +128,11 @@ impl BootInformation<'_> {
         let mut page = [0; zero_page::BYTES];
         let header = self.setup_header.get(linux_boot::SETUP_HEADER_OFFSET..).unwrap_or(&[]);
         put(&mut page, linux_boot::SETUP_HEADER_OFFSET, header);
-        let field = |offset: usize| linux_boot::SETUP_HEADER_OFFSET + offset;
         let initrd = self.initrd();
-        // The header's fields that a loader writes, by their offsets in the structure that `specs` checks.
-        use core::mem::offset_of;
-        use linux_boot::SetupHeader;
-        put(&mut page, field(offset_of!(SetupHeader, type_of_loader)), &[linux_boot::LOADER_UNDEFINED]);
-        put(&mut page, field(offset_of!(SetupHeader, ramdisk_image)), &(initrd.start as u32).to_le_bytes());
-        put(&mut page, field(offset_of!(SetupHeader, ramdisk_size)), &(initrd.bytes as u32).to_le_bytes());
-        put(&mut page, field(offset_of!(SetupHeader, cmd_line_ptr)), &(COMMAND_LINE as u32).to_le_bytes());
+        put(&mut page, zero_page::TYPE_OF_LOADER, &[linux_boot::LOADER_UNDEFINED]);
+        put(&mut page, zero_page::RAMDISK_IMAGE, &(initrd.start as u32).to_le_bytes());
+        put(&mut page, zero_page::RAMDISK_SIZE, &(initrd.bytes as u32).to_le_bytes());
+        put(&mut page, zero_page::CMD_LINE_PTR, &(COMMAND_LINE as u32).to_le_bytes());
         put(&mut page, zero_page::EXT_RAMDISK_IMAGE, &((initrd.start >> 32) as u32).to_le_bytes());
         put(&mut page, zero_page::EXT_RAMDISK_SIZE, &((initrd.bytes >> 32) as u32).to_le_bytes());
         put(&mut page, zero_page::ACPI_RSDP_ADDR, &self.rsdp.to_le_bytes());

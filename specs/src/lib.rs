@@ -2,8 +2,8 @@
 //! Layouts and constants of other people's documents, each with its source.
 //!
 //! One module for each document or interface. Nothing here has behaviour, and nothing here is ours to choose. Document
-//! tags (APM, SDM, GHCB, …) are listed in `docs/specs.md`. What one platform alone has is behind a feature: an image is compiled from
-//! its own platform's formats and no others, and who audits it need not read those.
+//! tags (APM, SDM, GHCB, …) are listed in `docs/specs.md`. What one platform alone has, and the files that
+//! only loaders read, are behind features: who audits an image need not read of them.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -22,6 +22,10 @@ pub mod svm;
 pub mod ghcb;
 #[cfg(feature = "snp")]
 pub mod guest_message;
+#[cfg(feature = "loader")]
+pub mod linux_image;
+#[cfg(feature = "loader")]
+pub mod multiboot_header;
 #[cfg(feature = "snp")]
 pub mod sev;
 #[cfg(feature = "tdx")]

@@ -1,63 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Multiboot 1: the header in the kernel's file, and the information that the kernel finds when it starts.
+//! Multiboot 1: the information that the kernel finds when it starts. The header in its file is in `multiboot_header`.
 //!
-//! Source: Multiboot Specification 0.6.96 (MB), sections 3.1 to 3.3. The header lies in a file that anyone may have
-//! written; the information is ours to write for the guest.
+//! Source: Multiboot Specification 0.6.96 (MB), sections 3.2 and 3.3. It is ours to write for the guest.
 
 use static_assertions::const_assert;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// MB 3.1: the header lies wholly within this many first bytes of the file.
-pub const SEARCH_BYTES: usize = 8192;
-
-/// MB 3.1: the header's alignment in the file.
-pub const HEADER_ALIGN: usize = 4;
-
-/// MB 3.1.1, `magic`.
-pub const HEADER_MAGIC: u32 = 0x1bad_b002;
-
 /// MB 3.2: EAX at the kernel's entry.
 pub const LOADER_MAGIC: u32 = 0x2bad_b002;
-
-/// MB 3.1.1, `flags`.
-pub mod header_flag {
-    /// Modules must be aligned to pages.
-    pub const ALIGN_MODULES: u32 = 1 << 0;
-    /// The memory fields of the information must be filled in.
-    pub const MEMORY_INFO: u32 = 1 << 1;
-    /// The kernel would like a video mode.
-    pub const VIDEO_MODE: u32 = 1 << 2;
-    /// The address fields of the header are valid, and outrank an ELF header.
-    pub const ADDRESSES: u32 = 1 << 16;
-    /// A loader that does not know one of these bits must not load the kernel.
-    pub const REQUIRED: u32 = 0xffff;
-}
-
-/// MB 3.1: the header. The last five fields exist only with [`header_flag::ADDRESSES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct Header {
-    /// [`HEADER_MAGIC`].
-    pub magic: U32,
-    /// [`header_flag`].
-    pub flags: U32,
-    /// Makes the sum of the first three fields zero.
-    pub checksum: U32,
-    /// Physical address of the header itself.
-    pub header_addr: U32,
-    /// Where the kernel is loaded: text and data.
-    pub load_addr: U32,
-    /// Where the data ends; zero for the end of the file.
-    pub load_end_addr: U32,
-    /// Where the bss ends; zero for no bss.
-    pub bss_end_addr: U32,
-    /// Where the kernel starts.
-    pub entry_addr: U32,
-}
-
-/// How much of [`Header`] always exists.
-pub const HEADER_SHORT_BYTES: usize = 12;
 
 /// MB 3.3, `flags` of the information.
 pub mod info_flag {
@@ -140,7 +91,6 @@ pub struct MemoryMapEntry {
 /// [`MemoryMapEntry::size`].
 pub const MEMORY_MAP_ENTRY_SIZE: u32 = 20;
 
-const_assert!(size_of::<Header>() == 32);
 const_assert!(size_of::<Info>() == 72);
 const_assert!(size_of::<Module>() == 16);
 const_assert!(size_of::<MemoryMapEntry>() == MEMORY_MAP_ENTRY_SIZE as usize + 4);

@@ -4,7 +4,7 @@
 #![allow(missing_docs, reason = "most names are the manual's own")]
 
 use bitflags::bitflags;
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// GHCB: what the guest tells the hypervisor at a VMGEXIT (APM vol. 2, 15.35.7).
@@ -138,22 +138,3 @@ pub mod cpuid_page {
 
     const _: () = assert!(size_of::<Page>() == 4096);
 }
-
-/// What leads a Linux kernel to the secrets page and the CPUID page (Linux, arch/x86/include/asm/sev.h, `cc_blob_sev_info`).
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct CcBlob {
-    /// [`CC_BLOB_MAGIC`].
-    pub magic: U32,
-    pub version: U16,
-    pub reserved: U16,
-    pub secrets: U64,
-    pub secrets_bytes: U32,
-    pub reserved_14: U32,
-    pub cpuid: U64,
-    pub cpuid_bytes: U32,
-    pub reserved_24: U32,
-}
-
-/// "AMDE".
-pub const CC_BLOB_MAGIC: u32 = 0x4544_4d41;

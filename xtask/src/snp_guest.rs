@@ -9,11 +9,12 @@
 use igvm::snp_defs::{SevFeatures, SevSelector, SevVmsa};
 use igvm::{Arch, IgvmDirectiveHeader, IgvmFile, IgvmInitializationHeader, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType, IgvmPlatformType};
-use specs::linux_boot::{E820Entry, ENTRY_64_OFFSET, SETUP_HEADER_OFFSET, SetupHeader, e820, zero_page};
-use specs::sev::{CC_BLOB_MAGIC, CcBlob};
+use specs::linux_boot::{E820Entry, SETUP_HEADER_OFFSET, e820, zero_page};
+use specs::linux_image::{ENTRY_64_OFFSET, SetupHeader};
 use std::collections::BTreeMap;
 use std::path::Path;
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::failure::{Failure, Result, status};
 use crate::image::Payload;
@@ -41,6 +42,25 @@ const INITRD: u64 = 0x800_0000;
 
 /// `setup_data` (BOOT): next, type, length; type 7 is the blob's address.
 const SETUP_CC_BLOB: u32 = 7;
+
+/// What leads a Linux kernel to the secrets page and the CPUID page (Linux, arch/x86/include/asm/sev.h, `cc_blob_sev_info`).
+#[derive(Clone, Copy, Debug, Immutable, IntoBytes)]
+#[repr(C)]
+struct CcBlob {
+    /// [`CC_BLOB_MAGIC`].
+    magic: U32,
+    version: U16,
+    reserved: U16,
+    secrets: U64,
+    secrets_bytes: U32,
+    reserved_14: U32,
+    cpuid: U64,
+    cpuid_bytes: U32,
+    reserved_24: U32,
+}
+
+/// "AMDE".
+const CC_BLOB_MAGIC: u32 = 0x4544_4d41;
 
 /// Validates the ranges listed at RBX, each in four words (start, end, PVALIDATE's size, step; a start of all ones ends the
 /// list), then jumps to R15. RSI is the kernel's. A page that cannot be validated ends the guest through the GHCB MSR.

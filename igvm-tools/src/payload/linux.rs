@@ -8,9 +8,9 @@ use super::{Chunk, PARADOS, Payload};
 use crate::error::{Flaw, ensure};
 use image_abi::{COMMAND_LINE_LIMIT, PAYLOAD_LIMIT, Range, payload};
 use platform::Slip;
-use specs::linux_boot::{
-    BOOT_FLAG, ENTRY_64_OFFSET, HEADER_MAGIC, SETUP_HEADER_OFFSET, SetupHeader, VERSION_XLOADFLAGS, load_flag,
-    xload_flag,
+use specs::linux_boot::SETUP_HEADER_OFFSET;
+use specs::linux_image::{
+    BOOT_FLAG, ENTRY_64_OFFSET, HEADER_MAGIC, SetupHeader, VERSION_XLOADFLAGS, load_flag, xload_flag,
 };
 use zerocopy::FromBytes;
 

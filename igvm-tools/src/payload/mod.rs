@@ -14,7 +14,7 @@ use crate::elf::{self, Class};
 use crate::error::{Error, Flaw, ensure};
 use crate::{PAGE, page_down, page_up};
 use image_abi::{BOOT_STRUCTURES, IMAGE_BASE, PAYLOAD_LIMIT, REGION_LIMIT, Range};
-use specs::linux_boot::foreign;
+use specs::linux_image::foreign;
 use std::path::Path;
 
 /// Bytes to load, followed by zeroes.

@@ -8,7 +8,7 @@ use super::{Chunk, Payload, program};
 use crate::elf::{self, Elf};
 use crate::error::{Flaw, ensure};
 use image_abi::payload;
-use specs::multiboot::{HEADER_ALIGN, HEADER_MAGIC, HEADER_SHORT_BYTES, Header, SEARCH_BYTES, header_flag};
+use specs::multiboot_header::{HEADER_ALIGN, HEADER_MAGIC, HEADER_SHORT_BYTES, Header, SEARCH_BYTES, header_flag};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
