@@ -6,6 +6,7 @@
 //!
 //! | file | what it touches |
 //! |---|---|
+//! | `fatal` | nothing: the registers of the last call |
 //! | `launched` | attributes, and what the launch placed |
 //! | `td` | everything that calls the TDX module: in the TDX image alone, with the feature `td` |
 //!
@@ -19,10 +20,12 @@
 #[cfg(all(target_os = "none", feature = "td"))]
 extern crate alloc;
 
+mod fatal;
 mod launched;
 #[cfg(all(target_os = "none", feature = "td"))]
 mod td;
 
+pub use fatal::fatal_error_call;
 pub use launched::{Placed, TdxMemory, wrong_attributes};
 #[cfg(all(target_os = "none", feature = "td"))]
 pub use td::{

@@ -71,11 +71,6 @@ impl RamMap {
     pub fn bytes(&self) -> u64 {
         self.iter().map(PageRange::bytes).sum()
     }
-
-    /// Bytes of memory below `limit`.
-    pub fn bytes_below(&self, limit: Gpa) -> u64 {
-        self.iter().map(|range| range.end().min(limit).0.saturating_sub(range.start().0)).sum()
-    }
 }
 
 #[cfg(test)]
@@ -99,7 +94,6 @@ mod tests {
         let map = map(&[(0, 0x1000), (0x1000, 0x3000), (0x4000, 0x5000)]);
         assert_eq!(map.iter().collect::<Vec<_>>(), [range(0, 0x3000), range(0x4000, 0x5000)]);
         assert_eq!(map.bytes(), 0x4000);
-        assert_eq!(map.bytes_below(Gpa(0x2000)), 0x2000);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use crate::{Gpr, Releasable};
+use crate::Releasable;
 
 /// What the number is that comes with a reason, and whether the host may have it from every image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +36,8 @@ macro_rules! reasons {
             }
 
             /// The reason at more length, for documentation.
-            pub const fn explanation(self) -> &'static str {
+            #[cfg(test)]
+            const fn explanation(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),+),)+ }
             }
 
@@ -136,11 +137,6 @@ impl Reason {
         const OTHER_PROCESSORS: u64 = 2;
         if matches!(self, Self::ProcessorMemory) { index as u64 } else { OTHER_PROCESSORS }
     }
-
-    /// The reason behind set and code, if they are Parados's.
-    pub const fn from_ghcb(set: u8, code: u8) -> Option<Self> {
-        if set == Self::GHCB_SET { Self::from_code(code as u16) } else { None }
-    }
 }
 
 impl fmt::Display for Reason {
@@ -178,7 +174,7 @@ impl Termination {
 
     /// A reason's code; zero, which is none, for an end that the guest wanted or brought about itself. A confidential host has
     /// no word for those: a backend writes to its power or reset port before it terminates.
-    const fn code(self) -> u16 {
+    pub const fn code(self) -> u16 {
         match self {
             Self::Fatal(reason, _) => reason.code(),
             Self::PowerOff | Self::Reset | Self::TripleFault | Self::TestExit(_) => 0,
@@ -190,35 +186,6 @@ impl Termination {
     pub const fn ghcb_request(self) -> u64 {
         const TERMINATE: u64 = 0x100;
         TERMINATE | (Reason::GHCB_SET as u64) << 12 | (self.code() as u64) << 16
-    }
-
-    /// The registers of `TDG.VP.VMCALL<ReportFatalError>` (GHCI, 3.4): the leaf, the mask of what the host sees, the function,
-    /// the code (bit 63 clear: R13 holds no address), and a message of 64 bytes, zero-padded.
-    pub fn fatal_error_call(self) -> [(Gpr, u64); 14] {
-        const REPORT_FATAL_ERROR: u64 = 0x1_0003;
-        // All but RAX, RCX, RSP and RBP.
-        const SHOWN: u64 = 0xffcc;
-        let mut message = [0; 8];
-        for (word, bytes) in message.iter_mut().zip(self.words().as_bytes().chunks(8)) {
-            *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        }
-        let [r14, r15, rbx, rdi, rsi, r8, r9, rdx] = message;
-        [
-            (Gpr::Rax, 0),
-            (Gpr::Rcx, SHOWN),
-            (Gpr::R10, 0),
-            (Gpr::R11, REPORT_FATAL_ERROR),
-            (Gpr::R12, self.code().into()),
-            (Gpr::R13, 0),
-            (Gpr::R14, r14),
-            (Gpr::R15, r15),
-            (Gpr::Rbx, rbx),
-            (Gpr::Rdi, rdi),
-            (Gpr::Rsi, rsi),
-            (Gpr::R8, r8),
-            (Gpr::R9, r9),
-            (Gpr::Rdx, rdx),
-        ]
     }
 }
 
@@ -296,11 +263,10 @@ mod tests {
         for &reason in Reason::ALL {
             let (set, code) = reason.ghcb();
             assert!(set < 16 && u16::from(code) == reason.code());
-            assert_eq!(Reason::from_ghcb(set, code), Some(reason));
+            assert_eq!((set, Reason::from_code(code.into())), (Reason::GHCB_SET, Some(reason)));
             let request = Termination::Fatal(reason, u64::MAX).ghcb_request();
             assert_eq!(request, 0x8100 | u64::from(code) << 16, "no detail goes with it");
         }
-        assert_eq!(Reason::from_ghcb(0, 1), None);
         assert_eq!(Reason::from_code(0), None);
     }
 
@@ -318,24 +284,6 @@ mod tests {
         let expected = "{\"kind\":\"terminated\",\"status\":70,\"reason\":\"the guest's memory failed\",\"code\":34}";
         assert_eq!(record, expected);
         assert_eq!(EndRecord(Termination::TestExit(3)).to_string(), "{\"kind\":\"test-exit\",\"status\":3}");
-    }
-
-    /// The order of the message's registers is the one of Linux's guest (`tdx_panic`).
-    #[test]
-    fn a_fatal_error_has_every_register_that_it_shows() {
-        let reasons = Reason::ALL.iter().map(|reason| Termination::Fatal(*reason, u64::MAX));
-        for end in reasons.chain([Termination::PowerOff, Termination::Reset, Termination::TripleFault]) {
-            let call = end.fatal_error_call();
-            let of = |wanted| call.iter().find(|(register, _)| *register == wanted).map(|(_, value)| *value);
-            let shown = call.iter().filter(|(register, _)| !matches!(register, Gpr::Rax | Gpr::Rcx));
-            assert_eq!(of(Gpr::Rcx), Some(shown.fold(0, |mask, (register, _)| mask | 1 << *register as u32)));
-            assert_eq!((of(Gpr::Rax), of(Gpr::R10), of(Gpr::R11)), (Some(0), Some(0), Some(0x1_0003)));
-            let code = if let Termination::Fatal(reason, _) = end { reason.code() } else { 0 };
-            assert_eq!((of(Gpr::R12), of(Gpr::R13)), (Some(code.into()), Some(0)));
-            let order = [Gpr::R14, Gpr::R15, Gpr::Rbx, Gpr::Rdi, Gpr::Rsi, Gpr::R8, Gpr::R9, Gpr::Rdx];
-            let bytes: Vec<u8> = order.iter().flat_map(|register| of(*register).unwrap().to_le_bytes()).collect();
-            assert_eq!(std::str::from_utf8(&bytes).unwrap().trim_end_matches('\0'), end.words());
-        }
     }
 
     #[test]

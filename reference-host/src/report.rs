@@ -85,7 +85,7 @@ impl fmt::Display for End {
             Self::PowerOff => write!(f, "the guest powered off"),
             Self::Reset => write!(f, "the guest reset the machine"),
             Self::TripleFault(rip) => write!(f, "triple fault at {rip:#x}"),
-            Self::GivenUp(set, code) if let Some(reason) = Reason::from_ghcb(*set, *code) => {
+            Self::GivenUp(Reason::GHCB_SET, code) if let Some(reason) = Reason::from_code(u16::from(*code)) => {
                 write!(f, "Parados gave up: {reason}")
             }
             Self::GivenUp(set, code) => write!(f, "the guest gave up: reason set {set}, code {code}"),

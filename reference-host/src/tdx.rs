@@ -259,7 +259,9 @@ mod tests {
         for &reason in platform::Reason::ALL {
             let end = platform::Termination::Fatal(reason, 0);
             let mut registers = [0; 16];
-            end.fatal_error_call().iter().for_each(|(register, value)| registers[*register as usize] = *value);
+            for (register, value) in platform_tdx::fatal_error_call(end) {
+                registers[register as usize] = value;
+            }
             let (Outcome::Fatal(code, message), status::SUCCESS) = call(&mut registers, &[]) else {
                 panic!("{reason}")
             };

@@ -64,7 +64,7 @@ unsafe extern "C" {
 /// Asks the host to end the TD. It should not come back from that, and may.
 pub(crate) fn report_fatal_error(how: Termination) {
     let mut registers = [0; Gpr::ALL.len()];
-    for (register, value) in how.fatal_error_call() {
+    for (register, value) in crate::fatal_error_call(how) {
         if let Some(slot) = registers.get_mut(register as usize) {
             *slot = value;
         }
