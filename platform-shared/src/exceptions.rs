@@ -2,13 +2,17 @@
 //! Exceptions in Parados itself: the gates of an interrupt descriptor table, and how a stub tells what happened. Such an
 //! exception is a bug, or a host that does what it must not, and ends the VM.
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use platform::{OWN_REGISTERS, OWN_RSP, OwnException, OwnRegisters, Reason, Termination};
+use x86_64::VirtAddr;
+use x86_64::instructions::tables::lidt;
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::idt::{Entry, HandlerFunc};
 
-use crate::descriptor::{CODE_SELECTOR, DOUBLE_FAULT_IST};
+use crate::descriptor::DOUBLE_FAULT_IST;
 use crate::ending::{Ending, Terminal};
 
 /// Vectors below this are exceptions.
@@ -63,45 +67,29 @@ pub fn stub(vector: usize) -> *const u8 {
     (&raw const exception_stubs).cast::<[u8; 16]>().wrapping_add(index).cast()
 }
 
-/// A 64-bit interrupt gate (APM vol. 2, 4.8.4).
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Gate {
-    offset_low: u16,
-    selector: u16,
-    ist: u8,
-    attributes: u8,
-    offset_middle: u16,
-    offset_high: u32,
-    reserved: u32,
-}
-
-/// Present, DPL 0, 64-bit interrupt gate.
-const INTERRUPT_GATE: u8 = 0x8e;
 /// #DF.
 const DOUBLE_FAULT: usize = 8;
 
 /// An interrupt descriptor table for all processors, of the first `VECTORS` vectors; read-only once made.
 #[repr(C, align(16))]
-pub struct DescriptorTable<const VECTORS: usize>([Gate; VECTORS]);
+pub struct DescriptorTable<const VECTORS: usize>([Entry<HandlerFunc>; VECTORS]);
 
 impl<const VECTORS: usize> DescriptorTable<VECTORS> {
-    /// Gates to `handler_of(vector)`. `own_stack` gives #DF the stack of [`crate::descriptor::Descriptors`].
+    /// Gates to `handler_of(vector)` in the code segment in force. `own_stack` gives #DF the stack of [`crate::descriptor::Descriptors`].
     ///
     /// # Safety
     /// Each handler is code that ends as an interrupt handler must, or never.
     pub unsafe fn new(own_stack: bool, handler_of: impl Fn(usize) -> *const u8) -> Self {
         Self(core::array::from_fn(|vector| {
-            let address = handler_of(vector).expose_provenance() as u64;
-            Gate {
-                offset_low: address as u16,
-                selector: CODE_SELECTOR,
-                ist: if own_stack && vector == DOUBLE_FAULT { DOUBLE_FAULT_IST } else { 0 },
-                attributes: INTERRUPT_GATE,
-                offset_middle: (address >> 16) as u16,
-                offset_high: (address >> 32) as u32,
-                reserved: 0,
+            let mut gate = Entry::missing();
+            let handler = VirtAddr::new_truncate(handler_of(vector).expose_provenance() as u64);
+            // SAFETY: the caller's handlers are fit for interrupts.
+            let options = unsafe { gate.set_handler_addr(handler) };
+            if own_stack && vector == DOUBLE_FAULT {
+                // SAFETY: every processor that loads such a table has the stack, and no other gate uses it.
+                unsafe { options.set_stack_index(DOUBLE_FAULT_IST) };
             }
+            gate
         }))
     }
 
@@ -110,15 +98,10 @@ impl<const VECTORS: usize> DescriptorTable<VECTORS> {
         let none = ptr::null_mut();
         let early = end_early::<T> as *mut ();
         let _ = ON_EXCEPTION.compare_exchange(none, early, Ordering::AcqRel, Ordering::Relaxed);
-        #[repr(C, packed)]
-        struct Pointer {
-            limit: u16,
-            base: u64,
-        }
-        let pointer =
-            Pointer { limit: (size_of::<Self>() - 1) as u16, base: ptr::from_ref(self).expose_provenance() as u64 };
+        let base = VirtAddr::new_truncate(ptr::from_ref(self).expose_provenance() as u64);
+        let pointer = DescriptorTablePointer { limit: (size_of::<Self>() - 1) as u16, base };
         // SAFETY: the pointer describes a table that lives for ever and whose gates lead to handlers, as `new` was promised.
-        unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
+        unsafe { lidt(&pointer) };
     }
 }
 
