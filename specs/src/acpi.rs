@@ -171,14 +171,10 @@ pub mod fadt_flag {
     pub const WBINVD: u32 = 1 << 0;
     /// The C1 state (HLT) is supported on all processors.
     pub const PROC_C1: u32 = 1 << 2;
-    /// The power button is a control-method device, or there is none; clear: it is fixed hardware.
-    pub const PWR_BUTTON: u32 = 1 << 4;
     /// The sleep button is a control-method device, or there is none.
     pub const SLP_BUTTON: u32 = 1 << 5;
     /// RTC wake status is not in the fixed register space.
     pub const FIX_RTC: u32 = 1 << 6;
-    /// The PM timer has 32 bits; clear: 24.
-    pub const TMR_VAL_EXT: u32 = 1 << 8;
     /// [`super::FadtBody::reset_reg`] resets the machine.
     pub const RESET_REG_SUP: u32 = 1 << 10;
 }
@@ -305,44 +301,6 @@ pub struct MadtLocalApicNmi {
     pub pin: u8,
 }
 const_assert_eq!(size_of::<MadtLocalApicNmi>(), 6);
-
-/// MADT entry type 9: a processor by its x2APIC ID (5.2.12.12).
-#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
-#[repr(C, packed)]
-pub struct MadtX2Apic {
-    /// 9.
-    pub kind: u8,
-    /// 16.
-    pub length: u8,
-    /// Zero.
-    pub reserved: u16,
-    /// Its x2APIC ID, 255 or more.
-    pub apic_id: u32,
-    /// Bit 0: [`PROCESSOR_ENABLED`].
-    pub flags: u32,
-    /// `_UID` of the processor's device object.
-    pub uid: u32,
-}
-const_assert_eq!(size_of::<MadtX2Apic>(), 16);
-
-/// MADT entry type Ah: as [`MadtLocalApicNmi`], for processors of type 9 (5.2.12.13).
-#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
-#[repr(C, packed)]
-pub struct MadtX2ApicNmi {
-    /// Ah.
-    pub kind: u8,
-    /// 12.
-    pub length: u8,
-    /// [`mps_inti`].
-    pub flags: u16,
-    /// A processor's `_UID`; FFFF_FFFFh is all.
-    pub uid: u32,
-    /// 0 or 1.
-    pub pin: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
-}
-const_assert_eq!(size_of::<MadtX2ApicNmi>(), 12);
 
 /// MPS INTI flags: polarity in bits 1:0, trigger mode in bits 3:2 (5.2.12.5, table 5.26).
 pub mod mps_inti {

@@ -33,8 +33,8 @@ pub const IOAPIC_ID: u8 = 0;
 /// The CMOS register that holds the century.
 pub const CENTURY_REGISTER: u8 = 0x32;
 
-/// The most processors whose device names the DSDT can spell (`C000`–`CFFF`).
-const MAX_PROCESSORS: u32 = 0x1000;
+/// The most processors whose APIC IDs the MADT's entries can name: 255 means everybody.
+const MAX_PROCESSORS: u32 = 255;
 
 /// The machine that the tables describe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,7 @@ pub enum AcpiError {
     TooSmall,
     /// The base is not 16-byte aligned, or the tables would not lie within E0000–FFFFFh.
     Misplaced,
-    /// No processors, or more than can be named.
+    /// No processors, or more than have an APIC ID.
     Processors,
 }
 

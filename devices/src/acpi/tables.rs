@@ -3,16 +3,13 @@
 
 use specs::acpi::{
     FACS_ALIGNMENT, Facs, FadtBody, GenericAddress, MadtBody, MadtIoApic, MadtLocalApic, MadtLocalApicNmi,
-    MadtSourceOverride, MadtX2Apic, MadtX2ApicNmi, McfgBody, PCAT_COMPAT, PROCESSOR_ENABLED, SYSTEM_IO, boot_arch,
-    fadt_flag, mps_inti, signature,
+    MadtSourceOverride, McfgBody, PCAT_COMPAT, PROCESSOR_ENABLED, SYSTEM_IO, boot_arch, fadt_flag, mps_inti, signature,
 };
 
 use super::writer::Writer;
 use super::{CENTURY_REGISTER, Description, IOAPIC_BASE, IOAPIC_ID, LOCAL_APIC_BASE};
 use crate::chipset::{ECAM_BASE, HARD_RESET, PM_BASE, RESET_CONTROL_PORT, SCI, block};
 
-/// The highest APIC ID that a type 0 entry can name; 255 means everybody.
-const LAST_XAPIC_ID: u32 = 254;
 /// The local interrupt pin that carries NMI.
 const NMI_PIN: u8 = 1;
 /// Latencies above 100 and 1000 microseconds say that there is no C2 and no C3 (ACPI 6.5, 5.2.9).
@@ -91,8 +88,8 @@ pub(super) fn fadt(writer: &mut Writer<'_>, facs: u64, dsdt: u64) -> u64 {
 pub(super) fn madt(writer: &mut Writer<'_>, description: &Description) -> u64 {
     writer.table(signature::MADT, 5, |writer| {
         writer.put(&MadtBody { local_apic: LOCAL_APIC_BASE as u32, flags: PCAT_COMPAT });
-        for index in 0..description.processors {
-            processor(writer, index);
+        for id in 0..description.processors as u8 {
+            writer.put(&MadtLocalApic { kind: 0, length: 8, uid: id, apic_id: id, flags: PROCESSOR_ENABLED });
         }
         let address = IOAPIC_BASE as u32;
         writer.put(&MadtIoApic { kind: 1, length: 12, id: IOAPIC_ID, reserved: 0, address, gsi_base: 0 });
@@ -101,21 +98,7 @@ pub(super) fn madt(writer: &mut Writer<'_>, description: &Description) -> u64 {
         source_override(writer, SCI.0, SCI.0.into(), mps_inti::LEVEL_HIGH);
         let flags = mps_inti::CONFORMS;
         writer.put(&MadtLocalApicNmi { kind: 4, length: 6, uid: 0xFF, flags, pin: NMI_PIN });
-        if description.processors > LAST_XAPIC_ID + 1 {
-            let uid = u32::MAX;
-            writer.put(&MadtX2ApicNmi { kind: 0xA, length: 12, flags, uid, pin: NMI_PIN, reserved: [0; 3] });
-        }
     })
-}
-
-fn processor(writer: &mut Writer<'_>, index: u32) {
-    let flags = PROCESSOR_ENABLED;
-    if index <= LAST_XAPIC_ID {
-        let id = index as u8;
-        writer.put(&MadtLocalApic { kind: 0, length: 8, uid: id, apic_id: id, flags });
-    } else {
-        writer.put(&MadtX2Apic { kind: 9, length: 16, reserved: 0, apic_id: index, flags, uid: index });
-    }
 }
 
 fn source_override(writer: &mut Writer<'_>, source: u8, gsi: u32, flags: u16) {

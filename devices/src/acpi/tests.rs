@@ -163,16 +163,11 @@ fn madt_lists_processors_ioapic_and_overrides() {
 }
 
 #[test]
-fn apic_ids_from_255_on_get_x2apic_entries() {
-    let count = |processors, kind| {
-        let memory = Memory::of(&Description { processors, ..DESCRIPTION });
-        madt_entries(&memory).into_iter().filter(|entry| entry.0 == kind).count()
-    };
-    assert_eq!([0, 9, 0xA].map(|kind| count(255, kind)), [255, 0, 0]);
-    assert_eq!([0, 9, 0xA].map(|kind| count(257, kind)), [255, 2, 1]);
-    let memory = Memory::of(&Description { processors: 256, ..DESCRIPTION });
-    let entry = madt_entries(&memory).into_iter().find(|entry| entry.0 == 9).unwrap().1;
-    assert_eq!(entry, [9, 16, 0, 0, 255, 0, 0, 0, 1, 0, 0, 0, 255, 0, 0, 0]);
+fn the_255th_processor_has_the_last_apic_id() {
+    let memory = Memory::of(&Description { processors: 255, ..DESCRIPTION });
+    let processors: Vec<_> = madt_entries(&memory).into_iter().filter(|(kind, _)| *kind == 0).collect();
+    assert_eq!(processors.len(), 255);
+    assert_eq!(processors.last().unwrap().1, [0, 8, 254, 254, 1, 0, 0, 0]);
 }
 
 #[test]
@@ -244,7 +239,7 @@ fn data_length(code: &[u8]) -> usize {
 
 #[test]
 fn aml_nests_without_gaps_and_names_every_processor_once() {
-    for processors in [1, 2, 255, 256, 1000] {
+    for processors in [1, 2, 16, 255] {
         let memory = Memory::of(&Description { processors, ..DESCRIPTION });
         let mut devices = Vec::new();
         walk(&memory.dsdt()[36..], &mut devices);
@@ -280,7 +275,7 @@ fn a_base_where_no_guest_looks_is_refused() {
 #[test]
 fn impossible_processor_counts_are_refused() {
     let mut buffer = vec![0; 0x2_0000];
-    for processors in [0, 0x1001, u32::MAX] {
+    for processors in [0, 256, u32::MAX] {
         let description = Description { processors, ..DESCRIPTION };
         assert_eq!(build(&description, &mut buffer, 0xE_0000), Err(AcpiError::Processors));
     }
@@ -297,7 +292,7 @@ fn tables_of_255_processors_fit_their_area_with_room() {
 #[ignore = "writes files; run by hand"]
 fn dump() {
     let directory = std::path::PathBuf::from(std::env::var_os("ACPI_DUMP").unwrap());
-    for processors in [2, 300] {
+    for processors in [2, 255] {
         let memory = Memory::of(&Description { processors, ..DESCRIPTION });
         let mut tables = memory.roots();
         tables.push(memory.u32(memory.find(b"FACP") + 40).into());
