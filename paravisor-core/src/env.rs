@@ -4,6 +4,7 @@
 use devices::apic::{Effect, Lapic};
 use devices::pc::Answer;
 use platform::{Gpa, MemoryError, PageRange, Platform, Visibility};
+use specs::msr::{APIC_BASE, TSC_DEADLINE};
 use vc_handlers::cpuid::PHYSICAL_BITS;
 use vc_handlers::emulate::Emulation;
 use vc_handlers::{Conversion, DeviceReply, DeviceRequest, Env, Oddity, Operation, Target};
@@ -14,9 +15,6 @@ use crate::machine::Machine;
 use crate::pages::Exchange;
 use crate::statistics::Statistics;
 
-/// IA32_APIC_BASE and IA32_TSC_DEADLINE (SDM vol. 4, table 2-2).
-const APIC_BASE: u32 = 0x1b;
-const TSC_DEADLINE: u32 = 0x6e0;
 /// Ports of the terminal's UART, whose reads make room for input that waits.
 const TERMINAL_PORTS: core::ops::RangeInclusive<u16> = 0x3f8..=0x3ff;
 
@@ -73,11 +71,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
     fn port(&mut self, port: u16, width: u8, operation: Operation) -> u64 {
         let answer = self.machine.with_pc(self.index, |pc, around| match operation {
             Operation::Read => pc.port_read(port, width, around),
-            Operation::Write(value) => match pc.port_write(port, width, value as u32, around) {
-                Answer::Found(()) => Answer::Found(0),
-                Answer::Absent(()) => Answer::Absent(0),
-                Answer::Unknown(()) => Answer::Unknown(0),
-            },
+            Operation::Write(value) => pc.port_write(port, width, value as u32, around).map(|()| 0),
         });
         if let Answer::Unknown(_) = answer {
             self.oddity(Oddity::UnknownPort(port));
@@ -116,11 +110,7 @@ impl<P: Platform> VcpuEnv<'_, P> {
         }
         let answer = self.machine.with_pc(self.index, |pc, around| match operation {
             Operation::Read => pc.mmio_read(gpa.0, width, around),
-            Operation::Write(value) => match pc.mmio_write(gpa.0, width, value, around) {
-                Answer::Found(()) => Answer::Found(0),
-                Answer::Absent(()) => Answer::Absent(0),
-                Answer::Unknown(()) => Answer::Unknown(0),
-            },
+            Operation::Write(value) => pc.mmio_write(gpa.0, width, value, around).map(|()| 0),
         });
         if let Answer::Unknown(_) = answer {
             self.oddity(Oddity::UnknownMmio(gpa));

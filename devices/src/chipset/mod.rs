@@ -20,7 +20,7 @@ mod test_devices;
 #[cfg(test)]
 mod testing;
 
-pub use absent::{Absent, absent_mmio, absent_port};
+pub use absent::{is_absent_mmio, is_absent_port};
 pub use fw_cfg::{FW_CFG_PORTS, FwCfg};
 pub use i8042::{COMMAND_PORT as I8042_COMMAND_PORT, DATA_PORT as I8042_DATA_PORT};
 pub use i8042::{I8042, I8042CommandPort, I8042DataPort};

@@ -30,7 +30,7 @@ pub use wires::TIMER_PIN;
 use wires::{Around, Time, Wires};
 
 use crate::acpi::IOAPIC_BASE;
-use crate::chipset::{absent_mmio, absent_port};
+use crate::chipset::{is_absent_mmio, is_absent_port};
 
 /// The IOAPIC's page.
 pub const IOAPIC: RangeInclusive<u64> = IOAPIC_BASE..=IOAPIC_BASE + 0xfff;
@@ -86,7 +86,8 @@ impl<T> Answer<T> {
         }
     }
 
-    fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+    /// The same, with another value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
         match self {
             Self::Found(value) => Answer::Found(change(value)),
             Self::Absent(value) => Answer::Absent(change(value)),
@@ -332,10 +333,9 @@ const fn pic_port(id: Id, at: Register) -> Option<u16> {
 
 /// The answer where no device is.
 fn nobody(space: Space, address: u64, width: u8) -> Answer<()> {
-    let named = match (space, u16::try_from(address)) {
-        (Space::Port, Ok(port)) => absent_port(port, width),
-        (Space::Port, Err(_)) => None,
-        (Space::Mmio, _) => absent_mmio(address, width),
+    let known = match space {
+        Space::Port => u16::try_from(address).is_ok_and(|port| is_absent_port(port, width)),
+        Space::Mmio => is_absent_mmio(address, width),
     };
-    if named.is_some() { Answer::Absent(()) } else { Answer::Unknown(()) }
+    if known { Answer::Absent(()) } else { Answer::Unknown(()) }
 }
