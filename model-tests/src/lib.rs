@@ -110,7 +110,7 @@ pub struct Bus {
 impl Bus {
     /// A machine with this many processors.
     pub fn new(processors: u32) -> Self {
-        Self { fabric: Arc::new(Fabric::new(0..processors).unwrap()), kick: Arc::new(Kick::default()) }
+        Self { fabric: Arc::new(Fabric::new(processors).unwrap()), kick: Arc::new(Kick::default()) }
     }
 
     /// Sends a message to processor 0; returns how many took it.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The virtual machine: what all of its vCPUs share.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 
 use devices::acpi;
-use devices::apic::{Fabric, FabricError, Lapic};
+use devices::apic::{Fabric, Lapic};
 use devices::memory_map::{MapError, MemoryMap};
 use devices::pc::{Pc, PcConfig, PcHost};
 use image_abi::{LaunchBlock, flag, payload};
@@ -77,8 +78,8 @@ impl From<DispatchError> for MachineError {
     }
 }
 
-impl From<FabricError> for MachineError {
-    fn from(_: FabricError) -> Self {
+impl From<TryReserveError> for MachineError {
+    fn from(_: TryReserveError) -> Self {
         Self::OutOfMemory
     }
 }
@@ -185,7 +186,7 @@ impl<P: Platform> Machine<P> {
             command_console: block.has(flag::COMMAND),
             unix_time: devices::rtc::time_of(|register| platform.host().clock_register(register)).unwrap_or(0),
         })?;
-        let fabric = Fabric::with(0..launch.processors)?;
+        let fabric = Fabric::new(launch.processors)?;
         let mut lapics = new_lapics(launch.processors, &fabric)?.iter_mut();
         let machine = Self {
             platform,
@@ -398,7 +399,7 @@ fn new_lapics(processors: u32, fabric: &Fabric<Statistics>) -> Result<&'static m
 /// One value for each vCPU.
 fn each<T>(processors: u32, value: impl FnMut(u32) -> T) -> Result<Vec<T>, MachineError> {
     let mut all = Vec::new();
-    all.try_reserve_exact(processors as usize).map_err(|_| MachineError::OutOfMemory)?;
+    all.try_reserve_exact(processors as usize)?;
     all.extend((0..processors).map(value));
     Ok(all)
 }
@@ -445,7 +446,7 @@ fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, 
         low_memory_end: launch.low_end,
     };
     let mut buffer = Vec::new();
-    buffer.try_reserve_exact(acpi::BYTES).map_err(|_| MachineError::OutOfMemory)?;
+    buffer.try_reserve_exact(acpi::BYTES)?;
     buffer.resize(acpi::BYTES, 0);
     let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| MachineError::Layout)?;
     memory.copy_out(Gpa(acpi::BASE), Visibility::Private, buffer.get(..tables.used).unwrap_or(&buffer))?;

@@ -5,19 +5,11 @@
 
 use crate::apic::lapic::Mode;
 use crate::apic::port::{ApicPort, Identity};
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::ops::Range;
 use platform::{Slip, Waker};
 use vmm_interface::{DeliveryMode, Destination, InterruptMessage};
-
-/// Why the fabric could not be built.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FabricError {
-    /// No memory for the ports.
-    OutOfMemory,
-    /// The IDs are not in ascending order, each once.
-    Order,
-}
 
 /// A port, and what its vCPU wants beside it: both lie in one page of memory, because the run loop touches both on each exit
 /// and on an emulator every page touched after an exit costs.
@@ -28,56 +20,34 @@ struct Place<T> {
     beside: T,
 }
 
-/// All ports of the machine, by vCPU index, with a `T` beside each.
+/// All ports of the machine, by vCPU index, which is the APIC ID; with a `T` beside each.
 #[derive(Debug)]
-pub struct Fabric<T = ()> {
-    /// By ascending APIC ID.
-    places: Vec<Place<T>>,
-    /// Every ID is its port's index, so that an ID leads to its port without a search.
-    dense: bool,
-}
-
-impl Fabric {
-    /// A port for each APIC ID, in the order of vCPU indices. IDs ascend.
-    ///
-    /// ID FFh is everybody in xAPIC mode and to an IOAPIC; a machine with that many processors must leave it out.
-    pub fn new(ids: impl ExactSizeIterator<Item = u32>) -> Result<Self, FabricError> {
-        Self::with(ids)
-    }
-}
+pub struct Fabric<T = ()>(Vec<Place<T>>);
 
 impl<T: Default> Fabric<T> {
-    /// As [`Fabric::new`], with a `T` beside each port.
-    pub fn with(ids: impl ExactSizeIterator<Item = u32>) -> Result<Self, FabricError> {
-        let mut places: Vec<Place<T>> = Vec::new();
-        places.try_reserve_exact(ids.len()).map_err(|_| FabricError::OutOfMemory)?;
-        for id in ids {
-            if places.last().is_some_and(|last| last.port.id() >= id) {
-                return Err(FabricError::Order);
-            }
-            // The reservation covers an iterator that tells the truth; one that does not costs a check.
-            places.try_reserve(1).map_err(|_| FabricError::OutOfMemory)?;
-            places.push(Place { port: ApicPort::new(id), beside: T::default() });
-        }
-        let dense = (0..).zip(&places).all(|(index, place)| place.port.id() == index);
-        Ok(Self { places, dense })
+    /// A port for each processor. ID FFh is everybody in xAPIC mode and to an IOAPIC, so there are 255 at most.
+    pub fn new(processors: u32) -> Result<Self, TryReserveError> {
+        let mut places = Vec::new();
+        places.try_reserve_exact(processors as usize)?;
+        places.extend((0..processors).map(|id| Place { port: ApicPort::new(id), beside: T::default() }));
+        Ok(Self(places))
     }
 }
 
 impl<T> Fabric<T> {
     /// How many processors there are.
     pub fn processors(&self) -> u32 {
-        self.places.len() as u32
+        self.0.len() as u32
     }
 
     /// The port of a vCPU.
     pub fn port(&self, index: u32) -> Option<&ApicPort> {
-        self.places.get(index as usize).map(|place| &place.port)
+        self.0.get(index as usize).map(|place| &place.port)
     }
 
     /// What lies beside the port of a vCPU.
     pub fn beside(&self, index: u32) -> Option<&T> {
-        self.places.get(index as usize).map(|place| &place.beside)
+        self.0.get(index as usize).map(|place| &place.beside)
     }
 
     /// Makes vCPU `index` look around, without an interrupt: its next [`super::Lapic::absorb`] reports `poked`.
@@ -120,7 +90,7 @@ impl<T> Fabric<T> {
         let wide = sender.and_then(|index| self.port(index)).is_some_and(|port| port.identity().mode == Mode::X2Apic);
         let range = self.range(sender, message.destination, wide);
         let first = range.start as u32;
-        (first..).zip(self.places.get(range).unwrap_or_default()).filter_map(move |(index, place)| {
+        (first..).zip(self.0.get(range).unwrap_or_default()).filter_map(move |(index, place)| {
             let port = &place.port;
             let identity = port.identity();
             let addressed = match message.destination {
@@ -137,16 +107,13 @@ impl<T> Fabric<T> {
     /// Indices outside of which nobody can match, so that a message to one of 255 processors does not touch the cache
     /// lines of all. The whole machine if in doubt.
     fn range(&self, sender: Option<u32>, destination: Destination, wide: bool) -> Range<usize> {
-        let all = 0..self.places.len();
+        let all = 0..self.0.len();
         let some = match destination {
             Destination::Myself => sender.map_or(0..0, |index| index as usize..index as usize + 1),
-            Destination::Physical(id) if self.dense && id != u32::MAX && (wide || id != 0xff) => {
-                // An xAPIC ID is the low byte of the ID, so several processors of a very large machine share one.
-                if all.end > 0x100 && !wide { all.clone() } else { id as usize..id as usize + 1 }
-            }
+            Destination::Physical(id) if id != u32::MAX && (wide || id != 0xff) => id as usize..id as usize + 1,
             // x2APIC cluster n is IDs 16n to 16n + 15. An APIC that is still in xAPIC mode is not reached this way; the
             // architecture does not support a mixture.
-            Destination::Logical(id) if self.dense && wide && id != u32::MAX => {
+            Destination::Logical(id) if wide && id != u32::MAX => {
                 let cluster = (id >> 16) as usize;
                 cluster * 16..cluster * 16 + 16
             }

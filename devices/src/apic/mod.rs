@@ -30,7 +30,7 @@ mod port;
 mod tests;
 mod vectors;
 
-pub use fabric::{Fabric, FabricError};
+pub use fabric::Fabric;
 pub use ioapic::{IoApic, PINS, Redeliveries};
 pub use lapic::{Effect, Lapic, Mode};
 pub use lapic_lines::Lint;

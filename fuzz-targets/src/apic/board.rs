@@ -188,7 +188,7 @@ impl Board {
         let kind = input.byte();
         let count = 1 + u32::from(kind & 3);
         let bus = Bus {
-            fabric: Fabric::new(0..count).expect("a fabric"),
+            fabric: Fabric::new(count).expect("a fabric"),
             kicks: Kicks::default(),
             views: RefCell::default(),
             due: RefCell::default(),

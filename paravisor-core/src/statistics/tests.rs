@@ -42,7 +42,7 @@ fn exit_of(cycles: u64, begun: u64, kind: Kind, statistics: &Statistics) {
 #[test]
 fn a_vcpus_figures_fit_into_a_page_with_its_letter_box() {
     const { assert!(size_of::<Statistics>() + 2 * 64 <= 4096) };
-    let fabric = devices::apic::Fabric::<Statistics>::with(0..3).unwrap();
+    let fabric = devices::apic::Fabric::<Statistics>::new(3).unwrap();
     let page = |address: usize| address / 4096;
     for index in 0..3 {
         let (port, beside) = (fabric.port(index).unwrap(), fabric.beside(index).unwrap());

@@ -168,7 +168,7 @@ impl Board {
     fn after_power_up(processors: u32) -> Self {
         Self {
             lapics: (0..processors).map(|id| Lapic::new(id, id == 0)).collect(),
-            fabric: Fabric::new(0..processors).unwrap(),
+            fabric: Fabric::new(processors).unwrap(),
             ioapic: IoApic::new(0),
             clock: FakeClock::default(),
             kicks: Kicks::default(),

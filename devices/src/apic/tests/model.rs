@@ -133,7 +133,7 @@ impl Waker for Unpark<'_> {
 fn no_interrupt_and_no_kick_is_lost() {
     const SENDERS: u8 = 3;
     const ROUNDS: u32 = 20_000;
-    let fabric = Fabric::new(0..1).unwrap();
+    let fabric = Fabric::<()>::new(1).unwrap();
     let seen: [AtomicU32; SENDERS as usize] = Default::default();
     let (kicked, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let owner = thread::current();
