@@ -61,6 +61,7 @@ pub struct CrashRecord {
 
 impl CrashRecord {
     /// No crash yet.
+    #[allow(clippy::new_without_default, reason = "for statics")]
     pub const fn new() -> Self {
         Self {
             magic: AtomicU64::new(0),
@@ -115,12 +116,6 @@ impl CrashRecord {
         write_text(&self.message, crash.message);
         self.magic.store(MAGIC, Ordering::Release);
         true
-    }
-}
-
-impl Default for CrashRecord {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -72,6 +72,7 @@ pub struct Journal {
 
 impl Journal {
     /// An empty journal with the default levels.
+    #[allow(clippy::new_without_default, reason = "for statics")]
     pub const fn new() -> Self {
         Self {
             ring: Ring::new(),
@@ -158,12 +159,6 @@ impl Journal {
         for entry in self.ring.last(count) {
             each(&entry);
         }
-    }
-}
-
-impl Default for Journal {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -32,6 +32,7 @@ pub struct EndClaim(AtomicU32);
 
 impl EndClaim {
     /// Nobody's yet.
+    #[allow(clippy::new_without_default, reason = "for statics")]
     pub const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
@@ -44,12 +45,6 @@ impl EndClaim {
             Ok(_) => true,
             Err(owner) => owner == own,
         }
-    }
-}
-
-impl Default for EndClaim {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

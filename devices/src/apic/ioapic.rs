@@ -32,12 +32,6 @@ pub struct IoApic {
     entries: [RedirectionEntry; PINS as usize],
 }
 
-impl Default for IoApic {
-    fn default() -> Self {
-        Self::new(0)
-    }
-}
-
 impl IoApic {
     /// After reset: all entries masked. `id` has four bits; the chip starts with 0, firmware gives it the ID that the
     /// MADT tells.

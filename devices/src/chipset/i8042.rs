@@ -82,9 +82,9 @@ pub struct I8042 {
     destination: Destination,
 }
 
-impl I8042 {
+impl Default for I8042 {
     /// The controller as firmware leaves it when no keyboard answers: both channels off, self-test passed.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let mut ram = [0; 32];
         ram[0] = command_byte::SYSTEM | command_byte::KEYBOARD_OFF | command_byte::AUXILIARY_OFF;
         Self {
@@ -97,7 +97,9 @@ impl I8042 {
             destination: Destination::Keyboard,
         }
     }
+}
 
+impl I8042 {
     /// Port 60h.
     pub fn data_port(&mut self) -> I8042DataPort<'_> {
         I8042DataPort(self)
@@ -209,12 +211,6 @@ impl I8042 {
     }
 }
 
-impl Default for I8042 {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Port 60h of an [`I8042`].
 #[derive(Debug)]
 pub struct I8042DataPort<'a>(&'a mut I8042);
@@ -283,7 +279,7 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         survives_anything(&mut controller.data_port(), 1);
         survives_anything(&mut controller.command_port(), 1);
         for first in 0..=255 {
@@ -297,19 +293,19 @@ mod tests {
 
     #[test]
     fn controller_starts_idle_and_unlocked() {
-        assert_eq!(status(&mut I8042::new()), 0x1C);
+        assert_eq!(status(&mut I8042::default()), 0x1C);
     }
 
     #[test]
     fn self_tests_pass() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         assert_eq!(ask(&mut controller, 0xAA), 0x55);
         assert_eq!(ask(&mut controller, 0xAB), 0x00);
     }
 
     #[test]
     fn command_byte_is_read_back_and_follows_the_channel_commands() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         assert_eq!(ask(&mut controller, 0x20), 0x34);
         command(&mut controller, 0x60);
         data(&mut controller, 0x47);
@@ -323,7 +319,7 @@ mod tests {
 
     #[test]
     fn drivers_learn_at_once_that_there_is_no_auxiliary_channel() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         command(&mut controller, 0xD3);
         data(&mut controller, 0x5A);
         assert_eq!(status(&mut controller) & 0x21, 0x01, "answered, without the auxiliary flag");
@@ -332,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_byte_for_the_absent_keyboard_times_out_and_interrupts_if_enabled() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         let mut machine = FakeMachine::default();
         let port = Register { offset: 0, width: 1 };
         controller.data_port().write(port, 0xF2, &mut machine);
@@ -348,7 +344,7 @@ mod tests {
 
     #[test]
     fn output_port_keeps_a20_and_resets_when_its_reset_pin_falls() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         assert_eq!(ask(&mut controller, 0xD0), 0xCF);
         command(&mut controller, 0xD1);
         assert_eq!(data(&mut controller, 0xDD), None);
@@ -363,13 +359,13 @@ mod tests {
     fn pulse_commands_reset_only_with_the_reset_pin_among_them() {
         for value in 0xF0..=0xFF_u8 {
             let expected = (value & 1 == 0).then_some(Lifecycle::Reset);
-            assert_eq!(command(&mut I8042::new(), value), expected, "{value:#x}");
+            assert_eq!(command(&mut I8042::default(), value), expected, "{value:#x}");
         }
     }
 
     #[test]
     fn a_new_command_cancels_the_parameter_that_the_last_one_waited_for() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         command(&mut controller, 0xD1);
         command(&mut controller, 0xAD);
         assert_eq!(data(&mut controller, 0x00), None);
@@ -377,7 +373,7 @@ mod tests {
 
     #[test]
     fn only_byte_accesses_reach_the_controller() {
-        let mut controller = I8042::new();
+        let mut controller = I8042::default();
         assert_eq!(read(&mut controller.command_port(), 0, 2), 0xFFFF);
         assert_eq!(write(&mut controller.command_port(), 0, 2, 0xFE), None);
     }

@@ -19,13 +19,6 @@ pub struct DelayPort {
     last: u8,
 }
 
-impl DelayPort {
-    /// The port after power-on.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 impl Device for DelayPort {
     fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
         if at.width == 1 { self.last.into() } else { at.ones() }
@@ -45,12 +38,12 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        survives_anything(&mut DelayPort::new(), 1);
+        survives_anything(&mut DelayPort::default(), 1);
     }
 
     #[test]
     fn the_last_code_reads_back() {
-        let mut port = DelayPort::new();
+        let mut port = DelayPort::default();
         write(&mut port, 0, 1, 0x5A);
         assert_eq!(read(&mut port, 0, 1), 0x5A);
     }

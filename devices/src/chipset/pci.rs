@@ -125,17 +125,19 @@ pub struct Pci {
     reset_control: ResetControl,
 }
 
-impl Pci {
+impl Default for Pci {
     /// The bus as firmware leaves it.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             host_bridge: HOST_BRIDGE_RESET,
             lpc_bridge: LPC_BRIDGE_RESET,
             config_address: 0,
-            reset_control: ResetControl::new(),
+            reset_control: ResetControl::default(),
         }
     }
+}
 
+impl Pci {
     /// Ports CF8h–CFFh.
     pub fn ports(&mut self) -> PciPorts<'_> {
         PciPorts(self)
@@ -172,12 +174,6 @@ impl Pci {
             return None;
         }
         Some((devfn, Register { offset: u64::from(register) | lane, width: at.width }))
-    }
-}
-
-impl Default for Pci {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -261,7 +257,7 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         survives_anything(&mut bus.ports(), 8);
         for devfn in [HOST_BRIDGE, 8, LPC_BRIDGE] {
             write(&mut bus.ports(), 0, 4, 1 << 31 | u64::from(devfn) << 8);
@@ -272,7 +268,7 @@ mod tests {
 
     #[test]
     fn both_mechanisms_see_the_same_two_functions() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         for devfn in 0..=255 {
             let id = match devfn {
                 HOST_BRIDGE => 0x29C0_8086,
@@ -292,7 +288,7 @@ mod tests {
 
     #[test]
     fn class_codes_and_header_types_are_those_of_the_chips() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         assert_eq!(by_port(&mut bus, HOST_BRIDGE, 0x08, 4), 0x0600_0000);
         assert_eq!(by_port(&mut bus, LPC_BRIDGE, 0x08, 4), 0x0601_0002);
         assert_eq!(by_port(&mut bus, HOST_BRIDGE, 0x0E, 1), 0x00);
@@ -301,7 +297,7 @@ mod tests {
 
     #[test]
     fn base_registers_agree_with_what_is_decoded_and_cannot_be_moved() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         for _ in 0..2 {
             let exbar = by_ecam(&mut bus, HOST_BRIDGE, 0x60, 8);
             assert_eq!(exbar & !0xFFF_FFFF, ECAM_BASE);
@@ -316,7 +312,7 @@ mod tests {
 
     #[test]
     fn config_address_takes_doublewords_alone() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         write(&mut bus.ports(), 0, 4, 0x8000_0000);
         write(&mut bus.ports(), 3, 1, 0x01);
         write(&mut bus.ports(), 0, 2, 0xFFFF);
@@ -328,14 +324,14 @@ mod tests {
 
     #[test]
     fn reserved_bits_of_config_address_read_zero() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         write(&mut bus.ports(), 0, 4, 0xFFFF_FFFF);
         assert_eq!(read(&mut bus.ports(), 0, 4), 0x80FF_FFFC);
     }
 
     #[test]
     fn config_data_is_absent_unless_enabled_and_on_bus_0() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         write(&mut bus.ports(), 0, 4, 0);
         assert_eq!(read(&mut bus.ports(), 4, 4), 0xFFFF_FFFF);
         write(&mut bus.ports(), 0, 4, 0x8001_0000);
@@ -344,7 +340,7 @@ mod tests {
 
     #[test]
     fn narrow_reads_of_config_data_take_their_lane() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         assert_eq!(by_port(&mut bus, LPC_BRIDGE, 0x02, 2), 0x2918);
         assert_eq!(by_port(&mut bus, LPC_BRIDGE, 0x03, 1), 0x29);
         assert_eq!(by_port(&mut bus, LPC_BRIDGE, 0x01, 2), 0x1880);
@@ -352,7 +348,7 @@ mod tests {
 
     #[test]
     fn writes_reach_writable_bits_alone() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         by_port(&mut bus, LPC_BRIDGE, 0x60, 4);
         write(&mut bus.ports(), 4, 4, 0x7F0A_FF0B);
         assert_eq!(by_port(&mut bus, LPC_BRIDGE, 0x60, 4), 0x0F0A_8F0B);
@@ -365,7 +361,7 @@ mod tests {
 
     #[test]
     fn bars_of_the_bridges_size_as_unimplemented() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         for devfn in [HOST_BRIDGE, LPC_BRIDGE] {
             for bar in (0x10..0x28).step_by(4).chain([0x30]) {
                 write(&mut bus.ecam(), u64::from(devfn) << 12 | bar, 4, 0xFFFF_FFFF);
@@ -376,14 +372,14 @@ mod tests {
 
     #[test]
     fn extended_configuration_space_is_absent() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         assert_eq!(by_ecam(&mut bus, HOST_BRIDGE, 0x100, 4), 0xFFFF_FFFF);
         assert_eq!(by_ecam(&mut bus, LPC_BRIDGE, 0xFFC, 4), 0xFFFF_FFFF);
     }
 
     #[test]
     fn byte_at_cf9_is_the_reset_control_register() {
-        let mut bus = Pci::new();
+        let mut bus = Pci::default();
         assert_eq!(write(&mut bus.ports(), 1, 1, 0x02), None);
         assert_eq!(read(&mut bus.ports(), 1, 1), 0x02);
         assert_eq!(read(&mut bus.ports(), 0, 4), 0);

@@ -70,7 +70,7 @@ const TIMER_MASK: u64 = (1 << 24) - 1;
 /// Ticks between two changes of the timer's most significant bit.
 const HALF_PERIOD_SHIFT: u32 = 23;
 
-/// The power management block.
+/// The power management block; at first as firmware would leave it: ACPI mode, nothing enabled, nothing pending.
 #[derive(Debug, Default)]
 pub struct Power {
     status: u16,
@@ -82,11 +82,6 @@ pub struct Power {
 }
 
 impl Power {
-    /// The block as firmware would leave it: ACPI mode, nothing enabled, nothing pending.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// The user pressed the power button. A guest that enabled it gets an SCI; another one sees the status bit.
     pub fn press_power_button(&mut self, machine: &mut impl Machine) {
         self.status |= pm1::POWER_BUTTON;
@@ -215,12 +210,12 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        survives_anything(&mut Power::new(), 0x80);
+        survives_anything(&mut Power::default(), 0x80);
     }
 
     #[test]
     fn timer_counts_at_its_frequency_and_wraps_at_24_bits() {
-        let mut power = Power::new();
+        let mut power = Power::default();
         let mut machine = FakeMachine { now: Instant(SECOND), ..Default::default() };
         assert_eq!(power.read(at(8, 4), &mut machine), PM_TIMER_HZ);
         machine.now = Instant(10 * SECOND);
@@ -240,7 +235,7 @@ mod tests {
     #[test]
     fn writing_2000h_to_port_604h_powers_off() {
         let mut machine = FakeMachine::default();
-        Power::new().write(at(4, 2), 0x2000, &mut machine);
+        Power::default().write(at(4, 2), 0x2000, &mut machine);
         assert_eq!(machine.requests, [Lifecycle::PowerOff]);
     }
 
@@ -248,7 +243,7 @@ mod tests {
     fn other_sleep_types_do_nothing() {
         let mut machine = FakeMachine::default();
         for sleep_type in 1..8 {
-            Power::new().write(at(4, 2), 0x2000 | sleep_type << 10, &mut machine);
+            Power::default().write(at(4, 2), 0x2000 | sleep_type << 10, &mut machine);
         }
         assert_eq!(machine.requests, []);
     }
@@ -256,7 +251,7 @@ mod tests {
     #[test]
     fn sleep_type_written_before_the_enable_bit_counts() {
         let mut machine = FakeMachine::default();
-        let mut power = Power::new();
+        let mut power = Power::default();
         power.write(at(4, 2), 5 << 10, &mut machine);
         assert_eq!(power.read(at(4, 2), &mut machine), 5 << 10 | 1);
         power.write(at(4, 1), 0x02, &mut machine);
@@ -268,7 +263,7 @@ mod tests {
     #[test]
     fn sci_enable_is_hard_wired_and_sleep_enable_reads_zero() {
         let mut machine = FakeMachine::default();
-        let mut power = Power::new();
+        let mut power = Power::default();
         power.write(at(4, 2), 0, &mut machine);
         assert_eq!(power.read(at(4, 2), &mut machine), 1);
         power.write(at(4, 2), 0xFFFF, &mut machine);
@@ -278,7 +273,7 @@ mod tests {
     #[test]
     fn power_button_raises_sci_until_its_status_is_cleared() {
         let mut machine = FakeMachine::default();
-        let mut power = Power::new();
+        let mut power = Power::default();
         power.press_power_button(&mut machine);
         assert!(!machine.levels[9], "not enabled");
         power.write(at(2, 2), 0x100, &mut machine);
@@ -294,7 +289,7 @@ mod tests {
     #[test]
     fn only_existing_events_can_be_enabled() {
         let mut machine = FakeMachine::default();
-        let mut power = Power::new();
+        let mut power = Power::default();
         power.write(at(2, 2), 0xFFFF, &mut machine);
         assert_eq!(power.read(at(2, 2), &mut machine), 0x0521);
     }
@@ -302,7 +297,7 @@ mod tests {
     #[test]
     fn timer_overflow_sets_status_and_raises_sci_if_enabled() {
         let mut machine = FakeMachine { now: Instant(SECOND), ..Default::default() };
-        let mut power = Power::new();
+        let mut power = Power::default();
         assert_eq!(power.deadline(), Instant::NEVER);
         power.write(at(2, 2), 1, &mut machine);
         let deadline = power.deadline();
@@ -325,7 +320,7 @@ mod tests {
     #[test]
     fn a_very_late_expiry_is_one_event() {
         let mut machine = FakeMachine::default();
-        let mut power = Power::new();
+        let mut power = Power::default();
         power.write(at(2, 2), 1, &mut machine);
         machine.now = Instant(1 << 60);
         power.expire(&mut machine);
@@ -337,7 +332,7 @@ mod tests {
     #[test]
     fn gpe0_enables_are_kept_and_statuses_stay_clear() {
         let mut machine = FakeMachine::default();
-        let mut power = Power::new();
+        let mut power = Power::default();
         power.write(at(0x20, 4), u64::from(u32::MAX), &mut machine);
         power.write(at(0x28, 4), 0x1234_5678, &mut machine);
         assert_eq!(power.read(at(0x20, 4), &mut machine), 0);

@@ -26,13 +26,6 @@ pub struct ResetControl {
     register: u8,
 }
 
-impl ResetControl {
-    /// The register after power-on.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 impl Device for ResetControl {
     fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
         if at.width == 1 { self.register.into() } else { at.ones() }
@@ -60,16 +53,10 @@ pub struct SystemControl {
     register: u8,
 }
 
-impl SystemControl {
-    /// The port as firmware leaves it: A20 on.
-    pub fn new() -> Self {
-        Self { register: ALT_A20_GATE }
-    }
-}
-
 impl Default for SystemControl {
+    /// The port as firmware leaves it: A20 on.
     fn default() -> Self {
-        Self::new()
+        Self { register: ALT_A20_GATE }
     }
 }
 
@@ -97,13 +84,13 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        survives_anything(&mut ResetControl::new(), 1);
-        survives_anything(&mut SystemControl::new(), 1);
+        survives_anything(&mut ResetControl::default(), 1);
+        survives_anything(&mut SystemControl::default(), 1);
     }
 
     #[test]
     fn reset_control_acts_on_the_rising_edge_of_rst_cpu() {
-        let mut control = ResetControl::new();
+        let mut control = ResetControl::default();
         assert_eq!(write(&mut control, 0, 1, 0x02), None);
         assert_eq!(write(&mut control, 0, 1, 0xFB), None);
         assert_eq!(read(&mut control, 0, 1), 0x0A);
@@ -116,12 +103,12 @@ mod tests {
     #[test]
     fn value_in_the_fadt_resets() {
         assert_eq!(HARD_RESET, 6);
-        assert_eq!(write(&mut ResetControl::new(), 0, 1, HARD_RESET.into()), Some(Lifecycle::Reset));
+        assert_eq!(write(&mut ResetControl::default(), 0, 1, HARD_RESET.into()), Some(Lifecycle::Reset));
     }
 
     #[test]
     fn port_92h_keeps_a20_and_resets_on_the_rising_edge_of_bit_0() {
-        let mut control = SystemControl::new();
+        let mut control = SystemControl::default();
         assert_eq!(read(&mut control, 0, 1), 2);
         assert_eq!(write(&mut control, 0, 1, 0xFC), None);
         assert_eq!(read(&mut control, 0, 1), 0);

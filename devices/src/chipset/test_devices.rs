@@ -37,13 +37,6 @@ const IO_MEMORY_BYTES: usize = 0x1_0000;
 #[derive(Debug, Default)]
 pub struct ExitPort;
 
-impl ExitPort {
-    /// The port.
-    pub fn new() -> Self {
-        Self
-    }
-}
-
 impl Device for ExitPort {
     fn read(&mut self, _: Register, _: &mut impl Machine) -> u64 {
         // As QEMU's: zeros, which tells the port from an absent one.
@@ -59,13 +52,6 @@ impl Device for ExitPort {
 #[derive(Debug, Default)]
 pub struct CrashPort {
     data: [u8; 4],
-}
-
-impl CrashPort {
-    /// The ports, all zero.
-    pub fn new() -> Self {
-        Self::default()
-    }
 }
 
 impl Device for CrashPort {
@@ -90,11 +76,6 @@ pub struct TestPorts {
 }
 
 impl TestPorts {
-    /// The ports, all zero.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     fn index(offset: u64) -> Option<usize> {
         matches!(offset, 0..=3 | 8..=11).then_some((offset & 3) as usize)
     }
@@ -117,13 +98,6 @@ impl Device for TestPorts {
 /// Port 2000h + n drives interrupt wire n: up for any value but zero.
 #[derive(Debug, Default)]
 pub struct InterruptLines;
-
-impl InterruptLines {
-    /// The ports.
-    pub fn new() -> Self {
-        Self
-    }
-}
 
 impl Device for InterruptLines {
     fn read(&mut self, at: Register, _: &mut impl Machine) -> u64 {
@@ -177,25 +151,25 @@ mod tests {
 
     #[test]
     fn any_access_is_answered() {
-        survives_anything(&mut ExitPort::new(), 4);
-        survives_anything(&mut TestPorts::new(), 12);
-        survives_anything(&mut InterruptLines::new(), 24);
+        survives_anything(&mut ExitPort, 4);
+        survives_anything(&mut TestPorts::default(), 12);
+        survives_anything(&mut InterruptLines, 24);
         survives_anything(&mut IoMemory::new().unwrap(), 0x1_0000);
     }
 
     #[test]
     fn exit_port_ends_the_vm_with_the_value() {
-        assert_eq!(write(&mut ExitPort::new(), 0, 1, 0x10), Some(Lifecycle::TestExit(0x10)));
-        assert_eq!(write(&mut ExitPort::new(), 0, 4, 0x1234_5678), Some(Lifecycle::TestExit(0x1234_5678)));
-        assert_eq!(read(&mut ExitPort::new(), 0, 1), 0);
+        assert_eq!(write(&mut ExitPort, 0, 1, 0x10), Some(Lifecycle::TestExit(0x10)));
+        assert_eq!(write(&mut ExitPort, 0, 4, 0x1234_5678), Some(Lifecycle::TestExit(0x1234_5678)));
+        assert_eq!(read(&mut ExitPort, 0, 1), 0);
     }
 
     #[test]
     fn the_crash_port_wants_the_word() {
         let word = u32::from_le_bytes(CRASH).into();
-        assert_eq!(write(&mut CrashPort::new(), 0, 4, word), Some(Lifecycle::TestCrash));
-        assert_eq!(write(&mut CrashPort::new(), 0, 4, word + 1), None);
-        let mut port = CrashPort::new();
+        assert_eq!(write(&mut CrashPort::default(), 0, 4, word), Some(Lifecycle::TestCrash));
+        assert_eq!(write(&mut CrashPort::default(), 0, 4, word + 1), None);
+        let mut port = CrashPort::default();
         for (offset, byte) in (0..3).zip(CRASH) {
             assert_eq!(write(&mut port, offset, 1, byte.into()), None);
         }
@@ -205,7 +179,7 @@ mod tests {
 
     #[test]
     fn bytes_of_the_test_ports_read_back() {
-        let mut ports = TestPorts::new();
+        let mut ports = TestPorts::default();
         write(&mut ports, 0, 4, 0x8765_4321);
         assert_eq!(read(&mut ports, 0, 4), 0x8765_4321);
         assert_eq!(read(&mut ports, 1, 2), 0x6543);
@@ -221,10 +195,10 @@ mod tests {
         let mut machine = FakeMachine::default();
         for line in 0..24 {
             let at = Register { offset: line, width: 1 };
-            InterruptLines::new().write(at, 0x80, &mut machine);
+            InterruptLines.write(at, 0x80, &mut machine);
             assert!(machine.levels[line as usize]);
             assert_eq!(machine.levels.iter().filter(|up| **up).count(), 1);
-            InterruptLines::new().write(at, 0, &mut machine);
+            InterruptLines.write(at, 0, &mut machine);
             assert!(!machine.levels[line as usize]);
         }
     }

@@ -51,27 +51,27 @@ impl Parts {
         let processors = u16::try_from(config.processors).unwrap_or(u16::MAX);
         let test = if config.test_devices {
             Some(TestDevices {
-                exit: ExitPort::new(),
-                crash: CrashPort::new(),
-                ports: TestPorts::new(),
-                lines: InterruptLines::new(),
+                exit: ExitPort,
+                crash: CrashPort::default(),
+                ports: TestPorts::default(),
+                lines: InterruptLines,
                 memory: IoMemory::new()?,
             })
         } else {
             None
         };
         Ok(Self {
-            pit: Pit::new(),
+            pit: Pit::default(),
             rtc: Rtc::new(config.unix_time, config.memory_below_4g, config.memory_above_4g),
             com1: Uart::new(Console::Terminal, COM1_LINE),
             com2: config.command_console.then(|| Uart::new(Console::Command, COM2_LINE)),
-            power: Power::new(),
-            system_control: SystemControl::new(),
-            keyboard: I8042::new(),
-            pci: Pci::new(),
+            power: Power::default(),
+            system_control: SystemControl::default(),
+            keyboard: I8042::default(),
+            pci: Pci::default(),
             fw_cfg: FwCfg::new(memory, processors),
-            debug_port: DelayPort::new(),
-            delay_port: DelayPort::new(),
+            debug_port: DelayPort::default(),
+            delay_port: DelayPort::default(),
             test,
         })
     }

@@ -30,7 +30,7 @@ pub(super) struct Wires {
 
 impl Wires {
     pub(super) fn new() -> Self {
-        Self { pic: Pic::new(), ioapic: IoApic::new(IOAPIC_ID), levels: 0, pic_output: false }
+        Self { pic: Pic::default(), ioapic: IoApic::new(IOAPIC_ID), levels: 0, pic_output: false }
     }
 
     fn set_line(&mut self, line: u8, level: bool, host: &mut impl PcHost) {

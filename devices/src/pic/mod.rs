@@ -28,17 +28,13 @@ pub struct Pic {
 }
 
 impl Default for Pic {
+    /// As a PC's firmware leaves them: vectors 08h and 70h, everything masked.
     fn default() -> Self {
-        Self::new()
+        Self { primary: Chip::new(0x08, 1 << CASCADE), secondary: Chip::new(0x70, CASCADE) }
     }
 }
 
 impl Pic {
-    /// As a PC's firmware leaves them: vectors 08h and 70h, everything masked.
-    pub const fn new() -> Self {
-        Self { primary: Chip::new(0x08, 1 << CASCADE), secondary: Chip::new(0x70, CASCADE) }
-    }
-
     /// Drives input `irq`, 0 to 15. IRQ 2 is the cascade and has no wire.
     pub fn set_line(&mut self, irq: u8, level: bool) {
         match irq {

@@ -9,7 +9,7 @@ fn ready() -> Pic {
 }
 
 fn with_icw4(primary: u8, secondary: u8) -> Pic {
-    let mut pic = Pic::new();
+    let mut pic = Pic::default();
     for (port, value) in [(0x20, 0x11), (0x21, 0x30), (0x21, 0x04), (0x21, primary)] {
         pic.write(port, value);
     }
@@ -36,7 +36,7 @@ fn isr(pic: &mut Pic, command: u16) -> u8 {
 
 #[test]
 fn linux_probe_finds_the_primary_mask_register() {
-    let mut pic = Pic::new();
+    let mut pic = Pic::default();
     pic.write(0xa1, 0xff);
     pic.write(0x21, 0xfb);
     assert_eq!(pic.read(0x21), 0xfb);
@@ -45,7 +45,7 @@ fn linux_probe_finds_the_primary_mask_register() {
 
 #[test]
 fn nothing_interrupts_before_the_guest_unmasks() {
-    let mut pic = Pic::new();
+    let mut pic = Pic::default();
     for irq in 0..16 {
         pulse(&mut pic, irq);
     }
@@ -76,7 +76,7 @@ fn initialization_clears_mask_service_and_edges() {
 
 #[test]
 fn a_single_chip_without_icw4_expects_only_icw2() {
-    let mut pic = Pic::new();
+    let mut pic = Pic::default();
     pic.write(0x20, 0x12);
     pic.write(0x21, 0x50);
     pic.write(0x21, 0xfe);
@@ -351,7 +351,7 @@ fn wires_that_do_not_exist_are_ignored() {
 
 #[test]
 fn no_sequence_of_accesses_breaks_it() {
-    let mut pic = Pic::new();
+    let mut pic = Pic::default();
     let mut state = 5_u32;
     for _ in 0..200_000 {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

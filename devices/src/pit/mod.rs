@@ -56,14 +56,8 @@ pub struct Pit {
 }
 
 impl Default for Pit {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Pit {
     /// A timer with nothing running.
-    pub const fn new() -> Self {
+    fn default() -> Self {
         Self {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
             control: 0,
@@ -73,7 +67,9 @@ impl Pit {
             deadline: Instant::NEVER,
         }
     }
+}
 
+impl Pit {
     fn tick(&mut self, now: Instant) -> Tick {
         let tick = Tick::try_from(time::ticks(now.0, HZ)).unwrap_or(Tick::MAX / 2);
         self.seen = self.seen.max(tick);

@@ -15,7 +15,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { pit: Pit::new(), machine: FakeMachine::default() };
+        let mut bench = Self { pit: Pit::default(), machine: FakeMachine::default() };
         bench.at(1000);
         bench
     }

@@ -211,7 +211,7 @@ fn machine(digests: &[Digest], content: &[u8]) -> Result<Machine<TestPlatform>, 
     block.entry = PAYLOAD;
     block.digests.iter_mut().zip(digests).for_each(|(slot, digest)| *slot = *digest);
     let launch = Launch::new(&block, &map(&[(0, MEMORY, 0)]), 2).unwrap();
-    Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, Box::leak(Box::default()))
+    Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, Box::leak(Box::new(journal::Journal::new())))
 }
 
 fn vcpus() -> [Vcpu<TestPlatform>; 2] {
