@@ -21,8 +21,10 @@ use image_abi::{
     BOOT_STRUCTURES, COMMAND_LINE_LIMIT, Digest, IMAGE_BASE, LaunchBlock, MAGIC, PAYLOAD_DIGESTS, Range as Span,
     payload,
 };
-use paravisor_core::{BootInformation, Launch, PayloadError};
-use platform::{Gpa, Gpr, GuestMemory, MemoryError, SegmentAttributes, SegmentRegister, Slip, VcpuState, Visibility};
+use paravisor_core::{BootInformation, Launch};
+use platform::{
+    Gpa, Gpr, GuestMemory, MemoryError, Reason, SegmentAttributes, SegmentRegister, Slip, VcpuState, Visibility,
+};
 
 use crate::Target;
 use crate::input::Input;
@@ -157,9 +159,9 @@ fn play(data: &[u8]) {
     };
     let state = match without_heap(|| boot.place(&memory)) {
         Ok(state) => state,
-        Err(error) => {
+        Err(reason) => {
             let known = [payload::LINUX, payload::PVH, payload::MULTIBOOT].contains(&launch.block.payload_kind);
-            assert!(error == PayloadError::Kind && !known, "{error:?}");
+            assert!(reason == Reason::BadPayload && !known, "{reason:?}");
             return;
         }
     };

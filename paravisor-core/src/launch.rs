@@ -38,40 +38,6 @@ struct MemoryMapEntry {
 /// `IgvmMemoryMapEntryType::MEMORY`.
 const KIND_MEMORY: u16 = 0;
 
-/// Why the image cannot start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LaunchError {
-    /// The launch block is not ours, or contradicts itself.
-    Block,
-    /// The memory map is unsorted, too long, or lacks what every PC has.
-    MemoryMap,
-    /// Zero or more than 255 processors.
-    ProcessorCount,
-    /// The payload lies where the VM has no memory.
-    Payload,
-    /// Parados's own region does not fit where it must lie.
-    Region,
-}
-
-impl LaunchError {
-    /// The reason that the host is told.
-    pub const fn reason(self) -> Reason {
-        match self {
-            Self::Block => Reason::BadLaunchBlock,
-            Self::MemoryMap => Reason::BadMemoryMap,
-            Self::ProcessorCount => Reason::BadProcessorCount,
-            Self::Payload => Reason::PayloadTooLarge,
-            Self::Region => Reason::RegionTooSmall,
-        }
-    }
-}
-
-impl From<RamMapError> for LaunchError {
-    fn from(_: RamMapError) -> Self {
-        Self::MemoryMap
-    }
-}
-
 /// A checked launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch {
@@ -90,13 +56,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Checks a launch block together with the bytes of the two parameter areas that it names.
-    pub fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, LaunchError> {
+    /// Checks a launch block together with the bytes of the two parameter areas that it names. On an error the image cannot start.
+    pub fn new(block: &LaunchBlock, memory_map: &[u8], processor_count: u32) -> Result<Self, Reason> {
         if block.magic != MAGIC || block.image.start != IMAGE_BASE || block.image.bytes > REGION_LIMIT {
-            return Err(LaunchError::Block);
+            return Err(Reason::BadLaunchBlock);
         }
         if !(1..=MAX_PROCESSORS).contains(&processor_count) {
-            return Err(LaunchError::ProcessorCount);
+            return Err(Reason::BadProcessorCount);
         }
         let all = parse(memory_map)?;
         let low_end = all
@@ -104,20 +70,20 @@ impl Launch {
             .find(|range| range.contains(Gpa(IMAGE_BASE)))
             .filter(|range| range.start().0 <= 1 << 20)
             .map(|range| range.end().0.min(4 * GIB))
-            .ok_or(LaunchError::MemoryMap)?;
+            .ok_or(Reason::BadMemoryMap)?;
         if !all.contains(Gpa(0), VIDEO.0) {
-            return Err(LaunchError::MemoryMap);
+            return Err(Reason::BadMemoryMap);
         }
         let high_bytes =
             all.iter().find(|range| range.contains(Gpa(4 * GIB))).map_or(0, |range| range.end().0 - 4 * GIB);
         let converts = block.has(flag::PAGE_CONVERSION);
         let bytes =
-            region_bytes(block.image.bytes, processor_count, all.bytes(), converts).ok_or(LaunchError::Region)?;
-        let region = PageRange::new(Gpa(IMAGE_BASE), Gpa(IMAGE_BASE + bytes)).ok_or(LaunchError::Block)?;
+            region_bytes(block.image.bytes, processor_count, all.bytes(), converts).ok_or(Reason::RegionTooSmall)?;
+        let region = PageRange::new(Gpa(IMAGE_BASE), Gpa(IMAGE_BASE + bytes)).ok_or(Reason::BadLaunchBlock)?;
         if region.end().0 > low_end {
-            return Err(LaunchError::Region);
+            return Err(Reason::RegionTooSmall);
         }
-        let video = PageRange::new(Gpa(VIDEO.0), Gpa(VIDEO.1)).ok_or(LaunchError::MemoryMap)?;
+        let video = PageRange::new(Gpa(VIDEO.0), Gpa(VIDEO.1)).ok_or(Reason::BadMemoryMap)?;
         let ram = visible(&all, low_end, high_bytes)?.without(video)?.without(withheld(region))?;
         let launch = Self { block: *block, ram, region, low_end, high_bytes, processors: processor_count };
         launch.check_payload()?;
@@ -126,9 +92,9 @@ impl Launch {
 
     /// Checks what the loader left in the image's memory.
     #[inline(never)]
-    pub fn read(image: &Image) -> Result<Self, LaunchError> {
+    pub fn read(image: &Image) -> Result<Self, Reason> {
         let block = image.block();
-        let count = image.bytes(&block.processor_count).first_chunk().ok_or(LaunchError::Block)?;
+        let count = image.bytes(&block.processor_count).first_chunk().ok_or(Reason::BadLaunchBlock)?;
         Self::new(block, image.bytes(&block.memory_map), u32::from_le_bytes(*count))
     }
 
@@ -143,10 +109,10 @@ impl Launch {
         PageRange::new(start, self.region.end()).unwrap_or(self.region)
     }
 
-    fn check_payload(&self) -> Result<(), LaunchError> {
+    fn check_payload(&self) -> Result<(), Reason> {
         let fits = |range: &Range| range.bytes == 0 || self.ram.contains(Gpa(range.start), range.bytes);
         let all = self.block.payload.iter().chain([&self.block.initrd]);
-        if all.into_iter().all(fits) { Ok(()) } else { Err(LaunchError::Payload) }
+        if all.into_iter().all(fits) { Ok(()) } else { Err(Reason::PayloadTooLarge) }
     }
 }
 
@@ -170,11 +136,11 @@ pub fn region_bytes(image: u64, processors: u32, memory: u64, converts: bool) ->
 }
 
 /// The host's memory map, checked for order and overlap.
-fn parse(bytes: &[u8]) -> Result<RamMap, LaunchError> {
+fn parse(bytes: &[u8]) -> Result<RamMap, Reason> {
     let mut map = RamMap::default();
     let (entries, _) = bytes.as_chunks::<{ size_of::<MemoryMapEntry>() }>();
     for entry in entries {
-        let entry = MemoryMapEntry::read_from_bytes(entry).map_err(|_| LaunchError::MemoryMap)?;
+        let entry = MemoryMapEntry::read_from_bytes(entry).map_err(|_| Reason::BadMemoryMap)?;
         if entry.pages == 0 {
             break;
         }
@@ -182,10 +148,10 @@ fn parse(bytes: &[u8]) -> Result<RamMap, LaunchError> {
             continue;
         }
         let page = PageSize::Small.bytes();
-        let start = entry.first_page.checked_mul(page).ok_or(LaunchError::MemoryMap)?;
+        let start = entry.first_page.checked_mul(page).ok_or(Reason::BadMemoryMap)?;
         let end = entry.pages.checked_mul(page).and_then(|bytes| start.checked_add(bytes));
-        let range = PageRange::new(Gpa(start), Gpa(end.ok_or(LaunchError::MemoryMap)?));
-        map.push(range.ok_or(LaunchError::MemoryMap)?)?;
+        let range = PageRange::new(Gpa(start), Gpa(end.ok_or(Reason::BadMemoryMap)?));
+        map.push(range.ok_or(Reason::BadMemoryMap)?)?;
     }
     Ok(map)
 }
@@ -289,20 +255,20 @@ pub(crate) mod tests {
             &[(0, GIB, 0), (MIB, 2 * GIB, 0)],
             &[(GIB, 2 * GIB, 0), (0, MIB, 0)],
         ] {
-            assert_eq!(Launch::new(&block(), &map(bad), 1).err(), Some(LaunchError::MemoryMap), "{bad:x?}");
+            assert_eq!(Launch::new(&block(), &map(bad), 1).err(), Some(Reason::BadMemoryMap), "{bad:x?}");
         }
         let tight = map(&[(0, 129 * MIB, 0)]);
-        assert_eq!(Launch::new(&block(), &tight, 1).err(), Some(LaunchError::Region));
+        assert_eq!(Launch::new(&block(), &tight, 1).err(), Some(Reason::RegionTooSmall));
         let mut overflow = map(&[]);
         overflow[..16].fill(0xff);
-        assert_eq!(Launch::new(&block(), &overflow, 1).err(), Some(LaunchError::MemoryMap));
+        assert_eq!(Launch::new(&block(), &overflow, 1).err(), Some(Reason::BadMemoryMap));
     }
 
     #[test]
     fn impossible_processor_counts_are_refused() {
         for count in [0, 256, u32::MAX] {
             let error = Launch::new(&block(), &map(&[(0, GIB, 0)]), count).err();
-            assert_eq!(error, Some(LaunchError::ProcessorCount));
+            assert_eq!(error, Some(Reason::BadProcessorCount));
         }
         assert!(Launch::new(&block(), &map(&[(0, GIB, 0)]), 255).is_ok());
     }
@@ -317,7 +283,7 @@ pub(crate) mod tests {
             let mut block = block();
             block.initrd = range;
             let error = Launch::new(&block, &map(&[(0, GIB, 0)]), 1).err();
-            assert_eq!(error, Some(LaunchError::Payload), "{range:x?}");
+            assert_eq!(error, Some(Reason::PayloadTooLarge), "{range:x?}");
         }
     }
 
@@ -325,10 +291,10 @@ pub(crate) mod tests {
     fn a_foreign_launch_block_is_refused() {
         let mut foreign = block();
         foreign.magic[0] = 0;
-        assert_eq!(Launch::new(&foreign, &map(&[(0, GIB, 0)]), 1).err(), Some(LaunchError::Block));
+        assert_eq!(Launch::new(&foreign, &map(&[(0, GIB, 0)]), 1).err(), Some(Reason::BadLaunchBlock));
         let mut huge = block();
         huge.image.bytes = REGION_LIMIT + 1;
-        assert_eq!(Launch::new(&huge, &map(&[(0, GIB, 0)]), 1).err(), Some(LaunchError::Block));
+        assert_eq!(Launch::new(&huge, &map(&[(0, GIB, 0)]), 1).err(), Some(Reason::BadLaunchBlock));
     }
 
     #[test]

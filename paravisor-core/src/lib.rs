@@ -28,9 +28,9 @@ mod vcpu;
 
 pub use attestation::attest;
 pub use digest::{DigestError, judge_payload};
-pub use launch::{Launch, LaunchError, region_bytes};
-pub use machine::{Hashed, Machine, MachineError};
+pub use launch::{Launch, region_bytes};
+pub use machine::{Hashed, Machine};
 pub use mem::Image;
-pub use payload::{BootInformation, PayloadError};
+pub use payload::BootInformation;
 pub use statistics::Statistics;
 pub use vcpu::Vcpu;

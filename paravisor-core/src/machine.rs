@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use devices::acpi;
 use devices::apic::{Fabric, Lapic};
-use devices::memory_map::{MapError, MemoryMap};
+use devices::memory_map::MemoryMap;
 use devices::pc::{Pc, PcConfig, PcHost};
 use image_abi::{LaunchBlock, flag, payload};
 use journal::{Event, Journal};
@@ -14,7 +14,7 @@ use platform::{
     Clock, Console, Gpa, GuestMemory, HostAccess, Instant, MemoryError, Outbound, PageRange, PageViews, Platform,
     Reason, Releasable, Termination, VcpuState, Visibility, Waker,
 };
-use vc_handlers::cpuid::{CpuidTable, PolicyConfig, PolicyError, RawCpuid};
+use vc_handlers::cpuid::{CpuidTable, PolicyConfig, RawCpuid};
 use vmm_interface::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use vmm_interface::{DispatchError, InterruptMessage, Lifecycle};
 
@@ -22,100 +22,8 @@ use crate::Launch;
 use crate::digest::{DigestError, judge_payload};
 use crate::mem::Image;
 use crate::pages::{Exchange, PageCounts, PageStates, Transition};
-use crate::payload::{BootInformation, PayloadError};
+use crate::payload::BootInformation;
 use crate::statistics::{Consent, MachineFigures, Report, Statistics, window};
-
-/// Why the machine could not be built.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MachineError {
-    /// Not enough heap.
-    OutOfMemory,
-    /// The memory map or the tables do not fit the VM's size.
-    MemoryMap,
-    /// The payload is not one that Parados can start.
-    Payload,
-    /// The processor model lacks what a guest needs.
-    Processor,
-    /// The host refused a change of page states.
-    Host,
-    /// Devices overlap, or tables do not fit.
-    Layout,
-    /// A part of the payload is not what the image's digests say.
-    Digest,
-}
-
-impl MachineError {
-    /// The reason that the host is told.
-    pub const fn reason(self) -> Reason {
-        match self {
-            Self::OutOfMemory => Reason::OutOfMemory,
-            Self::MemoryMap => Reason::BadMemoryMap,
-            Self::Payload => Reason::BadPayload,
-            Self::Processor => Reason::BadCpuid,
-            Self::Host => Reason::PagesRefused,
-            Self::Layout => Reason::BadMachine,
-            Self::Digest => Reason::PayloadMismatch,
-        }
-    }
-}
-
-impl From<MemoryError> for MachineError {
-    fn from(error: MemoryError) -> Self {
-        match error {
-            MemoryError::Exhausted => Self::OutOfMemory,
-            MemoryError::NotMemory | MemoryError::WrongState => Self::MemoryMap,
-            MemoryError::Host => Self::Host,
-        }
-    }
-}
-
-impl From<DispatchError> for MachineError {
-    fn from(error: DispatchError) -> Self {
-        match error {
-            DispatchError::OutOfMemory => Self::OutOfMemory,
-            DispatchError::Overlap | DispatchError::Empty => Self::Layout,
-        }
-    }
-}
-
-impl From<TryReserveError> for MachineError {
-    fn from(_: TryReserveError) -> Self {
-        Self::OutOfMemory
-    }
-}
-
-impl From<MapError> for MachineError {
-    fn from(_: MapError) -> Self {
-        Self::MemoryMap
-    }
-}
-
-impl From<PayloadError> for MachineError {
-    fn from(error: PayloadError) -> Self {
-        match error {
-            PayloadError::Kind => Self::Payload,
-            PayloadError::Memory => Self::Layout,
-        }
-    }
-}
-
-impl From<DigestError> for MachineError {
-    fn from(error: DigestError) -> Self {
-        match error {
-            DigestError::Mismatch(at) => {
-                log::error!("the payload at {:#x} is not the one that was measured", at.0);
-                Self::Digest
-            }
-            DigestError::Memory => Self::Layout,
-        }
-    }
-}
-
-impl From<PolicyError> for MachineError {
-    fn from(_: PolicyError) -> Self {
-        Self::Processor
-    }
-}
 
 /// How many bytes of the payload were held against digests, and how long that took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -163,10 +71,11 @@ impl<P: Platform> Machine<P> {
         launch: &Launch,
         raw: &impl RawCpuid,
         journal: &'static Journal,
-    ) -> Result<Self, MachineError> {
-        let pages = give_memory(pages, platform.views(), launch)?;
+    ) -> Result<Self, Reason> {
+        let pages = give_memory(pages, platform.views(), launch).map_err(of_memory)?;
         let hashed = hash_payload(platform, &launch.block)?;
-        let map = MemoryMap::new(launch.low_end, launch.high_bytes, &[launch.region])?;
+        let map = MemoryMap::new(launch.low_end, launch.high_bytes, &[launch.region]);
+        let map = map.map_err(|_| Reason::BadMemoryMap)?;
         let rsdp = place_acpi_tables(platform.memory(), launch)?;
         let block = &launch.block;
         let start = BootInformation {
@@ -185,13 +94,17 @@ impl<P: Platform> Machine<P> {
             test_devices: block.has(flag::TEST_DEVICES),
             command_console: block.has(flag::COMMAND),
             unix_time: devices::rtc::time_of(|register| platform.host().clock_register(register)).unwrap_or(0),
+        });
+        let pc = pc.map_err(|error| match error {
+            DispatchError::OutOfMemory => Reason::OutOfMemory,
+            DispatchError::Overlap | DispatchError::Empty => Reason::BadMachine,
         })?;
-        let fabric = Fabric::new(launch.processors)?;
+        let fabric = Fabric::new(launch.processors).map_err(no_heap)?;
         let mut lapics = new_lapics(launch.processors, &fabric)?.iter_mut();
         let machine = Self {
             platform,
             fabric,
-            cpuid: CpuidTable::new(raw, &policy(platform.clock(), launch))?,
+            cpuid: CpuidTable::new(raw, &policy(platform.clock(), launch)).map_err(|_| Reason::BadCpuid)?,
             pc_deadline: AtomicU64::new(pc.deadline().0),
             pc: Mutex::new(pc),
             lint0: AtomicBool::new(false),
@@ -380,12 +293,25 @@ impl<P: Platform> Machine<P> {
     }
 }
 
+/// Why memory of the guest's, or the states of its pages, keep the machine from being built.
+const fn of_memory(error: MemoryError) -> Reason {
+    match error {
+        MemoryError::Exhausted => Reason::OutOfMemory,
+        MemoryError::NotMemory | MemoryError::WrongState => Reason::BadMemoryMap,
+        MemoryError::Host => Reason::PagesRefused,
+    }
+}
+
+fn no_heap(_: TryReserveError) -> Reason {
+    Reason::OutOfMemory
+}
+
 /// The vCPU that calls the PC when a device's deadline comes, and that the 8259s interrupt.
 pub(crate) const BOOT_PROCESSOR: u32 = 0;
 
 /// The local APICs, as firmware leaves them. Others can send to them from now on, before their processors have come up.
 #[inline(never)]
-fn new_lapics(processors: u32, fabric: &Fabric<Statistics>) -> Result<&'static mut [Lapic], MachineError> {
+fn new_lapics(processors: u32, fabric: &Fabric<Statistics>) -> Result<&'static mut [Lapic], Reason> {
     let lapics = each(processors, |index| Lapic::new(index, index == BOOT_PROCESSOR))?.leak();
     for (index, lapic) in (0..).zip(lapics.iter_mut()) {
         lapic.enter_virtual_wire();
@@ -397,9 +323,9 @@ fn new_lapics(processors: u32, fabric: &Fabric<Statistics>) -> Result<&'static m
 }
 
 /// One value for each vCPU.
-fn each<T>(processors: u32, value: impl FnMut(u32) -> T) -> Result<Vec<T>, MachineError> {
+fn each<T>(processors: u32, value: impl FnMut(u32) -> T) -> Result<Vec<T>, Reason> {
     let mut all = Vec::new();
-    all.try_reserve_exact(processors as usize)?;
+    all.try_reserve_exact(processors as usize).map_err(no_heap)?;
     all.extend((0..processors).map(value));
     Ok(all)
 }
@@ -420,7 +346,7 @@ fn give_memory<H: platform::GuestPages>(
     hardware: H,
     views: Option<&'static PageViews>,
     launch: &Launch,
-) -> Result<PageStates<H>, MachineError> {
+) -> Result<PageStates<H>, MemoryError> {
     let end = launch.ram.iter().last().map_or(Gpa(0), |range| range.end());
     let mut pages = PageStates::new(end, hardware, views)?;
     pages.claim(launch.region)?;
@@ -432,24 +358,31 @@ fn give_memory<H: platform::GuestPages>(
 
 /// Judges the payload. The guest has its memory, which is private by now, and has not run.
 #[inline(never)]
-fn hash_payload<P: Platform>(platform: &P, block: &LaunchBlock) -> Result<Hashed, DigestError> {
+fn hash_payload<P: Platform>(platform: &P, block: &LaunchBlock) -> Result<Hashed, Reason> {
     let begun = platform.clock().now();
-    let bytes = judge_payload(platform.memory(), block)?;
+    let bytes = judge_payload(platform.memory(), block).map_err(|error| match error {
+        DigestError::Mismatch(at) => {
+            log::error!("the payload at {:#x} is not the one that was measured", at.0);
+            Reason::PayloadMismatch
+        }
+        DigestError::Memory => Reason::BadMachine,
+    })?;
     Ok(Hashed { bytes, nanoseconds: platform.clock().now().since(begun) })
 }
 
 #[inline(never)]
-fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, MachineError> {
+fn place_acpi_tables(memory: &impl GuestMemory, launch: &Launch) -> Result<u64, Reason> {
     let description = acpi::Description {
         processors: launch.processors,
         command_console: launch.block.has(flag::COMMAND),
         low_memory_end: launch.low_end,
     };
     let mut buffer = Vec::new();
-    buffer.try_reserve_exact(acpi::BYTES)?;
+    buffer.try_reserve_exact(acpi::BYTES).map_err(no_heap)?;
     buffer.resize(acpi::BYTES, 0);
-    let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| MachineError::Layout)?;
-    memory.copy_out(Gpa(acpi::BASE), Visibility::Private, buffer.get(..tables.used).unwrap_or(&buffer))?;
+    let tables = acpi::build(&description, &mut buffer, acpi::BASE).map_err(|_| Reason::BadMachine)?;
+    let bytes = buffer.get(..tables.used).unwrap_or(&buffer);
+    memory.copy_out(Gpa(acpi::BASE), Visibility::Private, bytes).map_err(of_memory)?;
     Ok(tables.rsdp)
 }
 

@@ -6,7 +6,7 @@
 
 use devices::memory_map::{Entry, MemoryMap};
 use image_abi::{BOOT_STRUCTURES, COMMAND_LINE_LIMIT, Range, START_PAGE, payload};
-use platform::{DescriptorTable, Gpa, GuestMemory, MemoryError, Slip, VcpuState, Visibility};
+use platform::{DescriptorTable, Gpa, GuestMemory, Reason, Slip, VcpuState, Visibility};
 use specs::linux_boot::{self, zero_page};
 use specs::{multiboot, pvh};
 use zerocopy::IntoBytes;
@@ -33,21 +33,6 @@ const TABLE: u64 = 0b11;
 /// The same as a 2 MiB page.
 const LARGE: u64 = TABLE | 1 << 7;
 
-/// Why a payload could not be prepared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PayloadError {
-    /// The launch block names no payload, or one of an unknown kind.
-    Kind,
-    /// Part of the payload or of its boot structures is not memory.
-    Memory,
-}
-
-impl From<MemoryError> for PayloadError {
-    fn from(_: MemoryError) -> Self {
-        Self::Memory
-    }
-}
-
 /// What all protocols pass on.
 #[derive(Clone, Copy, Debug)]
 pub struct BootInformation<'a> {
@@ -66,9 +51,10 @@ pub struct BootInformation<'a> {
 }
 
 impl BootInformation<'_> {
-    /// Writes the boot structures and returns the state in which the boot processor starts.
+    /// Writes the boot structures and returns the state in which the boot processor starts. `BadPayload`: of a kind that is unknown;
+    /// `BadMachine`: a part of the structures is not memory.
     #[inline(never)]
-    pub fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+    pub fn place(&self, memory: &impl GuestMemory) -> Result<VcpuState, Reason> {
         let line = self.command_line.get(..COMMAND_LINE_LIMIT as usize).unwrap_or(self.command_line);
         write(memory, COMMAND_LINE, line)?;
         let mut end = COMMAND_LINE + line.len() as u64;
@@ -81,7 +67,7 @@ impl BootInformation<'_> {
             payload::LINUX => self.linux(memory),
             payload::PVH => self.pvh(memory),
             payload::MULTIBOOT => self.multiboot(memory),
-            _ => Err(PayloadError::Kind),
+            _ => Err(Reason::BadPayload),
         }
     }
 
@@ -102,7 +88,7 @@ impl BootInformation<'_> {
     /// Linux takes the frequency of an AMD processor's TSC from no CPUID leaf and measures it against the 8254, each of
     /// whose registers costs an exit: slow, and wrong when an exit takes long (it then gives the TSC up). This parameter
     /// spares it that. A command line that says something about the TSC, or has no room, is left alone.
-    fn tell_tsc_frequency(&self, memory: &impl GuestMemory, end: u64) -> Result<u64, PayloadError> {
+    fn tell_tsc_frequency(&self, memory: &impl GuestMemory, end: u64) -> Result<u64, Reason> {
         let said = self.command_line.split(|&byte| byte == b' ').any(|word| word.starts_with(b"tsc"));
         let parameter = Parameter::new(b" tsc_early_khz=", self.tsc_hz / 1000);
         let room = end + parameter.bytes().len() as u64 <= COMMAND_LINE + LINUX_COMMAND_LINE;
@@ -114,7 +100,7 @@ impl BootInformation<'_> {
     }
 
     /// boot.rst, "64-bit Boot Protocol".
-    fn linux(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+    fn linux(&self, memory: &impl GuestMemory) -> Result<VcpuState, Reason> {
         write(memory, INFORMATION, &self.zero_page())?;
         // Null twice, then the kernel's code and data segments at the selectors that it expects.
         let gdt: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
@@ -151,7 +137,7 @@ impl BootInformation<'_> {
         page
     }
 
-    fn pvh(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+    fn pvh(&self, memory: &impl GuestMemory) -> Result<VcpuState, Reason> {
         let initrd = self.initrd();
         let module = pvh::Module { start: initrd.start, bytes: initrd.bytes, ..pvh::Module::default() };
         write(memory, TABLES, module.as_bytes())?;
@@ -182,7 +168,7 @@ impl BootInformation<'_> {
         Ok(entry::protected_mode(self.launch.block.entry, 0, INFORMATION as u32))
     }
 
-    fn multiboot(&self, memory: &impl GuestMemory) -> Result<VcpuState, PayloadError> {
+    fn multiboot(&self, memory: &impl GuestMemory) -> Result<VcpuState, Reason> {
         use multiboot::info_flag::{COMMAND_LINE as LINE, MEMORY, MEMORY_MAP, MODULES};
         let initrd = self.initrd();
         let module = multiboot::Module {
@@ -216,7 +202,7 @@ impl BootInformation<'_> {
             ..multiboot::Info::default()
         };
         write(memory, INFORMATION, information.as_bytes())?;
-        bios::place(memory, &self.launch.block.payload)?;
+        bios::place(memory, &self.launch.block.payload).map_err(|_| Reason::BadMachine)?;
         Ok(entry::protected_mode(self.launch.block.entry, multiboot::LOADER_MAGIC, INFORMATION as u32))
     }
 }
@@ -259,7 +245,7 @@ fn kib_from(entries: &[Entry], start: u64) -> u32 {
 }
 
 /// Tables that map the first 4 GiB to themselves in 2 MiB pages.
-fn identity_map(memory: &impl GuestMemory) -> Result<(), PayloadError> {
+fn identity_map(memory: &impl GuestMemory) -> Result<(), Reason> {
     let slot = |table: u64, index: u64| PAGE_TABLES + table * PAGE + index * 8;
     write(memory, slot(0, 0), &((PAGE_TABLES + PAGE) | TABLE).to_le_bytes())?;
     for gib in 0..4 {
@@ -271,8 +257,8 @@ fn identity_map(memory: &impl GuestMemory) -> Result<(), PayloadError> {
     Ok(())
 }
 
-fn write(memory: &impl GuestMemory, gpa: u64, bytes: &[u8]) -> Result<(), PayloadError> {
-    Ok(memory.copy_out(Gpa(gpa), Visibility::Private, bytes)?)
+fn write(memory: &impl GuestMemory, gpa: u64, bytes: &[u8]) -> Result<(), Reason> {
+    memory.copy_out(Gpa(gpa), Visibility::Private, bytes).map_err(|_| Reason::BadMachine)
 }
 
 /// Copies `bytes` to `offset`, as far as the page goes.

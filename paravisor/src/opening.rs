@@ -18,7 +18,7 @@ pub(crate) unsafe fn open(block: *const LaunchBlock) -> (Image, Launch) {
     let Some(image) = (unsafe { Image::at(block) }) else { give_up(Reason::BadLaunchBlock, 0) };
     let launch = match Launch::read(&image) {
         Ok(launch) => launch,
-        Err(error) => give_up(error.reason(), 0),
+        Err(reason) => give_up(reason, 0),
     };
     journal::initialise(&launch.block);
     (image, launch)

@@ -71,7 +71,7 @@ fn build(block: *const LaunchBlock) -> &'static Backend {
     };
     let machine = match Machine::new(native, pages, &image, &launch, &raw_cpuid, &JOURNAL) {
         Ok(machine) => leak(machine),
-        Err(error) => give_up(error.reason(), 1),
+        Err(reason) => give_up(reason, 1),
     };
     let hashed = machine.hashed();
     MACHINE.store(machine, Ordering::Release);

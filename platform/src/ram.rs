@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the guest's memory lies, as a short sorted list.
 
-use crate::{Gpa, PageRange};
+use crate::{Gpa, PageRange, Reason};
 
 /// The most ranges that a map holds: a PC's memory has two or three, and each hole adds one.
 pub const RAM_RANGES: usize = 16;
@@ -19,6 +19,12 @@ pub enum RamMapError {
     Unsorted,
     /// More than [`RAM_RANGES`] ranges.
     TooMany,
+}
+
+impl From<RamMapError> for Reason {
+    fn from(_: RamMapError) -> Self {
+        Self::BadMemoryMap
+    }
 }
 
 impl RamMap {
