@@ -260,20 +260,20 @@ fn mark_vmsa(gpa: u64) -> Result<(), StartError> {
     if code == result::SUCCESS { Ok(()) } else { Err(StartError::Pages) }
 }
 
-/// A zeroed page for a VMSA, which must not begin at a multiple of 2 MiB (an erratum; KVM refuses such a page).
+/// A zeroed page for a VMSA.
 pub(crate) fn new_vmsa() -> Result<&'static mut Vmsa, StartError> {
-    for _ in 0..2 {
-        // SAFETY: the layout's size is not zero.
-        let page = unsafe { alloc::alloc::alloc_zeroed(Layout::new::<Vmsa>()) };
-        if page.is_null() {
-            return Err(StartError::OutOfMemory);
-        }
-        if !(page.addr() as u64).is_multiple_of(PageSize::Large.bytes()) {
-            // SAFETY: the page is fresh and zeroed, has the type's layout, is never freed, and all-zero bytes are a valid VMSA.
-            return Ok(unsafe { &mut *page.cast::<Vmsa>() });
-        }
-    }
-    Err(StartError::OutOfMemory)
+    // SAFETY: the layout's size is not zero.
+    let fresh = || unsafe { alloc::alloc::alloc_zeroed(Layout::new::<Vmsa>()) };
+    let page = off_large_borders(fresh).ok_or(StartError::OutOfMemory)?;
+    // SAFETY: the page is not null, fresh and zeroed, has the type's layout, is never freed, and all-zero bytes are a valid VMSA.
+    Ok(unsafe { &mut *page.cast::<Vmsa>() })
+}
+
+/// The first of two fresh pages that does not begin at a multiple of 2 MiB, as no VMSA may (an erratum; KVM refuses such a
+/// page). Null is one.
+fn off_large_borders(mut fresh: impl FnMut() -> *mut u8) -> Option<*mut u8> {
+    let suits = |page: &*mut u8| !(page.addr() as u64).is_multiple_of(PageSize::Large.bytes());
+    Some(fresh()).filter(suits).or_else(|| Some(fresh()).filter(suits))
 }
 
 /// A box; an error if the heap is full.
@@ -307,4 +307,31 @@ fn bracketed_timer() -> Result<(u64, u32), StartError> {
         }
     }
     Ok((best.1, best.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vmsa_never_begins_at_a_multiple_of_2_mib() {
+        let of = |addresses: [usize; 2]| {
+            let mut fresh = addresses.into_iter().map(core::ptr::without_provenance_mut);
+            off_large_borders(|| fresh.next().unwrap()).map(|page| page.addr())
+        };
+        assert_eq!(of([0x80f_f000, 0x810_0000]), Some(0x80f_f000));
+        assert_eq!(of([0x820_0000, 0x820_1000]), Some(0x820_1000));
+        assert_eq!(of([0x820_0000, 0x840_0000]), None);
+        assert_eq!(of([0x820_0000, 0]), None, "the heap is full");
+        assert_eq!(of([0, 0]), None);
+    }
+
+    #[test]
+    fn a_vmsa_is_a_zeroed_page_of_its_own() {
+        use zerocopy::IntoBytes;
+        let vmsa = new_vmsa().unwrap();
+        let place = core::ptr::from_ref(vmsa).addr() as u64;
+        assert!(place.is_multiple_of(PAGE_SIZE) && !place.is_multiple_of(PageSize::Large.bytes()));
+        assert!(vmsa.as_bytes().iter().all(|byte| *byte == 0));
+    }
 }
