@@ -51,6 +51,39 @@ fn by_size(at: Gpa, wanted: PageSize, mut change: impl FnMut(Gpa, PageSize) -> V
     }
 }
 
+/// What accepting the guest's memory needs of the processor, which tests play. Addresses are those of guest memory, mapped at its
+/// own address, that no guest has been granted yet.
+trait Pages {
+    /// PVALIDATE, to validate.
+    fn validate(&mut self, page: Gpa, size: PageSize) -> Validation;
+    /// Zeroes what is validated.
+    fn zero(&mut self, at: Gpa, bytes: u64);
+    /// RMPADJUST, to give the guest all rights.
+    fn grant(&mut self, page: Gpa, size: PageSize) -> u32;
+}
+
+/// The processor that runs this.
+struct Processor;
+
+impl Pages for Processor {
+    #[inline(always)]
+    fn validate(&mut self, page: Gpa, size: PageSize) -> Validation {
+        // SAFETY: by the trait's contract the page is guest memory that nobody uses, mapped at its own address.
+        unsafe { pvalidate(page.0, size == PageSize::Large, true) }
+    }
+
+    #[inline(always)]
+    fn zero(&mut self, at: Gpa, bytes: u64) {
+        zero(at, bytes);
+    }
+
+    #[inline(always)]
+    fn grant(&mut self, page: Gpa, size: PageSize) -> u32 {
+        // SAFETY: the page is guest memory, whose rights are the guest's to have.
+        unsafe { rmpadjust(page.0, size == PageSize::Large, GUEST_VMPL, ALL_RIGHTS, false) }
+    }
+}
+
 /// Validates a page, or rescinds it.
 ///
 /// # Safety
@@ -117,14 +150,25 @@ pub(crate) fn grant_all(range: PageRange, size: PageSize, rights: VmplRights) ->
     each(range, size).try_for_each(|page| grant(page, size, rights))
 }
 
-/// Accepts guest memory that is assigned and not validated: it was so already, or the host has just said so.
+/// Accepts guest memory that is assigned and not validated: it was so already, or the host has just said so. All of it is
+/// validated and zeroed before the guest has any of it.
+fn take_in(pages: &mut impl Pages, range: PageRange, size: PageSize) -> Result<(), MemoryError> {
+    let validate = |page| {
+        by_size(page, size, |page, size| {
+            let Validation { code, unchanged } = pages.validate(page, size);
+            verdict(code, unchanged, size)
+        })
+    };
+    each(range, size).try_for_each(validate)?;
+    pages.zero(range.start(), range.bytes());
+    each(range, size)
+        .try_for_each(|page| by_size(page, size, |page, size| verdict(pages.grant(page, size), false, size)))
+}
+
+/// [`take_in`] for what was the guest's before and lost its content.
 pub(crate) fn accept_again(range: PageRange) -> Result<(), MemoryError> {
     let large = range.bytes() == PageSize::Large.bytes() && range.start().0.is_multiple_of(range.bytes());
-    let size = if large { PageSize::Large } else { PageSize::Small };
-    // SAFETY: the range is guest memory that nobody uses, mapped at its own address; its content is lost already.
-    each(range, size).try_for_each(|page| unsafe { validate(page, size, true) })?;
-    zero(range.start(), range.bytes());
-    grant_all(range, size, ALL_RIGHTS)
+    take_in(&mut Processor, range, if large { PageSize::Large } else { PageSize::Small })
 }
 
 /// Rescinds the validation of guest memory, which the guest has no rights to any more.
@@ -157,21 +201,24 @@ pub(crate) fn ensure_stretch(acceptance: &Acceptance, stretch: usize) -> Result<
 #[cold]
 #[inline(never)]
 fn accept(acceptance: &Acceptance, stretch: usize) -> Result<(), MemoryError> {
+    accept_by(&mut Processor, acceptance, stretch)
+}
+
+/// Accepts a stretch that the caller has claimed. One that fails stays claimed: the VM is about to end.
+#[inline(always)]
+fn accept_by(pages: &mut impl Pages, acceptance: &Acceptance, stretch: usize) -> Result<(), MemoryError> {
     let large = PageSize::Large.bytes();
     let start = Gpa(stretch as u64 * large);
+    let end = Gpa(start.0 + large);
     if acceptance.is_plain(stretch) {
-        // SAFETY: the stretch is guest memory that nobody has touched, mapped at its own address.
-        unsafe { validate(start, PageSize::Large, true)? };
-        zero(start, large);
-        grant(start, PageSize::Large, ALL_RIGHTS)?;
+        take_in(pages, PageRange::new(start, end).ok_or(MemoryError::NotMemory)?, PageSize::Large)?;
     } else {
-        let end = Gpa(start.0 + large);
         let mut at = start;
         while at < end {
             let treatment = acceptance.treatment(at);
             let others = (at.0..end.0).step_by(PAGE_SIZE as usize).map(Gpa);
             let next = others.skip(1).find(|page| acceptance.treatment(*page) != treatment).unwrap_or(end);
-            accept_run(at, next, treatment)?;
+            accept_run(pages, at, next, treatment)?;
             at = next;
         }
     }
@@ -181,15 +228,14 @@ fn accept(acceptance: &Acceptance, stretch: usize) -> Result<(), MemoryError> {
 
 /// Accepts small pages that are all to be treated alike, one step for all of them before the next one. Loops as short as these
 /// the reference host goes through without a world switch for each page.
-fn accept_run(start: Gpa, end: Gpa, treatment: Treatment) -> Result<(), MemoryError> {
-    let mut pages = (start.0..end.0).step_by(PAGE_SIZE as usize);
+fn accept_run(pages: &mut impl Pages, start: Gpa, end: Gpa, treatment: Treatment) -> Result<(), MemoryError> {
+    let mut run = (start.0..end.0).step_by(PAGE_SIZE as usize).map(Gpa);
     let done = |code, unchanged| verdict(code, unchanged, PageSize::Small) == Verdict::Done;
     let validated = match treatment {
         Treatment::Leave => return Ok(()),
         Treatment::Grant => true,
-        Treatment::Accept => pages.clone().all(|page| {
-            // SAFETY: the page is guest memory that nobody has touched, mapped at its own address.
-            let Validation { code, unchanged } = unsafe { pvalidate(page, false, true) };
+        Treatment::Accept => run.clone().all(|page| {
+            let Validation { code, unchanged } = pages.validate(page, PageSize::Small);
             done(code, unchanged)
         }),
     };
@@ -197,10 +243,9 @@ fn accept_run(start: Gpa, end: Gpa, treatment: Treatment) -> Result<(), MemoryEr
         return Err(MemoryError::Host);
     }
     if treatment == Treatment::Accept {
-        zero(start, end.0 - start.0);
+        pages.zero(start, end.0 - start.0);
     }
-    // SAFETY: the page is guest memory, whose rights are the guest's to have.
-    let granted = pages.all(|page| done(unsafe { rmpadjust(page, false, GUEST_VMPL, ALL_RIGHTS, false) }, false));
+    let granted = run.all(|page| done(pages.grant(page, PageSize::Small), false));
     if granted { Ok(()) } else { Err(MemoryError::Host) }
 }
 
@@ -241,5 +286,150 @@ mod tests {
             _ => Verdict::Done,
         });
         assert_eq!(broken, Err(MemoryError::Host));
+    }
+
+    const MIB: u64 = 1 << 20;
+    const LARGE: u64 = PageSize::Large.bytes();
+
+    /// Guest memory up to 8 MiB with a hole for video memory, of which the loader has filled two pages of the third stretch.
+    fn acceptance() -> Acceptance {
+        let mut ram = platform::RamMap::default();
+        for (start, end) in [(0, 0xa_0000), (0xc_0000, 8 * MIB)] {
+            ram.push(PageRange::new(Gpa(start), Gpa(end)).unwrap()).unwrap();
+        }
+        let mut placed = [image_abi::Range::default(); image_abi::PLACED_RANGES];
+        placed[0] = image_abi::Range { start: FILLED.start, bytes: FILLED.end - FILLED.start };
+        let acceptance = Acceptance::new(ram, &placed, None).unwrap();
+        (0..4).for_each(|stretch| assert!(!acceptance.announce(stretch)));
+        acceptance
+    }
+
+    const FILLED: core::ops::Range<u64> = 4 * MIB + 0x3000..4 * MIB + 0x5000;
+
+    /// What has happened to a page of 4 KiB.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    struct Page {
+        validated: bool,
+        zeroed: bool,
+        granted: bool,
+    }
+
+    const ACCEPTED: Page = Page { validated: true, zeroed: true, granted: true };
+
+    /// A processor and a host that has assigned all memory; it insists on the order.
+    struct Played {
+        pages: Vec<Page>,
+        /// The host has assigned pages of 4 KiB: since before validation, or since after it.
+        small: bool,
+        split_later: bool,
+        /// A page that the host has had validated in another one's place.
+        valid_before: Option<u64>,
+    }
+
+    impl Played {
+        fn new() -> Self {
+            let mut pages = vec![Page::default(); (8 * MIB / PAGE_SIZE) as usize];
+            for page in FILLED.step_by(PAGE_SIZE as usize) {
+                pages[(page / PAGE_SIZE) as usize].validated = true;
+            }
+            Self { pages, small: false, split_later: false, valid_before: None }
+        }
+
+        fn of(&mut self, at: Gpa, bytes: u64) -> &mut [Page] {
+            &mut self.pages[(at.0 / PAGE_SIZE) as usize..((at.0 + bytes) / PAGE_SIZE) as usize]
+        }
+    }
+
+    impl Pages for Played {
+        fn validate(&mut self, page: Gpa, size: PageSize) -> Validation {
+            if self.small && size == PageSize::Large {
+                // CF means nothing then.
+                return Validation { code: result::FAIL_SIZEMISMATCH, unchanged: true };
+            }
+            let mine = page.0..page.0 + size.bytes();
+            let unchanged = self.valid_before.is_some_and(|before| mine.contains(&before));
+            for it in self.of(page, size.bytes()) {
+                assert!(!it.validated, "{page:x?} is validated twice");
+                it.validated = true;
+            }
+            Validation { code: result::SUCCESS, unchanged }
+        }
+
+        fn zero(&mut self, at: Gpa, bytes: u64) {
+            for it in self.of(at, bytes) {
+                assert!(it.validated && !it.zeroed && !it.granted, "{at:x?} {it:?}");
+                it.zeroed = true;
+            }
+        }
+
+        fn grant(&mut self, page: Gpa, size: PageSize) -> u32 {
+            if (self.small || self.split_later) && size == PageSize::Large {
+                return result::FAIL_SIZEMISMATCH;
+            }
+            let filled = FILLED.contains(&page.0);
+            for it in self.of(page, size.bytes()) {
+                assert!(it.validated && !it.granted && it.zeroed != filled, "{page:x?} {it:?}");
+                it.granted = true;
+            }
+            result::SUCCESS
+        }
+    }
+
+    fn play(played: &mut Played, acceptance: &Acceptance, stretch: usize) -> Result<(), MemoryError> {
+        assert_eq!(acceptance.claim(stretch), Claim::Yours);
+        accept_by(played, acceptance, stretch)
+    }
+
+    /// The order is the player's to judge.
+    #[test]
+    fn the_guest_has_no_page_that_is_not_validated_and_zeroed() {
+        for (small, split_later) in [(false, false), (true, false), (false, true)] {
+            let (acceptance, mut played) = (acceptance(), Played { small, split_later, ..Played::new() });
+            for stretch in 0..4 {
+                assert_eq!(play(&mut played, &acceptance, stretch), Ok(()));
+                assert_eq!(acceptance.claim(stretch), Claim::Accepted);
+            }
+            for (page, at) in played.pages.iter().zip((0u64..).step_by(PAGE_SIZE as usize)) {
+                let expected = match at {
+                    0xa_0000..0xc_0000 => Page::default(),
+                    filled if FILLED.contains(&filled) => Page { zeroed: false, ..ACCEPTED },
+                    _ => ACCEPTED,
+                };
+                assert_eq!(*page, expected, "{at:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_that_was_valid_before_keeps_its_neighbours_from_the_guest_too() {
+        // Where the host lies, and from where on nothing may be granted.
+        let lies = [
+            (false, 3 * MIB, 2 * MIB),
+            (true, 2 * MIB, 2 * MIB),
+            (true, 4 * MIB - 1, 2 * MIB),
+            (true, 6 * MIB - 1, FILLED.end),
+            (false, 0x9_f000, 0),
+        ];
+        for (small, before, from) in lies {
+            let mut played = Played { small, valid_before: Some(before), ..Played::new() };
+            let (acceptance, stretch) = (acceptance(), stretch_of(Gpa(before)));
+            assert_eq!(play(&mut played, &acceptance, stretch), Err(MemoryError::Host));
+            let kept = played.of(Gpa(from), 8 * MIB - from);
+            assert!(kept.iter().all(|page| !page.granted && !page.zeroed), "{before:#x}");
+            assert_eq!(acceptance.claim(stretch), Claim::Busy, "nobody gets it now");
+        }
+    }
+
+    #[test]
+    fn memory_that_comes_back_is_zeroed_before_the_guest_has_it() {
+        for (bytes, size) in [(LARGE, PageSize::Large), (3 * PAGE_SIZE, PageSize::Small)] {
+            let range = PageRange::new(Gpa(6 * MIB), Gpa(6 * MIB + bytes)).unwrap();
+            let mut played = Played::new();
+            assert_eq!(take_in(&mut played, range, size), Ok(()));
+            assert!(played.of(range.start(), bytes).iter().all(|page| *page == ACCEPTED));
+            let mut lying = Played { valid_before: Some(6 * MIB + bytes - 1), ..Played::new() };
+            assert_eq!(take_in(&mut lying, range, size), Err(MemoryError::Host));
+            assert!(lying.pages.iter().all(|page| !page.granted));
+        }
     }
 }

@@ -168,6 +168,29 @@ mod tests {
     }
 
     #[test]
+    fn each_stretch_has_one_owner_when_processors_race() {
+        const STRETCHES: usize = 4096;
+        const RACERS: usize = 4;
+        let mut ram = RamMap::default();
+        ram.push(PageRange::new(Gpa(0), Gpa(2 * STRETCHES as u64 * MIB)).unwrap()).unwrap();
+        for _ in 0..20 {
+            let acceptance = Acceptance::new(ram, &[Range::default(); PLACED_RANGES], None).unwrap();
+            (0..STRETCHES).for_each(|stretch| assert!(!acceptance.announce(stretch)));
+            let start = std::sync::Barrier::new(RACERS);
+            let race = || {
+                start.wait();
+                let mine = (0..STRETCHES).filter(|&stretch| acceptance.claim(stretch) == Claim::Yours);
+                mine.inspect(|&stretch| acceptance.finish(stretch)).count()
+            };
+            let owned: usize = std::thread::scope(|scope| {
+                let racers = [(); RACERS].map(|()| scope.spawn(race));
+                racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+            });
+            assert_eq!(owned, STRETCHES);
+        }
+    }
+
+    #[test]
     fn addresses_beyond_all_memory_are_nobodys() {
         let acceptance = acceptance();
         for stretch in [8, usize::MAX] {
