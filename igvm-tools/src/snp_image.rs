@@ -68,7 +68,8 @@ pub(crate) fn context(start: &Start) -> IgvmDirectiveHeader {
     let data = flat(0x10, DATA);
     (vmsa.ds, vmsa.es, vmsa.ss, vmsa.fs, vmsa.gs) = (data, data, data, data, data);
     vmsa.gdtr = SevSelector { limit: (size_of_val(&GDT) - 1) as u32, base: start.gdt, selector: 0, attrib: 0 };
-    vmsa.idtr = SevSelector { limit: 0xffff, base: 0, selector: 0, attrib: 0 };
+    // Without gates: a host may inject #HV before there are any, and an unmeasured payload at address 0 would be them.
+    vmsa.idtr = SevSelector::new_zeroed();
     (vmsa.ldtr, vmsa.tr) = (system(LDT), system(BUSY_TSS));
     (vmsa.cr0, vmsa.efer, vmsa.pat) = (CR0, EFER, PAT);
     (vmsa.dr6, vmsa.dr7, vmsa.rflags) = (0xffff_0ff0, 0x400, 2);

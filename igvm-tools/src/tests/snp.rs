@@ -44,6 +44,13 @@ fn the_processor_starts_in_32_bit_mode_without_paging() {
     assert_eq!(image.memory(Range { start: vmsa.gdtr.base + 8, bytes: 8 }), 0x00af_9b00_0000_ffffu64.to_le_bytes());
 }
 
+/// The host chooses when #HV comes, and what stands at address 0 may be its choice too. The limit was that of a reset, FFFFh.
+#[test]
+fn an_event_before_the_image_has_gates_leads_nowhere() {
+    let (_, vmsa) = vmsa(&built());
+    assert_eq!((vmsa.idtr.base, vmsa.idtr.limit), (0, 0));
+}
+
 fn image_entry(image: &Built) -> u64 {
     let text = block(image).text;
     let rip = vmsa(image).1.rip;
