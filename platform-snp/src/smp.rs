@@ -91,20 +91,20 @@ fn prepare(index: u32) -> Result<u64, StartError> {
     let local: &'static Local = Box::leak(boxed(Local::new())?);
     local.set_pages(shared_pool::take()?.address(), shared_pool::take()?.address());
     let vmsa = new_vmsa()?;
-    fill(vmsa, stack::new().map_err(|_| StartError::OutOfMemory)?, index, local);
+    let controls = [Cr0::read_raw(), Cr3::read_raw().0.start_address().as_u64() | c_mask(), Cr4::read_raw()];
+    fill(vmsa, stack::new().map_err(|_| StartError::OutOfMemory)?, index, local, controls);
     make_vmsa(vmsa)
 }
 
-/// The processor's first state.
-fn fill(vmsa: &mut Vmsa, stack: u64, index: u32, local: &'static Local) {
+/// The processor's first state, with this CR0, CR3 and CR4. It has no gates yet: an event of the host's leads nowhere.
+fn fill(vmsa: &mut Vmsa, stack: u64, index: u32, local: &'static Local, controls: [u64; 3]) {
     let flat = |selector, attributes| VmcbSegment { selector, attributes, limit: u32::MAX, base: 0 };
     let system = |attributes| VmcbSegment { selector: 0, attributes, limit: 0xffff, base: 0 };
     vmsa.cs = flat(0x08, CODE);
     let data = flat(0x10, DATA);
     (vmsa.ds, vmsa.es, vmsa.ss, vmsa.fs, vmsa.gs) = (data, data, data, data, data);
     (vmsa.ldtr, vmsa.tr) = (system(LDT), system(BUSY_TSS));
-    vmsa.cr3 = Cr3::read_raw().0.start_address().as_u64() | c_mask();
-    (vmsa.cr0, vmsa.cr4, vmsa.efer) = (Cr0::read_raw(), Cr4::read_raw(), EFER);
+    ([vmsa.cr0, vmsa.cr3, vmsa.cr4], vmsa.efer) = (controls, EFER);
     (vmsa.dr6, vmsa.dr7, vmsa.rflags, vmsa.g_pat) = (0xffff_0ff0, 0x400, 2, PAT);
     vmsa.rip = (&raw const snp_processor_start).expose_provenance() as u64;
     vmsa.rsp = stack;
@@ -133,8 +133,22 @@ extern "C" fn arrive(index: u32, local: *const Local) -> ! {
 #[cfg(test)]
 mod tests {
     use platform::Reason;
+    use zerocopy::FromZeros;
 
     use super::*;
+
+    #[test]
+    fn a_processor_starts_at_vmpl0_with_restricted_injection_and_without_gates() {
+        let mut vmsa = Vmsa::new_zeroed();
+        fill(&mut vmsa, 0x900_0000, 3, Local::boot(), [0x8001_0033, 1 << 47 | 0x80a_0000, 0xa0]);
+        assert_eq!((vmsa.vmpl, vmsa.cpl, vmsa.sev_features), (0, 0, 0b1001), "SNPActive, RestrictedInjection");
+        assert_eq!((vmsa.cr0, vmsa.cr3, vmsa.cr4), (0x8001_0033, 0x8000_080a_0000, 0xa0));
+        assert_eq!((vmsa.efer, vmsa.rflags), (0x1d00, 2), "SVME, NXE, long mode; no interrupts");
+        assert_eq!((vmsa.idtr.base, vmsa.idtr.limit), (0, 0));
+        assert_eq!((vmsa.rsp, vmsa.rdi), (0x900_0000, 3));
+        assert_eq!(vmsa.rsi, ptr::from_ref(Local::boot()).addr() as u64);
+        assert_eq!((vmsa.event_injection, vmsa.virtual_tom, vmsa.first_reserved_byte()), (0, 0, None));
+    }
 
     /// The host was told the processor's number as if it were a step of the start.
     #[test]
