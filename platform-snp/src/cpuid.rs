@@ -5,6 +5,19 @@
 //! The page is private memory that nobody writes any more. A leaf that it lacks is zero.
 
 use specs::sev::cpuid_page::{FUNCTIONS, Page};
+use specs::sev::leaf;
+
+use crate::accept::GUEST_VMPL;
+
+/// What Parados and its guest stand on. Reflected exits and vTOM have no bit: a processor without them refuses the guest's VMSA.
+const NEEDED: u32 = leaf::EAX_VMPL | leaf::EAX_RESTRICTED_INJECTION | leaf::EAX_ALTERNATE_INJECTION;
+
+/// What the processor lacks of that, by its answer to leaf 8000_001Fh: bits of EAX. The firmware lets no host claim more than the
+/// processor has.
+pub(crate) const fn missing([eax, ebx, ..]: [u32; 4]) -> u32 {
+    let vmpls = ebx >> leaf::EBX_VMPLS_SHIFT & 0xf;
+    NEEDED & !(if vmpls > GUEST_VMPL as u32 { eax } else { eax & !leaf::EAX_VMPL })
+}
 
 /// Leaf and subleaf as `[eax, ebx, ecx, edx]`.
 pub(crate) fn answer(page: &Page, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -46,6 +59,19 @@ mod tests {
         assert_eq!(answer(&page, 7, 2), [0; 4]);
         assert_eq!(answer(&page, 0x8000_001d, 3)[0], 9);
         assert_eq!(answer(&page, 0x1234, 0), [0; 4]);
+    }
+
+    /// BUSY holds a VMSA only with alternate injection, and without it a host injects what it likes.
+    #[test]
+    fn a_processor_without_the_modes_of_injection_or_the_guests_vmpl_is_refused() {
+        let vmpls = |count: u32| count << leaf::EBX_VMPLS_SHIFT | 51;
+        assert_eq!(missing([NEEDED, vmpls(4), 0, 0]), 0);
+        assert_eq!(missing([u32::MAX, vmpls(3), 0, 0]), 0);
+        for bit in [1 << 5, 1 << 12, 1 << 13] {
+            assert_eq!(missing([!bit, vmpls(4), 0, 0]), bit);
+        }
+        assert_eq!(missing([u32::MAX, vmpls(2), 0, 0]), leaf::EAX_VMPL, "no VMPL2");
+        assert_eq!(missing([0; 4]), NEEDED, "no such leaf");
     }
 
     #[test]

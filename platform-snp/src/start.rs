@@ -15,7 +15,7 @@ use platform_shared::heap::page_views;
 use platform_shared::own_tables::{self, c_mask};
 use specs::cpuid::leaf;
 use specs::ghcb::{msr, page_state};
-use specs::sev::{VmplRights, cpuid_page, result};
+use specs::sev::{VmplRights, cpuid_page, leaf as sev_leaf, result};
 use specs::vmsa::Vmsa;
 
 use crate::accept::{accept_own, rescind_own};
@@ -110,10 +110,14 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     crate::cpuid::answer(unsafe { &*page }, leaf, subleaf)
 }
 
-/// Accepts Parados's own memory behind the image, sets up the boot processor's GHCB and doorbell at its start, and returns the
-/// rest, for the heap. Once.
+/// Looks whether the processor has what is needed, accepts Parados's own memory behind the image, sets up the boot processor's
+/// GHCB and doorbell at its start, and returns the rest, for the heap. Once.
 pub fn take_memory(block: &LaunchBlock, range: PageRange) -> Result<PageRange, StartError> {
     CPUID.store(core::ptr::with_exposed_provenance_mut(block.cpuid_page.start as usize), Ordering::Release);
+    let missing = crate::cpuid::missing(cpuid(sev_leaf::NUMBER, 0));
+    if missing != 0 {
+        Ending::end(Termination::Fatal(Reason::MissingFeature, u64::from(missing) << 32));
+    }
     // SAFETY: the range follows the image, nothing uses it yet, and the image's tables map it.
     unsafe { accept_own(range)? };
     let start = range.start();

@@ -97,10 +97,13 @@ pub mod leaf {
     pub const EAX_VMPL: u32 = 1 << 5;
     pub const EAX_RMPQUERY: u32 = 1 << 6;
     pub const EAX_COHERENT: u32 = 1 << 10;
+    pub const EAX_RESTRICTED_INJECTION: u32 = 1 << 12;
+    pub const EAX_ALTERNATE_INJECTION: u32 = 1 << 13;
     pub const EAX_REFLECT_AND_VTOM_MSR: u32 = 1 << 18;
     /// EBX: where the C-bit is.
     pub const EBX_C_BIT: u32 = 0x3f;
     pub const EBX_REDUCTION_SHIFT: u32 = 6;
+    /// EBX, four bits: how many VMPLs there are.
     pub const EBX_VMPLS_SHIFT: u32 = 12;
 }
 

@@ -98,7 +98,14 @@ pub fn answer(number: u32, subleaf: u32, place: Place, native: impl Fn(u32, u32)
         // APIC ID, core, node: one core for each processor, one node.
         0x8000_001e if eax | ebx | ecx != 0 => [place.number, ebx & !0xff | place.number & 0xff, 0, edx],
         leaf::NUMBER => [
-            leaf::EAX_SEV | leaf::EAX_ES | leaf::EAX_SNP | leaf::EAX_VMPL | leaf::EAX_RMPQUERY | leaf::EAX_COHERENT,
+            leaf::EAX_SEV
+                | leaf::EAX_ES
+                | leaf::EAX_SNP
+                | leaf::EAX_VMPL
+                | leaf::EAX_RMPQUERY
+                | leaf::EAX_COHERENT
+                | leaf::EAX_RESTRICTED_INJECTION
+                | leaf::EAX_ALTERNATE_INJECTION,
             u32::from(C_BIT) | 1 << leaf::EBX_REDUCTION_SHIFT | (VMPLS as u32) << leaf::EBX_VMPLS_SHIFT,
             0,
             0,
