@@ -2,7 +2,8 @@
 //! One virtual processor: its VMSA at VMPL2, and how it is run.
 //!
 //! The VMSA is Parados's memory. While Parados works on it BUSY is set, so that a host that runs it gets an exit instead of a
-//! guest in the middle of a change; it is clear only around the request that runs VMPL2 (APM vol. 2, 15.36.16). With alternate
+//! guest in the middle of a change; it is clear only around the request that runs VMPL2 (APM vol. 2, 15.36.16). A host that has
+//! another processor run it by the time that the request comes back is found out by RMPADJUST. With alternate
 //! injection the guest takes what stands in its VMSA, whatever the host injects: an event now, or an interrupt that the
 //! processor delivers by itself as soon as the guest can take it.
 
@@ -24,6 +25,7 @@ use crate::exit::{Decoded, HANDLED, Record, decode};
 use crate::ghcb::{Refusal, SharedPage, run_vmpl};
 use crate::local::Local;
 use crate::machine::Snp;
+use crate::start::mark_vmsa;
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
@@ -116,7 +118,7 @@ impl SnpCpu {
     }
 
     fn vmsa(&self) -> &Vmsa {
-        // SAFETY: the VMSA is ours alone; hardware touches it only inside `run_vmpl`, while nobody borrows it.
+        // SAFETY: the VMSA is ours alone; hardware touches it only inside `enter`, which sees to that, while nobody borrows it.
         unsafe { self.vmsa.as_ref() }
     }
 
@@ -133,12 +135,17 @@ impl SnpCpu {
         unsafe { AtomicU64::from_ptr(field) }
     }
 
-    /// Runs VMPL2 once; false if the doorbell had rung before.
-    fn enter(&mut self) -> Result<bool, Refusal> {
+    /// Runs VMPL2 once; false if the doorbell had rung before, and what ends the VM as an error.
+    fn enter(&mut self) -> Result<bool, ExitReason> {
         self.interrupt_control().fetch_and(!vintr::BUSY, Ordering::AcqRel);
         let ran = run_vmpl(self.local, self.doorbell, GUEST_VMPL);
         self.interrupt_control().fetch_or(vintr::BUSY, Ordering::AcqRel);
-        ran
+        // BUSY keeps processors out. A host may have let one in before, on which the guest would go on while its state is changed
+        // here: RMPADJUST refuses a VMSA that is in use.
+        if mark_vmsa(self.vmsa.addr().get() as u64).is_err() {
+            return Err(ExitReason::Broken(Reason::SecondRun, 0));
+        }
+        ran.map_err(refused)
     }
 
     /// What the last exit left. The code is overwritten, so that it is found once.
@@ -334,7 +341,7 @@ impl GuestCpu for SnpCpu {
             match self.enter() {
                 Ok(true) => {}
                 Ok(false) => return HOST_INTERRUPT,
-                Err(refusal) => return Exit { reason: refused(refusal), next_rip: 0 },
+                Err(reason) => return Exit { reason, next_rip: 0 },
             }
             let record = self.take_record();
             if let Some(exit) = self.handle(&record) {

@@ -258,8 +258,9 @@ pub(crate) fn make_vmsa(vmsa: &'static mut Vmsa) -> Result<u64, StartError> {
     Ok(gpa)
 }
 
-fn mark_vmsa(gpa: u64) -> Result<(), StartError> {
-    // SAFETY: the page is fresh, and a VMSA is nobody's to read or write but VMPL0's: VMPL1 gets no right.
+/// Makes a page a VMSA, or looks whether one may be changed: that fails while a processor runs it.
+pub(crate) fn mark_vmsa(gpa: u64) -> Result<(), StartError> {
+    // SAFETY: the page is for a VMSA alone, which is nobody's to read or write but VMPL0's: VMPL1 gets no right.
     let code = unsafe { rmpadjust(gpa, false, 1, VmplRights::empty(), true) };
     if code == result::SUCCESS { Ok(()) } else { Err(StartError::Pages) }
 }

@@ -115,6 +115,8 @@ reasons! {
     NotRegistered = 0x26, "the host registered no GHCB", Released("the step of the start");
     /// The host refused a request that the start needs: a doorbell, a processor, its interrupt controller.
     RequestRefused = 0x27, "the host refused what the start needs", Released("the step of the start");
+    /// The host had a processor run the guest's state while Parados worked on it.
+    SecondRun = 0x28, "the host ran the guest while Parados worked on it", None;
     /// The VM was launched with attributes that the image's measured policy forbids, or without those that it asks for.
     PolicyMismatch = 0x30, "the VM was not launched as the image's policy says", Released("the attributes that differ");
     /// The platform's backend does not run guests yet: what can be checked without one was in order.

@@ -79,6 +79,8 @@ pub enum Deed {
     Snatch(u64),
     /// What was asked; then the 2 MiB around an address are mapped to those around another.
     Remap(u64, u64),
+    /// What was asked; and once a less privileged VMPL has exited, another processor runs its VMSA.
+    Occupy,
     /// What was asked; then the page in question is watched.
     Watch(Watched, Change),
     /// What was asked; then an event after so many instructions of the guest.
@@ -269,6 +271,7 @@ impl Host {
             Deed::TurnBack(cycles) => self.plot.consequence = Some(Consequence::TurnBack(*cycles)),
             Deed::Snatch(gpa) => hardware.snatch(*gpa),
             Deed::Remap(gpa, to) => hardware.remap(*gpa, *to),
+            Deed::Occupy => hardware.occupy(),
             Deed::Watch(which, change) => {
                 let gpa = match which {
                     Watched::Ghcb => context.registered,

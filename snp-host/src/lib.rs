@@ -48,6 +48,8 @@ pub trait Hardware {
     fn snatch(&mut self, gpa: u64);
     /// Nested page tables that lead from the 2 MiB around one address to those around another.
     fn remap(&mut self, gpa: u64, to: u64);
+    /// Once the less privileged VMPL that runs next has exited, another processor runs its VMSA.
+    fn occupy(&mut self);
     /// PSMASH.
     fn psmash(&mut self, gpa: u64) -> u32;
     /// Whether the address is RAM of the guest's.

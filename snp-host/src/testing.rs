@@ -20,6 +20,7 @@ pub(crate) struct Memory {
     /// How often each page has changed hands.
     updates: Vec<u32>,
     pub(crate) remapped: Vec<(u64, u64)>,
+    pub(crate) occupied: u32,
 }
 
 impl Memory {
@@ -63,6 +64,10 @@ impl Hardware for Memory {
 
     fn remap(&mut self, gpa: u64, to: u64) {
         self.remapped.push((gpa, to));
+    }
+
+    fn occupy(&mut self) {
+        self.occupied += 1;
     }
 
     fn psmash(&mut self, gpa: u64) -> u32 {
@@ -153,6 +158,7 @@ impl Default for Machine {
             large: vec![false; PAGES / 512],
             updates: vec![0; PAGES],
             remapped: Vec::new(),
+            occupied: 0,
         };
         Self { memory, devices: Recorder::default() }
     }

@@ -179,6 +179,7 @@ pub const ALL: &[Script] = &[
         ],
     },
     Script { name: "turned-back", acts: &[once(Event::Exit(own::RUN_VMPL), LATER, Deed::TurnBack(TURNED_BACK))] },
+    Script { name: "second-run", acts: &[once(Event::Exit(own::RUN_VMPL), LATER, Deed::Occupy)] },
     Script {
         name: "stray-entry",
         acts: &[

@@ -131,6 +131,18 @@ fn a_page_is_moved_by_the_nested_tables_alone() {
 }
 
 #[test]
+fn a_vmsa_is_run_elsewhere_when_the_script_says_so() {
+    const ACTS: &[Act] = &[Act { on: Event::Any, from: 2, times: 1, deed: Deed::Occupy }];
+    let (mut host, mut machine) = (host(), Machine::default());
+    host.play(script(ACTS));
+    let occupied = [(); 3].map(|()| {
+        features().run_at(0, &mut host, &mut machine);
+        machine.memory.occupied
+    });
+    assert_eq!(occupied, [0, 1, 1]);
+}
+
+#[test]
 fn what_needs_the_processor_is_passed_on_once() {
     const CHANGE: Change = Change { offset: 0x3a0, reads: 1, flip: 1 };
     const ACTS: &[Act] = &[

@@ -3,7 +3,8 @@
 //! counted is that kind's.
 //!
 //! The counts are the figures: on hardware each of them is a world switch, and the model has as many as hardware would, but
-//! for the writes of the GHCB MSR, which hardware intercepts for nobody. Time and instructions hold the model's own work besides
+//! for the writes of the GHCB MSR, which hardware intercepts for nobody, and SNP's instructions, which it executes and which are not
+//! counted among the exits. Time and instructions hold the model's own work besides
 //! Parados's, so they have no aim.
 
 use std::path::PathBuf;
@@ -94,9 +95,11 @@ fn broken(what: &str) -> Failure {
 /// What the host has counted.
 fn counts(ended: &Ended) -> Result<[f64; COUNTS.len()]> {
     let host = ended.facts.get("host").ok_or_else(|| broken("the reference host counted nothing"))?;
+    let count =
+        |name: &str| host.get(name).and_then(Value::as_f64).ok_or_else(|| broken(&format!("no count of {name}")));
     let mut values = [0.0; COUNTS.len()];
     for ((name, ..), value) in COUNTS.iter().zip(&mut values) {
-        *value = host.get(*name).and_then(Value::as_f64).ok_or_else(|| broken(&format!("no count of {name}")))?;
+        *value = count(name)? - if *name == "exits" { count("instructions")? } else { 0.0 };
     }
     Ok(values)
 }

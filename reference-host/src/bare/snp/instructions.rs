@@ -83,8 +83,8 @@ impl Vcpu {
 
     /// The page's rights may have shrunk: its leaves go, and the ledger remembers.
     fn note_change(&mut self, machine: &mut Machine, gpa: u64, before: &Entry) {
+        let Some(after) = machine.entry(gpa).filter(|after| after != before) else { return };
         machine.refresh(gpa, before.size());
-        let Some(after) = machine.entry(gpa) else { return };
         for vmpl in 1..VMPLS as u8 {
             let (had, has) = (before.rights(vmpl), after.rights(vmpl));
             let rescinded = before.validated() && !after.validated();

@@ -92,6 +92,8 @@ pub(super) struct Machine {
     watch: Option<Watch>,
     /// What a hostile host has mapped to where: 2 MiB each.
     moved: Option<(u64, u64)>,
+    /// A hostile host runs the VMSA that exits next on another processor.
+    pub(super) occupied: bool,
 }
 
 /// A VMPL's nested tables.
@@ -193,6 +195,7 @@ impl Machine {
             current: 0,
             watch: None,
             moved: None,
+            occupied: false,
         };
         machine.make_noise();
         if machine.make_view(0) { Ok(machine) } else { Err(small) }

@@ -111,14 +111,16 @@ pub(super) struct Counts {
     pub(super) requests: u64,
     /// Writes of the GHCB MSR, which are exits here, but none on hardware.
     pub(super) ghcb_msr_writes: u64,
+    /// PVALIDATE and its like, which are exits of VMPL0 here, but none on hardware.
+    pub(super) instructions: u64,
     /// TSC cycles in which some VMPL ran.
     pub(super) guest_cycles: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { exits, requests, ghcb_msr_writes, guest_cycles } = self;
-        write!(f, "{{\"host\":{{\"exits\":{exits},\"requests\":{requests}")?;
+        let Self { exits, requests, ghcb_msr_writes, instructions, guest_cycles } = self;
+        write!(f, "{{\"host\":{{\"exits\":{exits},\"instructions\":{instructions},\"requests\":{requests}")?;
         write!(f, ",\"ghcb_msr_writes\":{ghcb_msr_writes},\"guest_cycles\":{guest_cycles}}}}}")
     }
 }

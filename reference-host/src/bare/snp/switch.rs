@@ -47,7 +47,8 @@ impl Vcpu {
             return self.gap(machine, 0x22);
         };
         if let Home::Page(gpa) = home {
-            machine.rmp().0.set_in_use(gpa, false);
+            let elsewhere = self.vmpl != 0 && core::mem::take(&mut machine.occupied);
+            machine.rmp().0.set_in_use(gpa, elsewhere);
             let differs = |loaded: &[u8]| machine.vmsa_differs(gpa, loaded);
             if let Err(broken) = check_untouched(self.vmsa(), differs, gpa, &machine.assumptions) {
                 self.broke(machine, broken)?;

@@ -20,7 +20,7 @@ use reference_host::snp::{ASID, state};
 use snp_model::rule::INSTRUCTION_BYTES;
 use snp_model::{Broken, Rule, Violation};
 use specs::sev::VMPLS;
-use specs::svm::event;
+use specs::svm::{event, exit};
 use specs::vmcb::{Misc1, Misc2, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave};
 use specs::vmsa::{SevFeatures, Vmsa};
 use svm::GuestRegisters;
@@ -42,6 +42,8 @@ const INTERCEPT_DR7: u32 = 1 << 7 | 1 << (16 + 7);
 const INTERCEPT_UD: u32 = 1 << 6;
 /// An NMI's vector.
 const NMI: u64 = 2;
+/// #UD.
+const UD: u64 = 6;
 /// #GP, whose injection has an error code.
 pub(super) const GP: u64 = 13;
 /// #PF, which has one too.
@@ -380,6 +382,9 @@ impl Vcpu {
         let control = self.control();
         (control.virtual_interrupt, control.exit_int_info) =
             state::after_delivery(control.virtual_interrupt, control.exit_int_info);
+        if self.vmpl == 0 && control.exit_code == exit::EXCEPTION_0 + UD {
+            shared.counts.instructions += 1;
+        }
         self.handle(shared)?;
         if let Some(end) = shared.devices.end {
             return Err(end);

@@ -56,6 +56,7 @@ const PARADOS: [(&str, i32, &str); 15] = [
     ("snatched-page", 70, "exception in Parados"),
     ("moved-page", 70, "SNP rule access.reverse-map broken"),
     ("second-thought", 0, ""),
+    ("second-run", 70, "the host ran the guest while Parados worked on it"),
     ("low-vector", 0, ""),
     ("forged-interrupt", 0, ""),
     ("forged-exception", 0, ""),

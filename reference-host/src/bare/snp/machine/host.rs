@@ -130,6 +130,10 @@ impl Hardware for Machine {
         self.forget(&names(from), LARGE);
     }
 
+    fn occupy(&mut self) {
+        self.occupied = true;
+    }
+
     fn snatch(&mut self, gpa: u64) {
         if self.update(gpa, false, false) == result::FAIL_OVERLAP {
             self.psmash(gpa & !(LARGE - 1));
