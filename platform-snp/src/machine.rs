@@ -158,21 +158,18 @@ const fn meaning(vector: u8) -> HostEvent {
 
 impl HostEvents for SnpCpu {
     fn take(&mut self) -> Option<HostEvent> {
-        loop {
-            let vector = doorbell::take(self.doorbell())?;
-            let mut event = meaning(vector);
-            match vector {
-                // Neither is in service.
-                doorbell::NMI => return Some(event),
-                apic::SPURIOUS_VECTOR => continue,
-                apic::TIMER_VECTOR => self.armed = None,
-                // Acknowledged at its source before the EOI, because the line is level-triggered.
-                apic::POWER_VECTOR if !power_button::take() => event = HostEvent::Kick,
-                _ => {}
-            }
-            apic::end_of_interrupt();
-            return Some(event);
+        let vector = doorbell::take(self.doorbell())?;
+        let mut event = meaning(vector);
+        match vector {
+            // Neither is in service. Events all the same: of those a host can send only so many at a time.
+            doorbell::NMI | apic::SPURIOUS_VECTOR => return Some(event),
+            apic::TIMER_VECTOR => self.armed = None,
+            // Acknowledged at its source before the EOI, because the line is level-triggered.
+            apic::POWER_VECTOR if !power_button::take() => event = HostEvent::Kick,
+            _ => {}
         }
+        apic::end_of_interrupt();
+        Some(event)
     }
 }
 

@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 
 use image_abi::{PLACED_RANGES, Range};
-use platform::{Gpa, PAGE_SIZE, PageRange, PageViews, RamMap};
+use platform::{Gpa, HostEvent, HostEvents, PAGE_SIZE, PageRange, PageViews, RamMap};
 use platform_shared::clock::TscClock;
 use platform_shared::heap::page_views;
 use specs::sev::npf;
@@ -231,6 +231,15 @@ fn mmx_registers_are_the_x87_stack_seen_from_its_bottom() {
     assert_eq!(cpu.vmsa().x87[70..], [0x99, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     assert_eq!((cpu.mmx(7), cpu.mmx(6)), (Some(0x99), Some(6)));
     assert_eq!(cpu.mmx(8), None);
+}
+
+/// It was passed over in a loop, which a host that never stops ringing would have kept going: the caller counts events.
+#[test]
+fn a_spurious_vector_is_an_event_like_any_other() {
+    let mut cpu = cpu();
+    cpu.doorbell().first().store(crate::apic::SPURIOUS_VECTOR.into(), Ordering::Relaxed);
+    assert_eq!(cpu.take(), Some(HostEvent::Unexpected(crate::apic::SPURIOUS_VECTOR)));
+    assert_eq!(cpu.take(), None);
 }
 
 /// Without VNMI nobody tells when an NMI's handler has returned.

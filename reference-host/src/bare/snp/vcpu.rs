@@ -382,7 +382,7 @@ impl Vcpu {
         let control = self.control();
         (control.virtual_interrupt, control.exit_int_info) =
             state::after_delivery(control.virtual_interrupt, control.exit_int_info);
-        if self.vmpl == 0 && control.exit_code == exit::EXCEPTION_0 + UD {
+        if control.exit_code == exit::EXCEPTION_0 + UD && self.vmpl == 0 {
             shared.counts.instructions += 1;
         }
         self.handle(shared)?;
