@@ -13,6 +13,7 @@ mod images;
 mod pc;
 mod portrait;
 mod snp;
+mod snp_code;
 mod tdx;
 
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ use super::common::{expect, guest, kernel, output, passed, run, same};
 use super::crash::backtrace;
 use super::images::damaged_on;
 use super::pc::{HELD_UP, all_resets, all_resets_no_reboot, clocks, hotplug, linux_reset, powers_off, time_of_day};
+use super::snp_code::exits_by_ghcb_alone;
 use super::{Case, Context, Outcome, Verdict, portrait};
 
 /// All of them.
@@ -25,6 +26,7 @@ pub(super) const ALL: &[Case] = &[
     },
     Case { name: "snp_cpuid_is_the_native_machines", run: portrait::of_cpuid },
     Case { name: "snp_guest_sees_nothing_of_sev", run: no_trace },
+    Case { name: "snp_image_asks_the_host_by_the_ghcb_alone", run: exits_by_ghcb_alone },
     Case { name: "snp_status_of_a_command_is_the_runs", run: command_status },
     Case { name: "snp_default_guest_has_a_shell_on_the_serial_line", run: |context| shell(context, &SNP) },
     Case { name: "snp_exec_output_is_binary_safe", run: |context| exec_binary(context, &SNP) },
