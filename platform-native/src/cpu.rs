@@ -13,6 +13,7 @@ use platform::{
     Instant, Platform, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters, TableRegister,
     VcpuState, Waker,
 };
+use platform_shared::delivery;
 use specs::svm::{VmcbSegment, event, exit};
 use specs::vmcb::{Misc1, VirtualInterrupt, Vmcb, VmcbControl, VmcbSave};
 use svm::GuestRegisters;
@@ -24,8 +25,7 @@ use crate::exit::decode;
 use crate::intercepts::{ALWAYS_1, ALWAYS_2, ALWAYS_CR, ALWAYS_EXCEPTIONS};
 use crate::live::{from_vmcb, is_live, live_msr, to_vmcb};
 use crate::machine::Native;
-use crate::vector;
-use crate::{apic, delivery};
+use crate::{apic, vector};
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;

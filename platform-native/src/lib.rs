@@ -18,7 +18,6 @@ mod clock;
 mod code_page;
 mod console;
 mod cpu;
-mod delivery;
 mod ending;
 mod exit;
 mod intercepts;

@@ -3,7 +3,8 @@
 //!
 //! The processor sorts this out itself, unless the second exception is intercepted: then the hypervisor has to.
 //!
-//! Hostile party: the guest, with descriptor tables and stacks on which nothing can be delivered. Whatever it does ends in a
+//! Hostile parties: the guest, with descriptor tables and stacks on which nothing can be delivered, and where Parados does not set the
+//! intercepts, the host that does. Whatever it does ends in a
 //! double fault or a shutdown after two steps, not in exits without end.
 
 use platform::{Exception, ExitReason};
@@ -17,8 +18,8 @@ const fn is_contributory(vector: u8) -> bool {
     matches!(vector, 0 | 10..=13)
 }
 
-/// The exit for `second`, which came up while the event in EXITINTINFO was delivered.
-pub(crate) fn merge(int_info: u64, second: Exception) -> ExitReason {
+/// The exit for `second`, which came up while the event in EXITINTINFO, or EVENT_INJ, was delivered.
+pub fn merge(int_info: u64, second: Exception) -> ExitReason {
     let first = (int_info & 0xff) as u8;
     let serious = is_contributory(second.vector) || second.vector == PAGE_FAULT;
     if int_info & event::TYPE_MASK != event::TYPE_EXCEPTION || !serious {

@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod clock;
 pub mod console;
+pub mod delivery;
 pub mod descriptor;
 pub mod direct_map;
 pub mod ending;

@@ -15,6 +15,7 @@ use platform::{
     MemoryFault, Offer, Reason, Segment, SegmentAttributes, SegmentRegister, SwitchedMsr, SystemRegisters,
     TableRegister, VcpuState, Visibility,
 };
+use platform_shared::delivery::merge;
 use specs::svm::{VmcbSegment, event};
 use specs::vmsa::{SevFeatures, Vmsa, vintr};
 
@@ -167,6 +168,7 @@ impl SnpCpu {
 
     fn handle(&mut self, record: &Record) -> Option<Exit> {
         match decode(record) {
+            Decoded::Exit(exit @ Exit { reason: ExitReason::Exception(second), .. }) => Some(self.merged(exit, second)),
             Decoded::Exit(exit) => Some(exit),
             Decoded::Back(exit, rip) => {
                 self.vmsa_mut().rip = rip;
@@ -174,6 +176,16 @@ impl SnpCpu {
             }
             Decoded::Nothing => Some(HOST_INTERRUPT),
             Decoded::Withheld { fault, validated } => self.first_touch(record, fault, validated),
+        }
+    }
+
+    /// An exception that only a host's intercept, or a debugger's, brings here: what the processor would have made of it if another
+    /// event was being delivered.
+    #[cold]
+    fn merged(&mut self, exit: Exit, second: Exception) -> Exit {
+        match core::mem::take(&mut self.vmsa_mut().event_injection) {
+            first if first & event::VALID != 0 => Exit { reason: merge(first, second), ..exit },
+            _ => exit,
         }
     }
 

@@ -147,7 +147,10 @@ mod tests {
         assert_eq!((vmsa.idtr.base, vmsa.idtr.limit), (0, 0));
         assert_eq!((vmsa.rsp, vmsa.rdi), (0x900_0000, 3));
         assert_eq!(vmsa.rsi, ptr::from_ref(Local::boot()).addr() as u64);
-        assert_eq!((vmsa.event_injection, vmsa.virtual_tom, vmsa.first_reserved_byte()), (0, 0, None));
+        assert_eq!(
+            (vmsa.event_injection, vmsa.virtual_tom, snp_model::reserved::first_reserved_byte(&vmsa)),
+            (0, 0, None)
+        );
     }
 
     /// The host was told the processor's number as if it were a step of the start.

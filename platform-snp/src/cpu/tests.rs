@@ -84,6 +84,27 @@ fn an_event_that_was_cut_off_is_injected_again_but_for_softwares() {
     }
 }
 
+/// A host that intercepts exceptions made a page fault of a double fault, and of a third one exits without end.
+#[test]
+fn an_exception_that_cuts_a_delivery_off_is_what_the_processor_would_make_of_it() {
+    let meets = |first: u64| {
+        let mut cpu = cpu();
+        cpu.vmsa_mut().exit_int_info = first;
+        cpu.vmsa_mut().exit_code = exit::EXCEPTION_0 + 13;
+        let record = cpu.take_record();
+        let Some(Exit { reason, .. }) = cpu.handle(&record) else { panic!("{first:x}") };
+        assert_eq!(cpu.vmsa().event_injection, 0, "{first:x}");
+        reason
+    };
+    let exception = event::VALID | event::TYPE_EXCEPTION;
+    let double = Exception { vector: 8, error_code: Some(0), fault_address: None };
+    assert_eq!(meets(exception | event::ERROR_CODE_VALID | 14), ExitReason::Exception(double));
+    assert_eq!(meets(exception | event::ERROR_CODE_VALID | 8), ExitReason::Shutdown);
+    for alone in [event::VALID | event::TYPE_INTERRUPT | 0x51, exception | 3, 0] {
+        assert_eq!(meets(alone), ExitReason::Exception(Exception::GENERAL_PROTECTION), "{alone:x}");
+    }
+}
+
 #[test]
 fn an_offer_is_a_request_of_its_class_until_the_guest_has_taken_it() {
     let mut cpu = cpu();
