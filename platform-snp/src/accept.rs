@@ -161,6 +161,9 @@ fn take_in(pages: &mut impl Pages, range: PageRange, size: PageSize) -> Result<(
     };
     each(range, size).try_for_each(validate)?;
     pages.zero(range.start(), range.bytes());
+    if size == PageSize::Small {
+        return grant_small(pages, range);
+    }
     each(range, size)
         .try_for_each(|page| by_size(page, size, |page, size| verdict(pages.grant(page, size), false, size)))
 }
@@ -218,7 +221,7 @@ fn accept_by(pages: &mut impl Pages, acceptance: &Acceptance, stretch: usize) ->
             let treatment = acceptance.treatment(at);
             let others = (at.0..end.0).step_by(PAGE_SIZE as usize).map(Gpa);
             let next = others.skip(1).find(|page| acceptance.treatment(*page) != treatment).unwrap_or(end);
-            accept_run(pages, at, next, treatment)?;
+            accept_run(pages, PageRange::new(at, next).ok_or(MemoryError::NotMemory)?, treatment)?;
             at = next;
         }
     }
@@ -226,26 +229,18 @@ fn accept_by(pages: &mut impl Pages, acceptance: &Acceptance, stretch: usize) ->
     Ok(())
 }
 
-/// Accepts small pages that are all to be treated alike, one step for all of them before the next one. Loops as short as these
-/// the reference host goes through without a world switch for each page.
-fn accept_run(pages: &mut impl Pages, start: Gpa, end: Gpa, treatment: Treatment) -> Result<(), MemoryError> {
-    let mut run = (start.0..end.0).step_by(PAGE_SIZE as usize).map(Gpa);
-    let done = |code, unchanged| verdict(code, unchanged, PageSize::Small) == Verdict::Done;
-    let validated = match treatment {
-        Treatment::Leave => return Ok(()),
-        Treatment::Grant => true,
-        Treatment::Accept => run.clone().all(|page| {
-            let Validation { code, unchanged } = pages.validate(page, PageSize::Small);
-            done(code, unchanged)
-        }),
-    };
-    if !validated {
-        return Err(MemoryError::Host);
+/// Accepts small pages that are all to be treated alike.
+fn accept_run(pages: &mut impl Pages, run: PageRange, treatment: Treatment) -> Result<(), MemoryError> {
+    match treatment {
+        Treatment::Leave => Ok(()),
+        Treatment::Accept => take_in(pages, run, PageSize::Small),
+        Treatment::Grant => grant_small(pages, run),
     }
-    if treatment == Treatment::Accept {
-        pages.zero(start, end.0 - start.0);
-    }
-    let granted = run.all(|page| done(pages.grant(page, PageSize::Small), false));
+}
+
+/// Grants small pages. Through a loop as short as this the reference host goes without a world switch for each page.
+fn grant_small(pages: &mut impl Pages, run: PageRange) -> Result<(), MemoryError> {
+    let granted = each(run, PageSize::Small).all(|page| pages.grant(page, PageSize::Small) == result::SUCCESS);
     if granted { Ok(()) } else { Err(MemoryError::Host) }
 }
 
