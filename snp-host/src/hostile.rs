@@ -118,6 +118,8 @@ pub enum Injection {
     Exception(u8, Option<u32>),
     /// VMPL0 runs, although nothing has happened.
     Entry,
+    /// A less privileged VMPL runs, although VMPL0 has not asked for it.
+    Run(u8),
 }
 
 /// What only the processor can do for a script.

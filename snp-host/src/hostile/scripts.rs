@@ -179,6 +179,10 @@ pub const ALL: &[Script] = &[
         ],
     },
     Script { name: "turned-back", acts: &[once(Event::Exit(own::RUN_VMPL), LATER, Deed::TurnBack(TURNED_BACK))] },
+    Script {
+        name: "early-run",
+        acts: &[Act { on: Event::Exit(exit::MSR), from: 1, times: LATER, deed: Deed::Inject(5, Injection::Run(2)) }],
+    },
     Script { name: "second-run", acts: &[once(Event::Exit(own::RUN_VMPL), LATER, Deed::Occupy)] },
     Script {
         name: "stray-entry",

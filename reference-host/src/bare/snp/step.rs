@@ -12,7 +12,7 @@ use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
 use reference_host::report::End;
 use snp_host::hostile::{Consequence, Injection};
-use snp_model::injection;
+use snp_model::{Broken, Rule, injection};
 use specs::svm::{event, exit};
 use specs::vmcb::VirtualInterrupt;
 
@@ -89,6 +89,19 @@ impl Vcpu {
         let forged = match what {
             Injection::Entry if self.vmpl != 0 => return self.switch(machine, 0, None),
             Injection::Entry => return Ok(()),
+            Injection::Run(vmpl) => {
+                let exists = self.homes.get(usize::from(vmpl)).is_some_and(Option::is_some);
+                if !exists || self.vmpl != 0 {
+                    return Ok(());
+                }
+                self.switch(machine, vmpl, None)?;
+                if self.vmpl != vmpl {
+                    return Ok(());
+                }
+                // VMPL0 is about to change what runs now.
+                let found = self.vmsa().vintr_ctrl;
+                return self.broke(machine, Broken { rule: Rule::VmsaBusy, gpa: 0, found });
+            }
             Injection::Doorbell(vector) => {
                 let posted = host.post(self.number, 0, vector, machine);
                 return self.announce(machine, posted);

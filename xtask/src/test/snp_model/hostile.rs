@@ -45,7 +45,7 @@ const SOON: Duration = Duration::from_secs(25);
 
 /// Against Parados with the stock kernel above it: script, status of the run, what is said. With status 0 the kernel's own
 /// command has run.
-const PARADOS: [(&str, i32, &str); 15] = [
+const PARADOS: [(&str, i32, &str); 16] = [
     ("no-features", 70, "the processor lacks a needed feature"),
     ("old-protocol", 70, "the processor lacks a needed feature"),
     ("no-registration", 70, "the host registered no GHCB"),
@@ -56,6 +56,7 @@ const PARADOS: [(&str, i32, &str); 15] = [
     ("snatched-page", 70, "exception in Parados"),
     ("moved-page", 70, "SNP rule access.reverse-map broken"),
     ("second-thought", 0, ""),
+    ("early-run", 0, ""),
     ("second-run", 70, "the host ran the guest while Parados worked on it"),
     ("low-vector", 0, ""),
     ("forged-interrupt", 0, ""),
