@@ -232,10 +232,32 @@ fn state_comes_back_as_it_was_given() {
     cpu.restore(&state);
     assert_eq!(cpu.save(), state);
     assert_eq!(cpu.vmsa().efer, 0x1500, "SVME is not the guest's");
+    cpu.set_switched_msr(SwitchedMsr::Efer, 0x100);
+    assert_eq!((cpu.vmsa().efer, cpu.switched_msr(SwitchedMsr::Efer)), (0x1100, 0x100), "nor by way of an exit");
     for register in Gpr::ALL {
         cpu.set_gpr(register, u64::from(register as u8) + 7);
         assert_eq!(cpu.gpr(register), u64::from(register as u8) + 7);
     }
+}
+
+/// INIT finds a processor in the middle of something.
+#[test]
+fn a_reset_forgets_what_was_under_way() {
+    let mut cpu = cpu();
+    let interrupt = event::VALID | event::TYPE_INTERRUPT | 0x51;
+    (cpu.vmsa_mut().event_injection, cpu.vmsa_mut().exit_int_info) = (interrupt, interrupt);
+    (cpu.vmsa_mut().exit_code, cpu.vmsa_mut().pcpu_id) = (exit::CPUID, 3);
+    cpu.offer_interrupt(Some(Offer { vector: 0x61, over_priority: false }));
+    cpu.begin_shadow();
+    let state = cpu.save();
+    cpu.restore(&state);
+    let vmsa = *cpu.vmsa();
+    assert_eq!((vmsa.event_injection, vmsa.exit_int_info, vmsa.pcpu_id), (0, 0, 0));
+    assert_eq!(vmsa.vintr_ctrl, vintr::BUSY | vintr::V_GIF);
+    let record = cpu.take_record();
+    assert_eq!((record.code, cpu.take_delivered(), cpu.vmsa().event_injection), (HANDLED, None, 0));
+    cpu.complete_instruction(RIP + 2);
+    assert!(!cpu.shadowed());
 }
 
 #[test]
