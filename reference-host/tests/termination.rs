@@ -20,6 +20,9 @@ impl Hardware for Untouched {
     fn snatch(&mut self, gpa: u64) {
         panic!("{gpa:#x} taken away")
     }
+    fn occupy(&mut self) {
+        panic!("a VMSA that runs elsewhere")
+    }
     fn psmash(&mut self, gpa: u64) -> u32 {
         panic!("PSMASH of {gpa:#x}")
     }

@@ -45,7 +45,7 @@ const SOON: Duration = Duration::from_secs(25);
 
 /// Against Parados with the stock kernel above it: script, status of the run, what is said. With status 0 the kernel's own
 /// command has run.
-const PARADOS: [(&str, i32, &str); 16] = [
+const PARADOS: [(&str, i32, &str); 17] = [
     ("no-features", 70, "the processor lacks a needed feature"),
     ("old-protocol", 70, "the processor lacks a needed feature"),
     ("no-registration", 70, "the host registered no GHCB"),
