@@ -45,7 +45,7 @@ const SOON: Duration = Duration::from_secs(25);
 
 /// Against Parados with the stock kernel above it: script, status of the run, what is said. With status 0 the kernel's own
 /// command has run.
-const PARADOS: [(&str, i32, &str); 17] = [
+const PARADOS: &[(&str, i32, &str)] = &[
     ("no-features", 70, "the processor lacks a needed feature"),
     ("old-protocol", 70, "the processor lacks a needed feature"),
     ("no-registration", 70, "the host registered no GHCB"),
@@ -101,7 +101,7 @@ pub(super) fn run(tests: &mut Tests<'_>, qemu: Option<&Path>, probe: &Path) -> R
     for (script, reason, words) in KERNEL {
         tests.run(&format!("hostile_{script}_meets_the_stock_kernel"), || kernel(qemu, script, reason, words))?;
     }
-    for (script, status, words) in PARADOS {
+    for &(script, status, words) in PARADOS {
         tests.run(&format!("hostile_{script}_meets_parados"), || Ok(parados(qemu, script, status, words)))?;
     }
     for (script, status, words) in CONVERSION {
