@@ -88,6 +88,8 @@ pub const ALL: &[Script] = &[
     },
     Script { name: "claimed-conversion", acts: &[from(CONVERSIONS, Deed::Claim)] },
     Script { name: "false-conversion", acts: &[from(CONVERSIONS, Deed::Falsify(&[(page::SHARED_BUFFER, 0x8000)]))] },
+    Script { name: "no-doorbell", acts: &[always(Event::Exit(own::HV_DOORBELL), Deed::Withhold)] },
+    Script { name: "no-creation", acts: &[always(Event::Exit(own::AP_CREATION), Deed::Withhold)] },
     Script { name: "silence", acts: &[always(Event::Exit(exit::MSR), Deed::Withhold)] },
     Script { name: "late", acts: &[always(Event::Exit(exit::MSR), Deed::Delay(LATE))] },
     Script {

@@ -50,6 +50,8 @@ const PARADOS: &[(&str, i32, &str)] = &[
     ("old-protocol", 70, "the processor lacks a needed feature"),
     ("no-registration", 70, "the host registered no GHCB"),
     ("no-conversion", 70, "the host refused a change of page states"),
+    ("no-doorbell", 70, "the host refused what the start needs"),
+    ("no-creation", 70, "the host refused what the start needs"),
     ("silence", 70, "the host refused what the start needs"),
     ("late", 0, ""),
     ("false-cpuid", 0, ""),
