@@ -20,6 +20,10 @@ const VMGEXIT_BYTES: u64 = 4;
 /// #MC where the host intercepts it, which it has to (APM vol. 2, 15.36.16): an automatic exit (table 15-33), of the machine below.
 const MACHINE_CHECK: u64 = exit::EXCEPTION_0 + 18;
 
+/// #BP and #OF, which the processor lets nobody inject (APM vol. 2, 15.35.5).
+const BREAKPOINT: u64 = exit::EXCEPTION_0 + 3;
+const OVERFLOW: u64 = exit::EXCEPTION_0 + 4;
+
 /// INVLPGB, INVLPGB with an illegal operand, TLBSYNC (APM vol. 2, appendix C).
 const INVLPGB: u64 = 0xa0;
 const INVLPGB_ILLEGAL: u64 = 0xa1;
@@ -82,6 +86,7 @@ fn rare(record: &Record) -> Decoded {
             Decoded::Nothing
         }
         sev::EFER_WRITE_TRAP | sev::CR0_WRITE_TRAP..=sev::CR15_WRITE_TRAP => Decoded::Nothing,
+        BREAKPOINT | OVERFLOW => plain(ExitReason::Broken(Reason::UnknownExit, code)),
         exit::EXCEPTION_0..=exit::EXCEPTION_31 => plain(exception(code, info1, info2)),
         exit::XSETBV => instruction(ExitReason::Xsetbv),
         exit::VMMCALL => instruction(ExitReason::Vmmcall),
@@ -278,6 +283,14 @@ mod tests {
             _ => false,
         };
         assert_eq!((0..28).filter(has_code).collect::<Vec<_>>(), [8, 10, 11, 12, 13, 14, 17]);
+    }
+
+    /// They were injected, and the VM ended as if its guest's state were wrong.
+    #[test]
+    fn intercepts_of_what_cannot_be_injected_end_the_vm_as_such() {
+        for code in [0x43, 0x44] {
+            assert_eq!(reason(code, 0, 0), (ExitReason::Broken(Reason::UnknownExit, code), 0));
+        }
     }
 
     #[test]
