@@ -37,7 +37,9 @@ impl SnpClock {
 
 impl Clock for SnpClock {
     fn now(&self) -> Instant {
-        self.instant_of_tsc(self.guest_tsc())
+        let Instant(nanos) = self.instant_of_tsc(self.guest_tsc());
+        // At a time that never comes, timers would fire that nobody has set.
+        Instant(nanos.min(Instant::NEVER.0 - 1))
     }
 
     fn guest_tsc(&self) -> u64 {
@@ -153,5 +155,15 @@ mod tests {
         clock.latest.store(turned_back, Ordering::Relaxed);
         assert_eq!((clock.guest_tsc(), clock.now()), (turned_back, clock.instant_of_tsc(turned_back)));
         assert!(clock.cycles() < turned_back);
+    }
+
+    /// A host that let the TSC leap to its end made timers fire that nobody had set.
+    #[test]
+    fn no_host_makes_it_the_time_that_never_comes() {
+        let clock = SnpClock::new(TscClock::new(0, 10_000_000).unwrap());
+        clock.latest.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(clock.guest_tsc(), u64::MAX);
+        assert_eq!(clock.instant_of_tsc(u64::MAX), Instant::NEVER);
+        assert!(clock.now() < Instant::NEVER);
     }
 }
