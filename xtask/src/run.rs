@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use igvm_tools::{can_be_written, write_atomically};
+use igvm_tools::{Platform, can_be_written, write_atomically};
 use serde_json::json;
 
 use crate::build;
@@ -67,6 +67,9 @@ fn execute(options: &Options) -> Result<Conclusion> {
     // What could not be written in the end is said before a guest runs for it.
     for file in [&options.out, &options.stats_json].into_iter().flatten() {
         can_be_written(file)?;
+    }
+    if options.log.is_some() && !options.debug_log && options.platform == Platform::Snp && options.image.is_none() {
+        say::progress("an SNP image keeps its log to itself; --debug-log shows it");
     }
     let scratch = Scratch::new()?;
     // A report is worth nothing without the image that it is held against.

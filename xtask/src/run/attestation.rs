@@ -8,7 +8,11 @@ use igvm_tools::write_atomically;
 use image_abi::attestation::FILE;
 use serde_json::{Map, Value};
 
-use crate::say;
+use crate::qemu::quoted;
+use crate::{build, say};
+
+/// The model's certificates, in the workspace.
+const TEST_CHAIN: &str = "snp-psp/test-chain/certs";
 
 /// QEMU's words for a nonce.
 pub(super) fn qemu_arguments(nonce: &str) -> Vec<String> {
@@ -43,16 +47,25 @@ impl<'a> Awaited<'a> {
         let report =
             text("report").and_then(|report| hex::decode(report).ok()).ok_or("Parados sent a garbled report")?;
         write_atomically(self.out, &report).map_err(|error| error.to_string())?;
-        let (out, image, nonce) = (self.out.display(), self.image.display(), self.nonce);
-        say::progress(&format!(
-            "{out}: the report; igvm-tools verify {out} --image {image} --nonce {nonce} --certs DIR"
-        ));
+        say::progress(&format!("{}: the report. What it is worth:", self.out.display()));
+        say::progress(&self.verification());
         match (text("key_check"), text("key_error")) {
             (Some(check), _) => say::progress(&format!("this image's key on this chip has the check value {check}")),
             (None, Some(error)) => say::progress(&format!("no key: {}", say::printable(error.as_bytes()))),
             (None, None) => {}
         }
         Ok(())
+    }
+
+    /// A command that judges the report. The chip is the reference host's: a TEST chip, whose root has to be named to be trusted.
+    fn verification(&self) -> String {
+        let chain = build::workspace().join(TEST_CHAIN);
+        let root = chain.join("ark.der");
+        let [out, image, chain, root] = [self.out, &self.image, &chain, &root].map(|path| quoted(path.as_os_str()));
+        let nonce = self.nonce;
+        format!(
+            "cargo run -q -p igvm-tools -- verify {out} --image {image} --nonce {nonce} --certs {chain} --root {root}"
+        )
     }
 
     /// Why there is no report, if there is none.
@@ -91,5 +104,14 @@ mod tests {
         }
         assert_eq!(look(r#"{"attestation":{"report":"00ff","key_check":"0011"}}"#), None);
         assert_eq!(std::fs::read(&out).unwrap(), [0, 0xff]);
+    }
+
+    /// `--certs DIR` was all that a user heard, and nothing of the model's root.
+    #[test]
+    fn the_command_that_judges_a_report_can_be_pasted() {
+        let command = Awaited::new("00ff", Path::new("a report"), Path::new("image")).verification();
+        let (before, root) = command.split_once(" --root ").unwrap();
+        assert!(before.contains(" verify 'a report' --image image --nonce 00ff --certs "), "{command}");
+        assert!(Path::new(root.trim_matches('\'')).is_file(), "{command}");
     }
 }
