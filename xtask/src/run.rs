@@ -21,6 +21,7 @@ use crate::qemu::{Channel, Machine, Qemu, Start};
 use crate::say;
 use crate::scratch::Scratch;
 use attestation::Awaited;
+pub(crate) use attestation::qemu_arguments as nonce_arguments;
 use conclusion::Conclusion;
 pub(crate) use options::Options;
 

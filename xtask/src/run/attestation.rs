@@ -15,7 +15,7 @@ use crate::{build, say};
 const TEST_CHAIN: &str = "snp-psp/test-chain/certs";
 
 /// QEMU's words for a nonce.
-pub(super) fn qemu_arguments(nonce: &str) -> Vec<String> {
+pub(crate) fn qemu_arguments(nonce: &str) -> Vec<String> {
     vec!["-fw_cfg".into(), format!("name={FILE},string={nonce}")]
 }
 

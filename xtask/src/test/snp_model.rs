@@ -86,6 +86,7 @@ pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     tests.run("one_file_for_two_platforms_starts_on_both", || combined(qemu))?;
     tests.run("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
     tests.run("parados_gives_a_report_for_a_nonce_that_verifies", || attestation::for_a_nonce(qemu))?;
+    tests.run("no_key_of_the_firmwares_is_left_in_the_secrets_page", || attestation::no_key_left(qemu))?;
     let probe = build::guest("snp-probe")?;
     let ends = |task, rules: &str| {
         let image = snp_guest::build_probe(&probe, task, task >= DOORBELL)?;

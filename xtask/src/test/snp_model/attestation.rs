@@ -3,15 +3,21 @@
 //! `igvm-tools` verifies it with the certificates that came along. The TEST root is named; nothing trusts it otherwise.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use igvm_tools::Platform;
 use igvm_tools::verify::{Expected, Trust, verify};
 
-use super::{IMAGE, MEMORY, Outcome, hosted};
-use crate::failure::Result;
+use specs::guest_message::{SECRETS_VMPCK, VMPCK_BYTES, VMPCKS};
+
+use super::{IMAGE, LIMIT, MEMORY, Outcome, hosted};
+use crate::failure::{Failure, Result};
 use crate::image::{Payload, Request};
+use crate::options::{SNP_CPU, SNP_HOST_OPTIONS};
+use crate::process::{self, Console, Next, Streams};
+use crate::qemu::{Machine, Qemu, Start};
 use crate::scratch::Scratch;
 use crate::test::driver::{self, Finished};
 use crate::{build, guest, say, snp_guest};
@@ -20,6 +26,8 @@ use crate::{build, guest, say, snp_guest};
 const REPORT_DATA: u8 = 0x64;
 /// The response's header, and the report behind it.
 const REPORT: std::ops::Range<usize> = 0x20..0x4c0;
+/// How a secrets page begins that the model's firmware has filled: its version.
+const SECRETS_VERSION: [u8; 4] = [3, 0, 0, 0];
 const ENTRY_BYTES: usize = 24;
 const PAGE: usize = 4096;
 
@@ -113,6 +121,44 @@ fn nonces(qemu: Option<&Path>, scratch: &Scratch, [one, other]: &[PathBuf; 2]) -
     expect("another launch's report", judged(&again.0, one, NONCE), &[])?;
     expect("another nonce", judged(&first.0, one, &NONCE.replace('8', "9")), &["report data"])?;
     expect("another image", judged(&first.0, other, NONCE), &["measurement"])
+}
+
+/// What is left of the firmware's keys in the secrets page when a guest that was reported on has ended: the machine's memory is a file.
+/// A run that is not asked for a report holds no other keys.
+pub(super) fn no_key_left(qemu: Option<&Path>) -> Result<Outcome> {
+    let kernel = build::guest("poweroff")?;
+    let image = Request { platform: Platform::Snp, kernel: Some(&kernel), ..Request::default() }.build()?;
+    let Some(secrets) = image.report.launch_block.map(|block| block.secrets_page.start) else {
+        return Ok(Err("the image has no launch block".into()));
+    };
+    for asked in [true, false] {
+        let scratch = Scratch::new()?;
+        let (file, memory) = (scratch.file("image"), scratch.file("memory"));
+        igvm_tools::write_atomically(&file, &image.bytes)?;
+        let start = Start::Host { host: build::reference_host()?, image: file };
+        let mut machine = Machine::new(Qemu::find(qemu)?.path, start);
+        (machine.memory, machine.cpu, machine.host_options) = (MEMORY, SNP_CPU.into(), SNP_HOST_OPTIONS.into());
+        machine.memory_file = Some(memory.clone());
+        if asked {
+            machine.extra = crate::run::nonce_arguments(NONCE);
+        }
+        let deadline = Some(Instant::now() + LIMIT);
+        let streams = Streams { console: Console::Kept, command: false, power_button: false, deadline };
+        let ended = process::run(machine, &streams, &mut |_| Next::Continue)?;
+        let read = || {
+            let (mut page, mut memory) = ([0; PAGE], fs::File::open(&memory)?);
+            memory.seek(SeekFrom::Start(secrets))?;
+            memory.read_exact(&mut page).map(|()| page)
+        };
+        let page = read().map_err(|error| Failure::system(memory.display(), error))?;
+        let keys = page.get(SECRETS_VMPCK..SECRETS_VMPCK + VMPCKS * VMPCK_BYTES).unwrap_or_default();
+        let filled = page.first_chunk() == Some(&SECRETS_VERSION);
+        if ended.facts.contains_key("attestation") != asked || !filled || keys.iter().any(|byte| *byte != 0) {
+            let facts = ended.facts.contains_key("attestation");
+            return Ok(Err(format!("asked {asked}, answered {facts}; the page is the secrets' {filled}: {keys:x?}")));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// A hostile host, and what comes of the question.
