@@ -24,7 +24,7 @@ const LINEAR_BITS: u32 = 48;
 // A guest can name a shared page.
 const _: () = assert!(SHARED_BIT == 1 << (PHYSICAL_BITS - 1));
 /// What leaf 4000_0000h calls us, in EBX, ECX, EDX.
-const SIGNATURE: &[u8; 12] = b"ParadosParad";
+const SIGNATURE: [[u8; 4]; 3] = [*b"Para", *b"dosP", *b"arad"];
 
 /// EAX bit 0: the calls exist. EBX: the number of the bit in a shared page's address.
 const PAGE_CONVERSION: Registers = Registers { eax: 1, ebx: SHARED_BIT.trailing_zeros(), ecx: 0, edx: 0 };
@@ -345,14 +345,8 @@ fn vendor_of(raw: &impl RawCpuid) -> Result<Vendor, PolicyError> {
 }
 
 fn signature() -> Registers {
-    let word = |at: usize| {
-        let mut bytes = [0; 4];
-        for (to, from) in bytes.iter_mut().zip(SIGNATURE.iter().skip(at)) {
-            *to = *from;
-        }
-        u32::from_le_bytes(bytes)
-    };
-    Registers::new(leaf::HYPERVISOR_TIMING, word(0), word(4), word(8))
+    let [ebx, ecx, edx] = SIGNATURE.map(u32::from_le_bytes);
+    Registers::new(leaf::HYPERVISOR_TIMING, ebx, ecx, edx)
 }
 
 fn facts(vendor: Vendor, features: &Features, xcr0: Xcr0) -> Facts {

@@ -70,36 +70,26 @@ impl<C: GuestCpu, E: Env> Placing<'_, C, E> {
         }
         match operation {
             Operation::String(element) => self.element(element),
-            Operation::Push | Operation::Call => {
-                let load = self.explicit(operation, 0)?.loads;
-                let slot = stack::pushed(self.cpu, self.context, instruction);
-                let store = self.span(slot, stack::slot(instruction), Intent::Write)?;
-                Ok(Places { loads: load, store, touched: None })
-            }
-            Operation::CallDirect => {
-                let slot = stack::pushed(self.cpu, self.context, instruction);
-                let store = self.span(slot, stack::slot(instruction), Intent::Write)?;
-                Ok(Places { store, ..Places::default() })
-            }
-            Operation::Enter => {
-                let slot = stack::pushed(self.cpu, self.context, instruction);
+            // Not all of these have an operand in memory besides the stack.
+            Operation::Push | Operation::Call | Operation::CallDirect | Operation::Enter => {
+                let loads = self.explicit(operation, 0)?.loads;
                 let size = stack::slot(instruction);
-                let store = self.span(slot, size, Intent::Write)?;
-                // The new top of the stack is not written, but must be writable (APM vol. 3, ENTER).
-                let touched = self.span(stack::reserved(self.cpu, self.context, instruction), size, Intent::Write)?;
-                Ok(Places { store, touched, ..Places::default() })
+                let store = self.span(stack::pushed(self.cpu, self.context, instruction), size, Intent::Write)?;
+                // ENTER does not write the new top of the stack, which must be writable all the same (APM vol. 3, ENTER).
+                let touched = match operation {
+                    Operation::Enter => {
+                        self.span(stack::reserved(self.cpu, self.context, instruction), size, Intent::Write)?
+                    }
+                    _ => None,
+                };
+                Ok(Places { loads, store, touched })
             }
-            Operation::Return | Operation::Leave => {
+            Operation::Return | Operation::Leave | Operation::Pop => {
+                let size = stack::slot(instruction);
                 let slot = match operation {
                     Operation::Leave => stack::frame(self.cpu, self.context),
                     _ => stack::popped(self.cpu, self.context),
                 };
-                let load = self.span(slot, stack::slot(instruction), Intent::Read)?;
-                Ok(Places { loads: [load, None], ..Places::default() })
-            }
-            Operation::Pop => {
-                let size = stack::slot(instruction);
-                let slot = stack::popped(self.cpu, self.context);
                 let load = self.span(slot, size, Intent::Read)?;
                 Ok(Places { loads: [load, None], ..self.explicit(operation, u64::from(size))? })
             }
