@@ -66,7 +66,8 @@ macro_rules! events {
         }
 
         /// Code, module, level and text of each event, in their order.
-        pub const EVENTS: &[(u16, Module, Level, &str)] = &[$(($code, Module::$module, Level::$level, $text)),+];
+        #[cfg(test)]
+        pub(crate) const EVENTS: &[(u16, Module, Level, &str)] = &[$(($code, Module::$module, Level::$level, $text)),+];
     };
 }
 

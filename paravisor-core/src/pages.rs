@@ -72,8 +72,9 @@ pub struct PageCounts([u64; Self::NAMES.len()]);
 impl PageCounts {
     /// The name of each count.
     pub const NAMES: [&'static str; 4] = ["accepted", "shared", "unshared", "trapped"];
-    /// What each is, in the same order; no image needs it.
-    pub const EXPLANATIONS: [&'static str; 4] = [
+    /// What each is, in the same order, for documentation.
+    #[cfg(test)]
+    pub(crate) const EXPLANATIONS: [&'static str; 4] = [
         " Pages that became the guest's private memory.",
         " Private pages that became shared with the host.",
         " Shared pages that became private again.",

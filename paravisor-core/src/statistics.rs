@@ -43,7 +43,8 @@ macro_rules! kinds {
             }
 
             /// What belongs to the kind, for documentation.
-            pub const fn explanation(self) -> &'static str {
+            #[cfg(test)]
+            const fn explanation(self) -> &'static str {
                 match self { $(Self::$kind => concat!($($doc),+),)+ }
             }
         }
@@ -87,8 +88,9 @@ macro_rules! counters {
         impl Events {
             /// The name of each, in their order.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($field),)+];
-            /// What each is, in the same order; no image needs it.
-            pub const EXPLANATIONS: &'static [&'static str] = &[$(concat!($($doc),+),)+];
+            /// What each is, in the same order, for documentation.
+            #[cfg(test)]
+            const EXPLANATIONS: &'static [&'static str] = &[$(concat!($($doc),+),)+];
 
             /// The present values, in the order of [`Self::NAMES`].
             pub fn values(&self) -> [u64; Self::NAMES.len()] {
