@@ -2,6 +2,7 @@
 //! `cargo xtask test`: every test there is, or the suites named.
 
 mod boot;
+mod crew;
 mod driver;
 mod fuzz_smoke;
 mod hostile;

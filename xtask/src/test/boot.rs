@@ -17,12 +17,9 @@ mod snp_code;
 mod tdx;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Instant;
 
-use super::Totals;
+use super::{Totals, crew};
 use crate::build;
 use crate::failure::Result;
 use crate::guest::Files;
@@ -74,21 +71,9 @@ pub(super) fn run(qemu: Option<&Path>, slow: bool, platform: Option<Platform>, o
 
 /// Two processors a test: one for the guest, one for everything else.
 fn all(context: &Context, cases: &[&Case]) -> Totals {
-    let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
-    let (next, totals) = (AtomicUsize::new(0), Mutex::new(Totals::default()));
-    thread::scope(|scope| {
-        for _ in 0..workers.min(cases.len()) {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let total = one(context, case);
-                    if let Ok(mut totals) = totals.lock() {
-                        *totals += total;
-                    }
-                }
-            });
-        }
-    });
-    totals.into_inner().unwrap_or_default()
+    let mut totals = Totals::default();
+    crew::each(cases, |_| 2, |case| one(context, case)).into_iter().for_each(|total| totals += total);
+    totals
 }
 
 fn one(context: &Context, case: &Case) -> Totals {

@@ -17,8 +17,6 @@ mod report;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use igvm_tools::{Platform, write_atomically};
@@ -27,7 +25,7 @@ use serde_json::Value;
 
 use self::one_run::{ENDINGS, MEMORY, Order, Outcome, Program};
 use self::report::Coverage;
-use super::Totals;
+use super::{Totals, crew};
 use crate::build;
 use crate::failure::Result;
 use crate::image::Request;
@@ -203,17 +201,7 @@ fn planted(bench: &Bench) -> Totals {
 impl Bench {
     /// Two processors a VM.
     fn all(&self, orders: &[Order]) {
-        let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
-        let next = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..workers.min(orders.len()) {
-                scope.spawn(|| {
-                    while let Some(order) = orders.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        self.one(*order);
-                    }
-                });
-            }
-        });
+        crew::each(orders, |_| 2, |order| self.one(*order));
     }
 
     /// The seeds of one order, in as many VMs as they take.

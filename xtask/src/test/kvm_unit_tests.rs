@@ -12,14 +12,11 @@ mod sides;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use igvm_tools::{Platform, write_atomically};
 
-use super::Totals;
+use super::{Totals, crew};
 use crate::build;
 use crate::failure::{Failure, Result};
 use crate::qemu::Qemu;
@@ -128,32 +125,8 @@ pub(super) fn run(
 
 /// Two processors a test: most programs have one or two.
 fn all(tests: &[Test], bench: &Bench) -> Result<Vec<Row>> {
-    let workers = thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
-    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..workers.min(tests.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(test) = tests.get(index) else { return };
-                    let row = one(test, bench);
-                    let stop = row.is_err();
-                    if let Ok(row) = &row {
-                        say::out(&row.line());
-                    }
-                    if let Ok(mut rows) = rows.lock() {
-                        rows.push((index, row));
-                    }
-                    if stop {
-                        next.store(tests.len(), Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-    let mut rows = rows.into_inner().unwrap_or_default();
-    rows.sort_by_key(|(index, _)| *index);
-    rows.into_iter().map(|(_, row)| row).collect()
+    let rows = crew::each(tests, |_| 2, |test| one(test, bench).inspect(|row| say::out(&row.line())));
+    rows.into_iter().collect()
 }
 
 fn one(test: &Test, bench: &Bench) -> Result<Row> {

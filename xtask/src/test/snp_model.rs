@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use igvm_tools::Platform;
 
-use super::Totals;
+use super::{Totals, crew};
 use crate::failure::{Failure, Result, status};
 use crate::guest::USER_MODE;
 use crate::image::{Payload, Request};
@@ -73,74 +73,98 @@ type Outcome = std::result::Result<(), String>;
 
 pub(super) fn run(qemu: Option<&Path>, only: Option<&str>) -> Result<Totals> {
     say::progress("model of SEV-SNP");
-    let mut tests = Tests { only, totals: Totals::default() };
-    tests.run("stock_kernel_reaches_user_mode_as_an_enlightened_guest", || boots(qemu, 1))?;
-    tests.run("stock_kernel_brings_up_two_processors", || boots(qemu, 2))?;
-    tests.run("stock_kernel_brings_up_four_processors", || boots(qemu, 4))?;
-    tests.run("stock_kernel_has_memory_above_4_gib", || has_high_memory(qemu))?;
-    tests.run("stock_kernel_needs_no_assumption", || boots_with(qemu, MEMORY, 1, " assume=contrary", &[]))?;
+    let probe = build::guest("snp-probe")?;
+    let mut tests = Tests { only, all: Vec::new() };
+    tests.add("stock_kernel_reaches_user_mode_as_an_enlightened_guest", 1, move || boots(qemu, 1));
+    tests.add("stock_kernel_brings_up_two_processors", 2, move || boots(qemu, 2));
+    tests.add("stock_kernel_brings_up_four_processors", 4, move || boots(qemu, 4));
+    tests.add("stock_kernel_has_memory_above_4_gib", 1, move || has_high_memory(qemu));
+    tests.add("stock_kernel_needs_no_assumption", 1, move || boots_with(qemu, MEMORY, 1, " assume=contrary", &[]));
     for rules in ["assume=contrary", "rules=permissive"] {
         let name = format!("parados_boots_the_stock_kernel_with_{}", rules.replace('=', "_"));
-        tests.run(&name, || parados(qemu, rules))?;
+        tests.add(&name, 1, move || parados(qemu, rules));
     }
-    tests.run("one_file_for_two_platforms_starts_on_both", || combined(qemu))?;
-    tests.run("stock_kernel_gets_a_report_that_verifies", || attestation::attests(qemu))?;
-    tests.run("parados_gives_a_report_for_a_nonce_that_verifies", || attestation::for_a_nonce(qemu))?;
-    tests.run("no_key_of_the_firmwares_is_left_in_the_secrets_page", || attestation::no_key_left(qemu))?;
-    let probe = build::guest("snp-probe")?;
-    let ends = |task, rules: &str| {
-        let image = snp_guest::build_probe(&probe, task, task >= DOORBELL)?;
-        hosted(qemu, &image, if task >= PROCESSORS { 2 } else { 1 }, rules, &mut Vec::new())
+    tests.add("one_file_for_two_platforms_starts_on_both", 1, move || combined(qemu));
+    tests.add("stock_kernel_gets_a_report_that_verifies", 1, move || attestation::attests(qemu));
+    tests.add("parados_gives_a_report_for_a_nonce_that_verifies", 1, move || attestation::for_a_nonce(qemu));
+    tests.add("no_key_of_the_firmwares_is_left_in_the_secrets_page", 1, move || attestation::no_key_left(qemu));
+    add_probe(&mut tests, qemu, &probe);
+    hostile::add(&mut tests, qemu, &probe);
+    tests.run()
+}
+
+/// What the probe sees of an honest host.
+fn add_probe<'a>(tests: &mut Tests<'a>, qemu: Option<&'a Path>, probe: &'a Path) {
+    let mut add = |name: &str, task, rules: &'static str, end: String| {
+        let processors = if task >= PROCESSORS { 2 } else { 1 };
+        tests.add(name, processors as usize, move || {
+            let image = snp_guest::build_probe(probe, task, task >= DOORBELL)?;
+            Ok(expect(&hosted(qemu, &image, processors, rules, &mut Vec::new())?, &end))
+        });
     };
-    tests.run("probe_sees_what_hardware_shows", || Ok(expect(&ends(0, "")?, CONTENT)))?;
-    tests.run("probe_needs_no_assumption", || Ok(expect(&ends(0, " assume=contrary")?, CONTENT)))?;
-    tests.run("doorbell_rings_for_vmpl0_whoever_runs", || Ok(expect(&ends(DOORBELL, "")?, CONTENT)))?;
-    tests.run("a_second_processor_comes_hears_and_loses_rights_at_once", || {
-        Ok(expect(&ends(PROCESSORS, "")?, CONTENT))
-    })?;
+    add("probe_sees_what_hardware_shows", 0, "", CONTENT.into());
+    add("probe_needs_no_assumption", 0, " assume=contrary", CONTENT.into());
+    add("doorbell_rings_for_vmpl0_whoever_runs", DOORBELL, "", CONTENT.into());
+    add("a_second_processor_comes_hears_and_loses_rights_at_once", PROCESSORS, "", CONTENT.into());
+    let goes_on = "the guest gave up: reason set 0, code 0";
+    add("permissive_model_goes_on_where_hardware_would", 3, " rules=permissive", goes_on.into());
+    for (task, rule) in MISDEEDS {
+        add(&format!("misdeed_{task}_is_called_{rule}"), task, "", format!("SNP rule {rule} broken"));
+    }
     for (name, word, open) in [("is_closed", "", 0), ("opens_on_the_hosts_word", " ports=vmpl0", 1)] {
-        tests.run(&format!("debug_console_{name}"), || {
+        tests.add(&format!("debug_console_{name}"), 1, move || {
             let mut log = Vec::new();
-            let image = snp_guest::build_probe(&probe, CONSOLE, false)?;
+            let image = snp_guest::build_probe(probe, CONSOLE, false)?;
             let ended = hosted(qemu, &image, 1, word, &mut log)?;
             if log.iter().any(|line| line == "probe") != (open == 1) {
                 return Ok(Err(format!("the console has {log:?}")));
             }
             Ok(expect(&ended, &format!("the guest gave up: reason set 15, code {open}")))
-        })?;
+        });
     }
-    tests.run("permissive_model_goes_on_where_hardware_would", || {
-        Ok(expect(&ends(3, " rules=permissive")?, "the guest gave up: reason set 0, code 0"))
-    })?;
-    for (task, rule) in MISDEEDS {
-        let name = format!("misdeed_{task}_is_called_{rule}");
-        tests.run(&name, || Ok(expect(&ends(task, "")?, &format!("SNP rule {rule} broken"))))?;
-    }
-    hostile::run(&mut tests, qemu, &probe)?;
-    Ok(tests.totals)
 }
 
-/// The tests that were asked for, and how they went.
+/// The tests that were asked for.
 struct Tests<'a> {
     only: Option<&'a str>,
-    totals: Totals,
+    all: Vec<Test<'a>>,
 }
 
-impl Tests<'_> {
-    fn run(&mut self, name: &str, run: impl FnOnce() -> Result<Outcome>) -> Result<()> {
-        if self.only.is_some_and(|only| !only.split(',').any(|part| name.contains(part))) {
-            return Ok(());
+struct Test<'a> {
+    name: String,
+    /// How many the guest has.
+    processors: usize,
+    run: Box<dyn Fn() -> Result<Outcome> + Sync + 'a>,
+}
+
+impl<'a> Tests<'a> {
+    fn add(&mut self, name: &str, processors: usize, run: impl Fn() -> Result<Outcome> + Sync + 'a) {
+        if self.only.is_none_or(|only| only.split(',').any(|part| name.contains(part))) {
+            self.all.push(Test { name: name.into(), processors, run: Box::new(run) });
         }
+    }
+
+    /// Nothing here depends on the time that a guest has, so its processors may be all that the machine has.
+    fn run(&self) -> Result<Totals> {
+        let mut totals = Totals::default();
+        for total in crew::each(&self.all, |test| test.processors, Test::run) {
+            totals += total?;
+        }
+        Ok(totals)
+    }
+}
+
+impl Test<'_> {
+    fn run(&self) -> Result<Totals> {
         let start = Instant::now();
-        let outcome = run()?;
+        let outcome = (self.run)()?;
         let seconds = start.elapsed().as_secs_f64();
         let (word, totals) = match &outcome {
             Ok(()) => (format!("ok ({seconds:.1} s)"), Totals { passed: 1, ..Totals::default() }),
             Err(why) => (format!("FAILED: {why}"), Totals { failed: 1, ..Totals::default() }),
         };
-        say::out(&format!("test snp-model::{name} ... {word}\n"));
-        self.totals += totals;
-        Ok(())
+        say::out(&format!("test snp-model::{} ... {word}\n", self.name));
+        Ok(totals)
     }
 }
 
