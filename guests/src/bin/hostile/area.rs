@@ -163,7 +163,7 @@ impl Area {
         self.words.beat.fetch_add(1, SeqCst);
     }
 
-    /// An access that exits for certain.
+    /// An access that exits for certain, on every platform.
     pub(crate) fn exits(&self, count: u64) {
         self.words.exits.fetch_add(count, SeqCst);
         self.beat();
