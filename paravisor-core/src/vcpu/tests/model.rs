@@ -106,8 +106,15 @@ fn processors() -> [Processor; 2] {
     block.payload[0] = Range { start: 0x20_0000, bytes: 0x1000 };
     block.entry = 0x20_0000;
     let launch = Launch::new(&block, &map(&[(0, MEMORY, 0)]), 2).unwrap();
-    let machine =
-        Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, Box::leak(Box::default())).unwrap();
+    let machine = Machine::new(
+        platform,
+        TestPages,
+        &Image::of(block),
+        &launch,
+        &raw_cpuid,
+        Box::leak(Box::new(journal::Journal::new())),
+    )
+    .unwrap();
     let machine: &'static Machine<ModelPlatform> = Box::leak(Box::new(machine));
     [0, 1].map(|index| {
         let mut vcpu = Vcpu::new(machine, index, FakeCpu::protected_mode()).unwrap();
