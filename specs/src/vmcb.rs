@@ -83,16 +83,6 @@ bitflags! {
 }
 
 impl VirtualInterrupt {
-    /// V_TPR, the guest's CR8: bits 3:0 are the priority class.
-    pub const fn task_priority(self) -> u8 {
-        (self.bits() & 0xf) as u8
-    }
-
-    /// The same with V_TPR set to the low four bits of `class`.
-    pub const fn with_task_priority(self, class: u8) -> Self {
-        Self::from_bits_retain(self.bits() & !0xff | (class & 0xf) as u64)
-    }
-
     /// A pending virtual interrupt of the highest priority with vector 0: only its window matters to us.
     pub const fn window() -> Self {
         Self::from_bits_retain(1 << 8 | 0xf << 16 | 1 << 20)

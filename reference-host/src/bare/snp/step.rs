@@ -8,7 +8,6 @@
 use super::machine::Machine;
 use super::shared::{Shared, quiesce};
 use super::vcpu::{Flow, Vcpu};
-use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
 use reference_host::report::End;
 use snp_host::hostile::{Consequence, Injection};
@@ -150,12 +149,8 @@ impl Vcpu {
             self.control().intercept_exceptions = exceptions | INTERCEPT_DB;
             let privacy = self.privacy();
             self.control().nested_cr3 = shared.machine.root(self.vmpl, privacy);
-            // SAFETY: GIF is clear; IF matters to the guest's interrupts alone, and is set again below.
-            unsafe { asm!("cli", options(nomem, nostack)) };
-            // SAFETY: as in `Vcpu::run_once`, but for IF: no interrupt cuts the step short.
-            unsafe { svm::enter(self.physical, &mut self.registers) };
-            // SAFETY: GIF is clear, so nothing arrives.
-            unsafe { asm!("sti", options(nomem, nostack)) };
+            // No interrupt cuts the step short.
+            self.vmrun(false);
             let save = self.save();
             save.rflags = save.rflags & !RFLAGS_TF | flags;
             self.control().intercept_exceptions = exceptions;

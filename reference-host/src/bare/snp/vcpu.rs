@@ -341,9 +341,20 @@ impl Vcpu {
         // SAFETY: RDTSC has no requirement; CR4.TSD does not bind ring 0.
         let now = || unsafe { _rdtsc() };
         let begun = now();
+        // There is room for one interrupt.
+        self.vmrun(self.held.is_none());
+        let spent = now().wrapping_sub(begun);
+        be(self.number, Place::Host);
+        let mut held = shared.lock();
+        held.counts.guest_cycles = held.counts.guest_cycles.wrapping_add(spent);
+        held
+    }
+
+    /// VMRUN, until an exit; whether the host's interrupts make one where the VMCB masks them.
+    pub(super) fn vmrun(&mut self, interrupts: bool) {
         let requested = self.control().virtual_interrupt & VirtualInterrupt::V_IRQ.bits() != 0;
-        if self.held.is_some() {
-            // SAFETY: GIF is clear, so IF says only whether interrupts make exits. There is no room for another one.
+        if !interrupts {
+            // SAFETY: GIF is clear, so IF says only whether interrupts make exits.
             unsafe { asm!("cli", options(nomem, nostack)) };
         }
         // SAFETY:
@@ -357,11 +368,6 @@ impl Vcpu {
         if requested {
             processors::look_again();
         }
-        let spent = now().wrapping_sub(begun);
-        be(self.number, Place::Host);
-        let mut held = shared.lock();
-        held.counts.guest_cycles = held.counts.guest_cycles.wrapping_add(spent);
-        held
     }
 
     /// Sleeps until an order or, if it may, an interrupt comes. What came already has left an NMI pending.

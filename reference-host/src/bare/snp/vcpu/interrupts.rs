@@ -52,17 +52,15 @@ impl Vcpu {
 
     fn open_window(&mut self) {
         self.window = true;
-        let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR;
         let control = self.control();
-        control.virtual_interrupt |= request.bits();
+        control.virtual_interrupt |= VirtualInterrupt::window().bits();
         control.intercept_misc1 |= Misc1::VINTR.bits();
     }
 
     pub(in super::super) fn close_window(&mut self) {
         if core::mem::take(&mut self.window) {
-            let request = VirtualInterrupt::V_IRQ | VirtualInterrupt::V_IGN_TPR;
             let control = self.control();
-            control.virtual_interrupt &= !request.bits();
+            control.virtual_interrupt &= !VirtualInterrupt::window().bits();
             control.intercept_misc1 &= !Misc1::VINTR.bits();
         }
     }
