@@ -205,20 +205,23 @@ fn machine(digests: &[Digest], content: &[u8]) -> Result<Machine<TestPlatform>, 
         host: TestHost::default(),
     }));
     platform.memory.copy_out(Gpa(PAYLOAD), Visibility::Private, content).unwrap();
+    machine_on(platform, PAYLOAD, digests)
+}
+
+/// A machine of two processors on a platform, for a page of payload at an address.
+fn machine_on<P: Platform<Pages = TestPages>>(
+    platform: &'static P,
+    at: u64,
+    digests: &[Digest],
+) -> Result<Machine<P>, Reason> {
     let mut block = block();
     block.payload_kind = payload::PVH;
-    block.payload[0] = Range { start: PAYLOAD, bytes: 0x1000 };
-    block.entry = PAYLOAD;
+    block.payload[0] = Range { start: at, bytes: 0x1000 };
+    block.entry = at;
     block.digests.iter_mut().zip(digests).for_each(|(slot, digest)| *slot = *digest);
     let launch = Launch::new(&block, &map(&[(0, MEMORY, 0)]), 2).unwrap();
-    Machine::new(
-        platform,
-        TestPages,
-        &Image::of(block),
-        &launch,
-        &raw_cpuid,
-        Box::leak(Box::new(journal::Journal::new())),
-    )
+    let journal = Box::leak(Box::new(journal::Journal::new()));
+    Machine::new(platform, TestPages, &Image::of(block), &launch, &raw_cpuid, journal)
 }
 
 fn vcpus() -> [Vcpu<TestPlatform>; 2] {

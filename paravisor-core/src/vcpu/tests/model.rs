@@ -101,21 +101,7 @@ type Processor = Vcpu<ModelPlatform>;
 fn processors() -> [Processor; 2] {
     let platform: &'static ModelPlatform =
         Box::leak(Box::new(ModelPlatform { clock: TestClock::default(), host: Kicks::default() }));
-    let mut block = block();
-    block.payload_kind = payload::PVH;
-    block.payload[0] = Range { start: 0x20_0000, bytes: 0x1000 };
-    block.entry = 0x20_0000;
-    let launch = Launch::new(&block, &map(&[(0, MEMORY, 0)]), 2).unwrap();
-    let machine = Machine::new(
-        platform,
-        TestPages,
-        &Image::of(block),
-        &launch,
-        &raw_cpuid,
-        Box::leak(Box::new(journal::Journal::new())),
-    )
-    .unwrap();
-    let machine: &'static Machine<ModelPlatform> = Box::leak(Box::new(machine));
+    let machine: &'static Machine<ModelPlatform> = Box::leak(Box::new(machine_on(platform, 0x20_0000, &[]).unwrap()));
     [0, 1].map(|index| {
         let mut vcpu = Vcpu::new(machine, index, FakeCpu::protected_mode()).unwrap();
         vcpu.cpu.injection = InjectionState { queued: false, interrupts: true, nmi: true };
