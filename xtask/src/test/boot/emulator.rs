@@ -34,38 +34,29 @@ macro_rules! mode {
     };
 }
 
+/// All modes.
+macro_rules! modes {
+    ($($kind:ident)?) => {
+        &[
+            mode!($($kind)? "64_bit_mode", 0),
+            mode!($($kind)? "32_bit_compatibility_mode", 1),
+            mode!($($kind)? "16_bit_compatibility_mode", 2),
+            mode!($($kind)? "32_bit_protected_mode", 3),
+            mode!($($kind)? "16_bit_protected_mode", 4),
+            mode!($($kind)? "virtual_8086_mode", 5),
+            mode!($($kind)? "real_mode", 6),
+        ]
+    };
+}
+
 /// All of them.
-pub(super) const ALL: &[Case] = &[
-    mode!("64_bit_mode", 0),
-    mode!("32_bit_compatibility_mode", 1),
-    mode!("16_bit_compatibility_mode", 2),
-    mode!("32_bit_protected_mode", 3),
-    mode!("16_bit_protected_mode", 4),
-    mode!("virtual_8086_mode", 5),
-    mode!("real_mode", 6),
-];
+pub(super) const ALL: &[Case] = modes!();
 
 /// The same on the SNP image.
-pub(super) const SNP: &[Case] = &[
-    mode!(snp "64_bit_mode", 0),
-    mode!(snp "32_bit_compatibility_mode", 1),
-    mode!(snp "16_bit_compatibility_mode", 2),
-    mode!(snp "32_bit_protected_mode", 3),
-    mode!(snp "16_bit_protected_mode", 4),
-    mode!(snp "virtual_8086_mode", 5),
-    mode!(snp "real_mode", 6),
-];
+pub(super) const SNP: &[Case] = modes!(snp);
 
 /// Those that take minutes.
-pub(super) const SLOW: &[Case] = &[
-    mode!(slow "64_bit_mode", 0),
-    mode!(slow "32_bit_compatibility_mode", 1),
-    mode!(slow "16_bit_compatibility_mode", 2),
-    mode!(slow "32_bit_protected_mode", 3),
-    mode!(slow "16_bit_protected_mode", 4),
-    mode!(slow "virtual_8086_mode", 5),
-    mode!(slow "real_mode", 6),
-];
+pub(super) const SLOW: &[Case] = modes!(slow);
 
 /// The seed is always the same, so that a failure is not chance.
 fn compare(context: &Context, platform: &[&str], mode: u32, each: u32, seconds: &str) -> Outcome {
